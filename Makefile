@@ -1,0 +1,67 @@
+# The development commands. `make demo` and `make test` are all a fresh machine
+# needs: they make a virtual environment of their own in .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Further arguments of `greenamqp demo`, for instance
+#   make demo DEMO="--hub gevent --duration 30"
+DEMO ?=
+# Further arguments of pytest, for instance make test PYTEST="-x -k pool"
+PYTEST ?=
+# The runner of oslo.messaging's own functional tests.
+OSLO_TESTS ?= tests/functional/run_oslo.py
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What decides what is in the environment: it is brought up to date when one of
+# these changes.
+PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
+
+# Two commands must not fill one environment at the same time.
+.NOTPARALLEL:
+.PHONY: help demo test style docs cover clean
+
+help:
+	@echo "make demo   run the main job on an embedded broker and show its figures"
+	@echo "make test   run all tests but those that need a foreign message bus"
+	@echo "make style  ruff, and mypy on the engine"
+	@echo "make docs   build the documentation into docs/_build/html"
+	@echo "make cover  the tests with a report of what they leave out"
+	@echo "make clean  remove what the other commands made, .venv included"
+
+demo: $(VENV)/.run
+	$(BIN)/greenamqp demo $(DEMO)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest tests/unit tests/functional $(PYTEST)
+	$(BIN)/python $(OSLO_TESTS)
+
+style: $(VENV)/.style
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+cover: $(VENV)/.test
+	$(BIN)/python -m pytest tests/unit tests/functional --cov --cov-report=term $(PYTEST)
+
+clean:
+	rm -rf $(VENV) .tox build dist docs/_build *.egg-info htmlcov .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: .base is an empty environment, .run what a user needs, the others
+# each add the tools of one command.
+$(VENV)/.base:
+	@PYTHON="$(PYTHON)" tools/check-build-deps
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.base $(PACKAGING)
+	@PYTHON="$(PYTHON)" tools/check-build-deps
+	$(PIP) install -q -e '.[eventlet,gevent]'
+	@touch $@
+
+$(VENV)/.test $(VENV)/.style $(VENV)/.docs: $(VENV)/.%: $(VENV)/.run
+	$(PIP) install -q -e '.[$*]'
+	@touch $@
