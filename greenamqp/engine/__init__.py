@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AMQP 1.0 with no I/O and no clock; proton and pyngus live here and nowhere else.
+
+:class:`Connection` is one end of a connection, :class:`Sender` and
+:class:`Receiver` its links, :class:`Message` and :class:`Codec` what crosses them.
+The driver and the embedded broker use the same classes, each for its own end.
+"""
+
+from greenamqp.engine.capi import (
+    ACCEPTED,
+    MODIFIED,
+    REJECTED,
+    RELEASED,
+    Codec,
+    DecodeError,
+    Message,
+)
+from greenamqp.engine.connection import (
+    Connection,
+    ConnectionHandler,
+    Sasl,
+)
+from greenamqp.engine.errors import (
+    ConnectionFailed,
+    EngineError,
+    LinkLimitError,
+    LocalProtocolError,
+    RemoteError,
+)
+from greenamqp.engine.link import (
+    Delivery,
+    Link,
+    LinkState,
+    Outcome,
+    Receiver,
+    Sender,
+    SettleMode,
+    Terminus,
+)
+
+__all__ = [
+    "ACCEPTED",
+    "MODIFIED",
+    "REJECTED",
+    "RELEASED",
+    "Codec",
+    "Connection",
+    "ConnectionFailed",
+    "ConnectionHandler",
+    "DecodeError",
+    "Delivery",
+    "EngineError",
+    "Link",
+    "LinkLimitError",
+    "LinkState",
+    "LocalProtocolError",
+    "Message",
+    "Outcome",
+    "Receiver",
+    "RemoteError",
+    "Sasl",
+    "Sender",
+    "SettleMode",
+    "Terminus",
+]

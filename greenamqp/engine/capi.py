@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hot path: proton's C API, called directly.
+
+python-qpid-proton's classes wrap every event, link, delivery and message in a
+fresh Python object; that costs more than all the rest of a round trip.  What
+happens once per message therefore goes through this module, which talks to
+``cproton_ffi``, the cffi module beneath those classes (python-qpid-proton 0.39
+and newer).  What happens once per connection or link stays with pyngus.
+
+Relied upon, and checked at import by :func:`check`:
+
+* events: ``pn_collector_peek/pop``, ``pn_event_type/link/delivery``;
+* transport: ``pn_transport_push/peek/pop/tick/capacity/pending``;
+* links: ``pn_link_send/recv/advance/flow/credit/drained/get_drain/current``;
+* deliveries: ``pn_delivery`` and ``pn_delivery_*``, ``pn_disposition_*``;
+* messages: ``pn_message_*`` and the ``pn_data_*`` of their bodies.
+
+``pn_transport_head`` is not among what python-qpid-proton exposes, so output is
+copied once, by ``pn_transport_peek``, into a buffer that is kept.
+
+Nothing here takes a lock or keeps a reference to a link or delivery: a pointer
+is valid as long as the engine's link object that it came from is open.  A
+:class:`Codec` is used by one engine, hence by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import typing
+import uuid
+
+try:
+    from cproton_ffi import ffi, lib
+except ImportError as exc:  # pragma: no cover - depends on the installation
+    raise ImportError(
+        "greenamqp needs python-qpid-proton 0.39 or newer, built with cffi: "
+        f"its module cproton_ffi cannot be imported ({exc})"
+    ) from exc
+
+from proton import Data
+
+REQUIRED = (
+    "pn_collector_peek pn_collector_pop pn_event_type pn_event_link "
+    "pn_event_delivery pn_transport_push pn_transport_peek pn_transport_pop "
+    "pn_transport_tick pn_transport_capacity pn_transport_pending "
+    "pn_transport_closed pn_transport_get_remote_idle_timeout "
+    "pn_link_send pn_link_recv pn_link_advance pn_link_flow pn_link_credit "
+    "pn_link_drained pn_link_get_drain pn_link_is_sender pn_link_current "
+    "pn_delivery pn_delivery_pending pn_delivery_partial pn_delivery_aborted "
+    "pn_delivery_readable pn_delivery_updated pn_delivery_settled "
+    "pn_delivery_settle pn_delivery_update pn_delivery_remote_state "
+    "pn_delivery_remote pn_delivery_local pn_disposition_condition "
+    "pn_disposition_is_failed pn_disposition_is_undeliverable "
+    "pn_disposition_set_failed pn_disposition_set_undeliverable "
+    "pn_condition_is_set pn_condition_get_name pn_condition_get_description "
+    "pn_condition_set_name pn_condition_set_description "
+    "pn_message pn_message_free pn_message_clear pn_message_decode "
+    "pn_message_encode_py pn_message_body pn_message_properties "
+    "pn_message_annotations pn_message_get_id pn_message_set_id "
+    "pn_message_get_correlation_id pn_message_set_correlation_id "
+    "pn_message_get_address pn_message_set_address pn_message_get_reply_to "
+    "pn_message_set_reply_to pn_message_get_subject pn_message_set_subject "
+    "pn_message_get_content_type pn_message_set_content_type "
+    "pn_message_get_ttl pn_message_set_ttl pn_message_get_priority "
+    "pn_message_set_priority pn_message_is_durable pn_message_set_durable "
+    "pn_message_get_delivery_count pn_message_is_first_acquirer "
+    "pn_message_get_expiry_time pn_message_set_expiry_time "
+    "pn_message_get_creation_time pn_message_set_creation_time "
+    "pn_message_is_inferred pn_message_set_inferred "
+    "pn_data_clear pn_data_rewind pn_data_next pn_data_type "
+    "pn_data_put_string pn_data_put_binary pn_data_put_null "
+    "pn_data_get_string pn_data_get_binary"
+).split()
+
+
+def check(candidate: object = lib) -> None:
+    """Raise ImportError naming every call that this proton does not expose."""
+    missing = [name for name in REQUIRED if not hasattr(candidate, name)]
+    if missing:
+        raise ImportError(
+            "this python-qpid-proton does not expose what greenamqp calls: "
+            + ", ".join(missing)
+            + "; install python-qpid-proton 0.39 or newer"
+        )
+
+
+check()
+
+NULL = ffi.NULL
+
+# Terminal delivery states (AMQP 1.0 part 3, section 3.4), as proton numbers them.
+RECEIVED: int = lib.PN_RECEIVED
+ACCEPTED: int = lib.PN_ACCEPTED
+REJECTED: int = lib.PN_REJECTED
+RELEASED: int = lib.PN_RELEASED
+MODIFIED: int = lib.PN_MODIFIED
+
+_STRING = lib.PN_STRING
+_BINARY = lib.PN_BINARY
+_ULONG = lib.PN_ULONG
+_UUID = lib.PN_UUID
+_PN_NULL = lib.PN_NULL
+_DEFAULT_PRIORITY = lib.PN_DEFAULT_PRIORITY
+_OVERFLOW = lib.PN_OVERFLOW
+
+from_buffer = ffi.from_buffer
+
+# First size of the buffer that messages are encoded into; it grows by doubling
+# and is kept, so a process that sends large messages pays for that once.
+ENCODE_BUFFER = 16 * 1024
+
+MessageId = str | bytes | int | uuid.UUID
+
+
+class DecodeError(ValueError):
+    """A peer's message cannot be decoded; the text says what is wrong with it."""
+
+
+class Message:
+    """The fields of an AMQP message that the driver reads or sets.
+
+    ``ttl`` is in seconds (None: not given), ``expiry_time`` and ``creation_time``
+    in seconds since the epoch (0: not given).  ``body`` is str (amqp-value
+    string), bytes (amqp-value binary or data sections), None (amqp-value null or
+    no body) or, for the rare other types, what proton's own Message gives.
+    """
+
+    __slots__ = (
+        "address",
+        "annotations",
+        "body",
+        "content_type",
+        "correlation_id",
+        "creation_time",
+        "delivery_count",
+        "durable",
+        "expiry_time",
+        "first_acquirer",
+        "id",
+        "inferred",
+        "priority",
+        "properties",
+        "reply_to",
+        "subject",
+        "ttl",
+    )
+
+    def __init__(
+        self,
+        body: typing.Any = None,
+        *,
+        id: MessageId | None = None,
+        address: str | None = None,
+        subject: str | None = None,
+        reply_to: str | None = None,
+        correlation_id: MessageId | None = None,
+        content_type: str | None = None,
+        ttl: float | None = None,
+        durable: bool = False,
+        priority: int = _DEFAULT_PRIORITY,
+        inferred: bool = False,
+        properties: dict[str, typing.Any] | None = None,
+        annotations: dict[typing.Any, typing.Any] | None = None,
+        expiry_time: float = 0,
+        creation_time: float = 0,
+    ) -> None:
+        self.body = body
+        self.id = id
+        self.address = address
+        self.subject = subject
+        self.reply_to = reply_to
+        self.correlation_id = correlation_id
+        self.content_type = content_type
+        self.ttl = ttl
+        self.durable = durable
+        self.priority = priority
+        self.inferred = inferred
+        self.properties = properties
+        self.annotations = annotations
+        self.expiry_time = expiry_time
+        self.creation_time = creation_time
+        self.delivery_count = 0
+        self.first_acquirer = False
+
+    def __repr__(self) -> str:
+        # The body may hold credentials of the application: it is not shown.
+        shown = {
+            name: value
+            for name in self.__slots__
+            if name != "body" and (value := getattr(self, name)) not in (None, 0, False)
+        }
+        return f"<Message {shown}>"
+
+
+def _text(chars: typing.Any) -> str | None:
+    return ffi.string(chars).decode() if chars else None
+
+
+def _message_id(msgid: typing.Any) -> MessageId | None:
+    kind = msgid.type
+    if kind == _PN_NULL:
+        return None
+    value = msgid.u
+    if kind == _STRING:
+        raw = value.as_bytes
+        return ffi.unpack(raw.start, raw.size).decode() if raw.size else ""
+    if kind == _BINARY:
+        raw = value.as_bytes
+        return ffi.unpack(raw.start, raw.size) if raw.size else b""
+    if kind == _ULONG:
+        return value.as_ulong
+    if kind == _UUID:
+        return uuid.UUID(bytes=bytes(ffi.unpack(value.as_uuid.bytes, 16)))
+    return None
+
+
+def _as_message_id(value: MessageId) -> dict[str, typing.Any]:
+    if isinstance(value, str):
+        raw = from_buffer(value.encode())
+        return {"type": _STRING, "u": {"as_bytes": (len(raw), raw)}}
+    if isinstance(value, bytes):
+        raw = from_buffer(value)
+        return {"type": _BINARY, "u": {"as_bytes": (len(raw), raw)}}
+    if isinstance(value, uuid.UUID):
+        return {"type": _UUID, "u": {"as_uuid": {"bytes": value.bytes}}}
+    return {"type": _ULONG, "u": {"as_ulong": value}}
+
+
+class Codec:
+    """Encodes and decodes messages with one pn_message_t that is kept.
+
+    One engine has one; it is not to be entered by two threads at once.
+    """
+
+    __slots__ = ("_body", "_buffer", "_message", "_pointer")
+
+    def __init__(self) -> None:
+        self._message = ffi.gc(lib.pn_message(), lib.pn_message_free)
+        self._body = lib.pn_message_body(self._message)
+        self._resize(ENCODE_BUFFER)
+
+    def _resize(self, size: int) -> None:
+        self._buffer = bytearray(size)
+        self._pointer = from_buffer(self._buffer)
+
+    def encode(self, message: Message) -> bytes:
+        """The bytes of `message`, as proton's own Message class encodes them.
+
+        A body of None is sent as an amqp-value section that holds null: brokers
+        refuse a message with no body section at all, and every receiver reads
+        both alike.
+        """
+        msg = self._message
+        lib.pn_message_clear(msg)
+        # Strings that proton copies are held in locals until it has.
+        if message.inferred:
+            lib.pn_message_set_inferred(msg, True)
+        if message.durable:
+            lib.pn_message_set_durable(msg, True)
+        if message.priority != _DEFAULT_PRIORITY:
+            lib.pn_message_set_priority(msg, message.priority)
+        if message.ttl is not None:
+            # AMQP counts a ttl in whole milliseconds, and 0 means "none".
+            lib.pn_message_set_ttl(msg, max(1, min(int(message.ttl * 1000), 2**32 - 1)))
+        if message.id is not None:
+            lib.pn_message_set_id(msg, _as_message_id(message.id))
+        if message.correlation_id is not None:
+            lib.pn_message_set_correlation_id(
+                msg, _as_message_id(message.correlation_id)
+            )
+        if message.address is not None:
+            lib.pn_message_set_address(msg, message.address.encode())
+        if message.reply_to is not None:
+            lib.pn_message_set_reply_to(msg, message.reply_to.encode())
+        if message.subject is not None:
+            lib.pn_message_set_subject(msg, message.subject.encode())
+        if message.content_type is not None:
+            lib.pn_message_set_content_type(msg, message.content_type.encode())
+        if message.expiry_time:
+            lib.pn_message_set_expiry_time(msg, int(message.expiry_time * 1000))
+        if message.creation_time:
+            lib.pn_message_set_creation_time(msg, int(message.creation_time * 1000))
+        if message.properties:
+            Data(lib.pn_message_properties(msg)).put_object(message.properties)
+        if message.annotations:
+            Data(lib.pn_message_annotations(msg)).put_object(message.annotations)
+        body = message.body
+        data = self._body
+        if isinstance(body, str):
+            raw = from_buffer(body.encode())
+            lib.pn_data_put_string(data, (len(raw), raw))
+        elif isinstance(body, (bytes, bytearray)):
+            raw = from_buffer(body)
+            lib.pn_data_put_binary(data, (len(raw), raw))
+        elif body is None:
+            lib.pn_data_put_null(data)
+        else:
+            Data(data).put_object(body)
+        while True:
+            size = lib.pn_message_encode_py(msg, self._pointer, len(self._buffer))
+            if size >= 0:
+                encoded = bytes(memoryview(self._buffer)[:size])
+                # proton leaves out a body that is null; see the docstring.
+                return encoded + b"\x00\x53\x77\x40" if body is None else encoded
+            if size != _OVERFLOW:
+                raise ValueError(f"message cannot be encoded (proton error {size})")
+            self._resize(2 * len(self._buffer))
+
+    def decode(self, data: bytes | bytearray | memoryview) -> Message:
+        """The message that `data` holds; raises DecodeError if it holds none."""
+        msg = self._message
+        if lib.pn_message_decode(msg, from_buffer(data), len(data)) != 0:
+            raise DecodeError("not an AMQP 1.0 message")
+        try:
+            return self._fields(msg)
+        except UnicodeDecodeError as exc:
+            raise DecodeError(f"a string in the message is not UTF-8: {exc}") from None
+
+    def _fields(self, msg: typing.Any) -> Message:
+        message = Message.__new__(Message)
+        message.id = _message_id(lib.pn_message_get_id(msg))
+        message.correlation_id = _message_id(lib.pn_message_get_correlation_id(msg))
+        message.address = _text(lib.pn_message_get_address(msg))
+        message.reply_to = _text(lib.pn_message_get_reply_to(msg))
+        message.subject = _text(lib.pn_message_get_subject(msg))
+        message.content_type = _text(lib.pn_message_get_content_type(msg))
+        ttl = lib.pn_message_get_ttl(msg)
+        message.ttl = ttl / 1000.0 if ttl else None
+        message.durable = lib.pn_message_is_durable(msg)
+        message.priority = lib.pn_message_get_priority(msg)
+        message.delivery_count = lib.pn_message_get_delivery_count(msg)
+        message.first_acquirer = lib.pn_message_is_first_acquirer(msg)
+        message.expiry_time = lib.pn_message_get_expiry_time(msg) / 1000.0
+        message.creation_time = lib.pn_message_get_creation_time(msg) / 1000.0
+        message.inferred = lib.pn_message_is_inferred(msg)
+        message.properties = _mapping(lib.pn_message_properties(msg))
+        message.annotations = _mapping(lib.pn_message_annotations(msg))
+        data = self._body
+        lib.pn_data_rewind(data)
+        if not lib.pn_data_next(data):
+            message.body = None
+            return message
+        kind = lib.pn_data_type(data)
+        if kind == _STRING:
+            raw = lib.pn_data_get_string(data)
+            message.body = ffi.unpack(raw.start, raw.size).decode() if raw.size else ""
+        elif kind == _BINARY:
+            raw = lib.pn_data_get_binary(data)
+            message.body = bytes(ffi.buffer(raw.start, raw.size)) if raw.size else b""
+        else:
+            message.body = Data(data).get_object()
+        return message
+
+
+def _mapping(data: typing.Any) -> dict[typing.Any, typing.Any] | None:
+    lib.pn_data_rewind(data)
+    if not lib.pn_data_next(data):
+        return None
+    value = Data(data).get_object()
+    return value if isinstance(value, dict) else None
+
+
+def condition_of(condition: typing.Any) -> tuple[str, str] | None:
+    """(name, description) of a pn_condition_t, or None where it is not set."""
+    if condition == NULL or not lib.pn_condition_is_set(condition):
+        return None
+    name = lib.pn_condition_get_name(condition)
+    text = lib.pn_condition_get_description(condition)
+    return (
+        ffi.string(name).decode(errors="replace") if name else "",
+        ffi.string(text).decode(errors="replace") if text else "",
+    )
+
+
+def set_condition(condition: typing.Any, name: str, description: str) -> None:
+    """Set name and description of a pn_condition_t that belongs to this side."""
+    lib.pn_condition_set_name(condition, name.encode())
+    lib.pn_condition_set_description(condition, description.encode())

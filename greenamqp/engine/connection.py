@@ -1,0 +1,726 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One AMQP 1.0 connection, either end of it: bytes in, bytes out, deadline out.
+
+No socket, no clock, no lock, no thread and no green thread is touched here: who
+owns the engine moves the bytes and says what time it is.  It must not be entered
+by two threads at once, nor re-entered from one of its own callbacks except through
+links' methods.  The owner's round is::
+
+    n = conn.receive_data(view)    # as often as it takes to feed all bytes
+    conn.process(now)              # callbacks happen here, and only here
+    n = conn.data_to_send(buffer)  # until it returns 0
+    conn.data_sent(written)
+    ... and again by conn.deadline at the latest.
+
+Connection, session and link life cycle and SASL are pyngus's and proton's work;
+deliveries and credit bypass them (:mod:`greenamqp.engine.capi`).  pyngus opens a
+session for each link, which meets the limit of 64 sessions of some brokers; here
+links share sessions, up to :data:`LINKS_PER_SESSION` in each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import typing
+
+import proton
+import pyngus
+from pyngus.link import _Link as PyngusLink
+from pyngus.link import _SessionProxy as PyngusSession
+
+from greenamqp.engine import capi
+from greenamqp.engine.errors import (
+    ConnectionFailed,
+    LinkLimitError,
+    LocalProtocolError,
+    RemoteError,
+)
+from greenamqp.engine.link import (
+    Link,
+    LinkState,
+    Receiver,
+    Sender,
+    SettleMode,
+    Terminus,
+)
+
+LOG = logging.getLogger(__name__)
+
+lib = capi.lib
+_from_buffer = capi.from_buffer
+
+# proton gives a link a handle below 256 unless told otherwise, and RabbitMQ takes
+# 256 links in a session; one is left free for a link that is still detaching.
+LINKS_PER_SESSION = 255
+
+# What we take in one frame.  Larger than proton's 16 kB so that a large message
+# needs fewer frames, small enough that a peer cannot make us hold much.
+MAX_FRAME_SIZE = 64 * 1024
+
+# Larger messages are refused.  Nothing in OpenStack comes near it; the bound keeps
+# a peer from making us collect bytes without end.
+MAX_MESSAGE_SIZE = 128 * 1024 * 1024
+
+# How often at least time is looked at, as a share of an idle time-out: proton finds
+# out only when asked that bytes have come or gone since it was last asked.
+TICKS_PER_IDLE_TIMEOUT = 4
+
+_DELIVERY = lib.PN_DELIVERY
+_LINK_FLOW = lib.PN_LINK_FLOW
+_TRANSPORT = lib.PN_TRANSPORT
+_LINK_INIT = lib.PN_LINK_INIT
+_TRANSPORT_ERROR = lib.PN_TRANSPORT_ERROR
+_NULL = capi.NULL
+
+
+@dataclasses.dataclass(frozen=True)
+class Sasl:
+    """Which SASL mechanisms a client offers, and as whom.
+
+    ``mechanisms`` is space separated, empty for proton's choice.  ``config_dir`` and
+    ``config_name`` are Cyrus SASL's, where proton was built with it.
+    """
+
+    username: str | None = None
+    password: str | None = dataclasses.field(default=None, repr=False)
+    mechanisms: str = ""
+    config_dir: str = ""
+    config_name: str = ""
+
+
+class ConnectionHandler(typing.Protocol):
+    """What a connection tells its owner, always from inside ``process``."""
+
+    def connection_opened(self, connection: Connection) -> None:
+        """Both ends are open: links may be made, the peer's properties are known."""
+
+    def connection_closed(
+        self, connection: Connection, error: RemoteError | None
+    ) -> None:
+        """The peer closed the connection in order; the answer is on its way out.
+
+        All links are detached, with their callbacks, before this is called.
+        """
+
+    def connection_failed(
+        self, connection: Connection, error: ConnectionFailed
+    ) -> None:
+        """The connection broke.  All links are detached before this is called."""
+
+    def link_requested(self, connection: Connection, link: Link) -> None:
+        """The peer attaches a link: accept() or reject() it, now or later."""
+
+
+class _Buffer:
+    """A buffer that is kept, as a view for Python and a pointer for proton."""
+
+    __slots__ = ("pointer", "view")
+
+    def __init__(self, size: int) -> None:
+        data = bytearray(size)
+        self.view = memoryview(data)
+        self.pointer = _from_buffer(data)
+
+
+class _Session(PyngusSession):
+    """A session that links share, and whose end is told to all of them."""
+
+    def __init__(self, name: str, owner: Connection, pn_session: object = None) -> None:
+        self.owner = owner
+        self.local = pn_session is None
+        super().__init__(name, owner._pyngus, pn_session)
+
+    @property
+    def free(self) -> bool:
+        """Whether another link may be put into this session."""
+        return self._pn_session is not None and len(self._links) < LINKS_PER_SESSION
+
+    def link_destroyed(self, link: object) -> None:
+        # Kept when empty: the next link will use it.
+        self._links.discard(link)
+
+    def _ep_need_close(self) -> None:
+        """The peer ended the session, and with it every link in it."""
+        condition = capi.condition_of(
+            lib.pn_session_remote_condition(self._pn_session._impl)
+        )
+        error = RemoteError(*condition) if condition else None
+        self.owner._session_ended(self, error)
+        self._pn_session.close()
+
+    def _ep_error(self, error: object) -> None:
+        self.owner._fail(f"session {self._name}: {error}")
+
+
+class _Lifecycle(pyngus.Connection):
+    """pyngus's connection, of which this engine drives the events itself."""
+
+    def __init__(self, owner: Connection, container_id: str, properties: dict) -> None:
+        self._owner = owner
+        super().__init__(
+            pyngus.Container(container_id), container_id, owner, properties
+        )
+
+    def _connection_failed(self, error: str = "unknown error") -> None:
+        # pyngus logs here; the owner tells its handler, who knows host and reason.
+        self._error = error
+
+
+class _SenderEvents(pyngus.SenderEventHandler):
+    """pyngus's callbacks of a link, turned into the engine's."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def sender_active(self, endpoint: typing.Any) -> None:
+        self._link._attached()
+
+    def sender_remote_closed(self, endpoint: typing.Any, condition: object) -> None:
+        self._link._detached(_remote_error(condition))
+
+    def sender_closed(self, endpoint: typing.Any) -> None:
+        self._link.connection._destroy_later(endpoint)
+
+    def sender_failed(self, endpoint: typing.Any, error: object) -> None:
+        self._link._detached(RemoteError("amqp:internal-error", str(error)))
+
+
+class _ReceiverEvents(pyngus.ReceiverEventHandler):
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def receiver_active(self, endpoint: typing.Any) -> None:
+        self._link._attached()
+
+    def receiver_remote_closed(self, endpoint: typing.Any, condition: object) -> None:
+        self._link._detached(_remote_error(condition))
+
+    def receiver_closed(self, endpoint: typing.Any) -> None:
+        self._link.connection._destroy_later(endpoint)
+
+    def receiver_failed(self, endpoint: typing.Any, error: object) -> None:
+        self._link._detached(RemoteError("amqp:internal-error", str(error)))
+
+
+def _remote_error(condition: typing.Any) -> RemoteError | None:
+    if not condition:
+        return None
+    return RemoteError(condition.name or "", condition.description or "")
+
+
+class Connection(pyngus.ConnectionEventHandler):
+    """One end of an AMQP 1.0 connection.
+
+    :param container_id: this container's name; unique per connection, since some
+        brokers name a link's node after it
+    :param handler: who is told what happens
+    :param server: True for the end that was connected to
+    :param hostname: the Open frame's hostname: the virtual host, where the peer has
+        such
+    :param properties: connection properties of the Open frame
+    :param idle_timeout: seconds of silence after which the peer counts as lost;
+        0: never
+    :param sasl: who logs in, and how; None: no SASL layer
+    :param offered_capabilities: of the Open frame
+    :param trace: let proton write every frame to the process's stderr
+    """
+
+    def __init__(
+        self,
+        container_id: str,
+        handler: ConnectionHandler,
+        *,
+        server: bool = False,
+        hostname: str | None = None,
+        properties: dict[str, typing.Any] | None = None,
+        idle_timeout: float = 0,
+        sasl: Sasl | None = None,
+        offered_capabilities: tuple[str, ...] = (),
+        max_frame_size: int = MAX_FRAME_SIZE,
+        max_message_size: int = MAX_MESSAGE_SIZE,
+        channel_max: int | None = None,
+        trace: bool = False,
+    ) -> None:
+        self.handler = handler
+        self.max_message_size = max_message_size
+        self.codec = capi.Codec()
+        #: monotonic instant by which `process` must be called again, or None
+        self.deadline: float | None = None
+        self.opened = False
+        self.failed: ConnectionFailed | None = None
+        self._closing = False
+        self._reported = False
+        self._now = 0.0
+        self._tick_due = 0.0
+        self._links: dict[typing.Any, Link] = {}  # by pn_link_t *
+        self._sessions: list[_Session] = []
+        self._session_count = 0
+        self._link_count = 0
+        self._doomed: list[typing.Any] = []
+        self._buffer = _Buffer(MAX_FRAME_SIZE)
+        options: dict[str, typing.Any] = {
+            "x-server": server,
+            "max-frame-size": max_frame_size,
+            "x-trace-protocol": trace,
+        }
+        if hostname is not None:
+            options["hostname"] = hostname
+        if properties is not None:
+            options["properties"] = properties
+        if idle_timeout:
+            options["idle-time-out"] = idle_timeout
+        if sasl is not None:
+            options["x-force-sasl"] = True
+            if sasl.username is not None:
+                options["x-username"] = sasl.username
+            if sasl.password is not None:
+                options["x-password"] = sasl.password
+            for key, value in (
+                ("x-sasl-mechs", sasl.mechanisms),
+                ("x-sasl-config-dir", sasl.config_dir),
+                ("x-sasl-config-name", sasl.config_name),
+            ):
+                if value:
+                    options[key] = value
+        self._idle_timeout = idle_timeout
+        self._pyngus = _Lifecycle(self, container_id, options)
+        self._transport = self._pyngus._pn_transport._impl
+        self._collector = self._pyngus._pn_collector._impl
+        if sasl is not None:
+            # pn_sasl() is what switches the layer on, options or not.
+            self._pyngus.pn_sasl.allow_insecure_mechs = True
+        if channel_max is not None:
+            self._pyngus._pn_transport.channel_max = channel_max
+        if offered_capabilities:
+            self._pyngus._pn_connection.offered_capabilities = [
+                proton.symbol(name) for name in offered_capabilities
+            ]
+
+    def open(self) -> None:
+        """Begin: the protocol header, SASL and the Open frame go out."""
+        self._pyngus.open()
+
+    def close(self, condition: str = "", description: str = "") -> None:
+        """Close in order: links, then the connection.  Idempotent.
+
+        The owner goes on moving bytes until `closed`.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        for link in list(self._links.values()):
+            link.close()
+        self._pyngus.close(
+            proton.Condition(condition, description) if condition else None
+        )
+
+    # -- who the peer is
+
+    @property
+    def remote_properties(self) -> dict[str, typing.Any]:
+        """The connection properties of the peer's Open frame, keys as str."""
+        given = self._pyngus.remote_properties or {}
+        return {str(key): value for key, value in given.items()}
+
+    @property
+    def remote_container(self) -> str | None:
+        """The peer's container id."""
+        return self._pyngus.remote_container
+
+    @property
+    def remote_hostname(self) -> str | None:
+        """The hostname of the peer's Open frame: the virtual host it asks for."""
+        return self._pyngus.remote_hostname
+
+    @property
+    def remote_offered_capabilities(self) -> tuple[str, ...]:
+        """The capabilities that the peer's Open frame offers."""
+        offered = self._pyngus._pn_connection.remote_offered_capabilities
+        return tuple(str(name) for name in offered) if offered else ()
+
+    @property
+    def remote_idle_timeout(self) -> float:
+        """Seconds within which the peer wants to hear from us; 0: it does not care."""
+        return lib.pn_transport_get_remote_idle_timeout(self._transport) / 1000.0
+
+    @property
+    def remote_channel_max(self) -> int:
+        """The highest channel the peer allows; it takes one session more than that."""
+        return self._pyngus._pn_transport.remote_channel_max
+
+    @property
+    def sasl_outcome(self) -> int | None:
+        """proton's SASL outcome, None while there is none."""
+        sasl = self._pyngus._pn_sasl
+        return sasl.outcome if sasl is not None else None
+
+    # -- bytes
+
+    def receive_data(self, data: typing.Any, size: int) -> int:
+        """Feed up to `size` bytes from the start of `data`, a cffi pointer or a buffer.
+
+        Returns how many were taken: feed the rest again, or the stream is corrupt.
+        0 means that the connection takes no more; `process` then tells why.
+        """
+        if not isinstance(data, capi.ffi.CData):
+            data = _from_buffer(data)
+        taken = lib.pn_transport_push(self._transport, data, size)
+        return taken if taken > 0 else 0
+
+    def receive_eof(self) -> None:
+        """The peer will send no more bytes."""
+        self._pyngus.close_input()
+
+    def data_to_send(self, buffer: typing.Any, size: int) -> int:
+        """Copy up to `size` bytes that are to be written into `buffer`, a cffi
+        pointer; returns how many, 0 if there are none now.  They stay in the engine
+        until `data_sent`."""
+        pending = lib.pn_transport_peek(self._transport, buffer, size)
+        return pending if pending > 0 else 0
+
+    def data_sent(self, count: int) -> None:
+        """`count` of the bytes that data_to_send gave are written."""
+        lib.pn_transport_pop(self._transport, count)
+
+    def send_eof(self) -> None:
+        """No more bytes can be written."""
+        self._pyngus.close_output()
+
+    @property
+    def closed(self) -> bool:
+        """Whether no byte will go either way any more."""
+        return bool(lib.pn_transport_closed(self._transport))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that was to be written is written, the Close included."""
+        return lib.pn_transport_pending(self._transport) < 0
+
+    # -- links
+
+    def create_sender(
+        self,
+        target: Terminus,
+        source: Terminus | None = None,
+        *,
+        name: str | None = None,
+        settle_mode: SettleMode = SettleMode.MIXED,
+        properties: dict[str, typing.Any] | None = None,
+        own_session: bool = False,
+    ) -> Sender:
+        """Attach a link that sends to `target`; on_attached says when it is up.
+
+        :param own_session: give it a session of its own, where a refusal would
+            end the session and every link in it (RabbitMQ 3.10 and 4.0)
+        :raises LinkLimitError: if the peer allows no further session
+        """
+        name = name or self._next_name("sender")
+        endpoint = self._session(own_session).new_sender(name)
+        link = Sender(self, endpoint)
+        return self._create(
+            link, _SenderEvents(link), source, target, settle_mode, properties
+        )
+
+    def create_receiver(
+        self,
+        source: Terminus,
+        target: Terminus | None = None,
+        *,
+        name: str | None = None,
+        settle_mode: SettleMode = SettleMode.MIXED,
+        properties: dict[str, typing.Any] | None = None,
+        own_session: bool = False,
+    ) -> Receiver:
+        """Attach a link that receives from `source`; on_attached says when it is up.
+
+        Parameters and errors as for create_sender.
+        """
+        name = name or self._next_name("receiver")
+        endpoint = self._session(own_session).new_receiver(name)
+        link = Receiver(self, endpoint)
+        endpoint._pn_link.max_message_size = self.max_message_size
+        return self._create(
+            link, _ReceiverEvents(link), source, target, settle_mode, properties
+        )
+
+    def _create(
+        self,
+        link: typing.Any,
+        events: object,
+        source: Terminus | None,
+        target: Terminus | None,
+        settle_mode: SettleMode,
+        properties: dict[str, typing.Any] | None,
+    ) -> typing.Any:
+        endpoint = link._endpoint
+        endpoint._handler = events
+        pn_link = endpoint._pn_link
+        (source or Terminus()).write(pn_link.source)
+        (target or Terminus()).write(pn_link.target)
+        pn_link.snd_settle_mode = settle_mode
+        if properties:
+            pn_link.properties = {proton.symbol(k): v for k, v in properties.items()}
+        self._links[link._pn] = link
+        registry = (
+            self._pyngus._sender_links
+            if link.is_sender
+            else self._pyngus._receiver_links
+        )
+        registry[link.name] = endpoint
+        endpoint.open()
+        return link
+
+    def _next_name(self, kind: str) -> str:
+        self._link_count += 1
+        return f"{kind}-{self._link_count}"
+
+    def _session(self, own: bool) -> _Session:
+        if self._closing or self.failed is not None:
+            raise LocalProtocolError("the connection is closed")
+        if not own:
+            for session in self._sessions:
+                if session.free:
+                    return session
+        if self._session_count > self.remote_channel_max:
+            raise LinkLimitError(
+                f"the peer allows {self.remote_channel_max + 1} sessions"
+            )
+        session = _Session(f"session-{self._session_count}", self)
+        self._session_count += 1
+        session.open()
+        if not own:
+            self._sessions.append(session)
+        return session
+
+    # -- time and events
+
+    def process(self, now: float) -> None:
+        """Dispatch what has happened; `now` is a monotonic instant in seconds.
+
+        An exception from a callback is the callback's bug: it is logged and the
+        event counts as handled, so that it cannot stop the rest.
+        """
+        self._now = now
+        collector = self._collector
+        links = self._links
+        peek = lib.pn_collector_peek
+        pop = lib.pn_collector_pop
+        event_type = lib.pn_event_type
+        while True:
+            event = peek(collector)
+            if event == _NULL:
+                break
+            kind = event_type(event)
+            try:
+                if kind == _DELIVERY:
+                    link = links.get(lib.pn_event_link(event))
+                    if link is not None:
+                        link._delivery_updated(lib.pn_event_delivery(event))
+                elif kind == _LINK_FLOW:
+                    link = links.get(lib.pn_event_link(event))
+                    if link is not None:
+                        link._flow()
+                elif kind != _TRANSPORT:
+                    self._lifecycle(event, kind)
+            except Exception:
+                LOG.exception("an AMQP event could not be handled")
+            pop(collector)
+        if now >= self._tick_due or self.deadline is None:
+            self._tick(now)
+        if self._doomed:
+            self._destroy_links()
+        self._report()
+
+    def _tick(self, now: float) -> None:
+        # proton counts in milliseconds, and takes 0 for "no deadline".
+        due = lib.pn_transport_tick(self._transport, max(1, int(now * 1000)))
+        if not due:
+            # Nothing to keep up yet; the peer's wish comes with its Open frame.
+            self._tick_due = float("inf")
+            self.deadline = None if not self.opened else float("inf")
+            return
+        wishes = [
+            timeout
+            for timeout in (self._idle_timeout, self.remote_idle_timeout)
+            if timeout
+        ]
+        self._tick_due = now + min(wishes) / TICKS_PER_IDLE_TIMEOUT
+        # proton rounds down; a tick too early costs a wake-up, one too late a beat.
+        self.deadline = min(self._tick_due, due / 1000.0)
+
+    def _lifecycle(self, event: typing.Any, kind: int) -> None:
+        if kind == _TRANSPORT_ERROR:
+            self._fail(self._transport_error())
+            return
+        try:
+            if kind == _LINK_INIT and self._duplicate(event):
+                return
+            wrapped = proton.Event.wrap(event)
+            if PyngusLink._handle_proton_event(wrapped, self._pyngus):
+                return
+            if self._pyngus._handle_proton_event(wrapped):
+                return
+            if kind == lib.PN_SESSION_INIT and not self._known_session(wrapped):
+                _Session("remote", self, wrapped.context)
+                return
+            _Session._handle_proton_event(wrapped, self._pyngus)
+        except (UnicodeDecodeError, proton.ProtonException) as exc:
+            self._fail(f"the peer broke the protocol: {exc}")
+
+    @staticmethod
+    def _known_session(event: typing.Any) -> bool:
+        return getattr(event.context, "context", None) is not None
+
+    def _duplicate(self, event: typing.Any) -> bool:
+        """Refuse a second link of the same name and role: pyngus would leave it open
+        without a word.  (AMQP 1.0, 2.6.1: such an attach steals the link, which a
+        driver never wants.)"""
+        pn = lib.pn_event_link(event)
+        if pn in self._links:
+            return False
+        name = capi.ffi.string(lib.pn_link_name(pn)).decode()
+        registry = (
+            self._pyngus._sender_links
+            if lib.pn_link_is_sender(pn)
+            else self._pyngus._receiver_links
+        )
+        if name not in registry:
+            return False
+        self._fail(f"the peer attached a second link of the name {name!r}")
+        return True
+
+    def _transport_error(self) -> str:
+        condition = capi.condition_of(lib.pn_transport_condition(self._transport))
+        if condition is None:
+            return "the connection was closed without a reason"
+        name, text = condition
+        return f"{name}: {text}" if text else name
+
+    def _fail(self, reason: str) -> None:
+        if self.failed is None:
+            self.failed = ConnectionFailed(reason)
+
+    def _report(self) -> None:
+        """Tell the handler of a failure, once, after all events are dispatched."""
+        if self._pyngus._error and self.failed is None:
+            self._fail(str(self._pyngus._error))
+        if self.failed is None or self._reported:
+            return
+        self._reported = True
+        self._detach_all(RemoteError("amqp:connection:forced", str(self.failed)))
+        self.handler.connection_failed(self, self.failed)
+
+    def _detach_all(self, error: RemoteError | None) -> None:
+        for link in list(self._links.values()):
+            link._detached(error)
+
+    # pyngus's connection callbacks
+
+    def connection_active(self, connection: typing.Any) -> None:
+        self.opened = True
+        self.deadline = None  # the peer's idle time-out is known now
+        self.handler.connection_opened(self)
+
+    def connection_remote_closed(self, connection: typing.Any, condition: object) -> None:
+        error = _remote_error(condition)
+        if self._closing:
+            return
+        self._closing = True
+        self._detach_all(error)
+        self._pyngus.close()
+        self._reported = True
+        self.handler.connection_closed(self, error)
+
+    def sender_requested(
+        self,
+        connection: typing.Any,
+        link_handle: str,
+        name: str,
+        requested_source: str | None,
+        properties: dict,
+    ) -> None:
+        endpoint = self._pyngus._sender_links[link_handle]
+        link = Sender(self, endpoint)
+        self._requested(link, _SenderEvents(link))
+
+    def receiver_requested(
+        self,
+        connection: typing.Any,
+        link_handle: str,
+        name: str,
+        requested_target: str | None,
+        properties: dict,
+    ) -> None:
+        endpoint = self._pyngus._receiver_links[link_handle]
+        link = Receiver(self, endpoint)
+        self._requested(link, _ReceiverEvents(link))
+
+    def _requested(self, link: Link, events: object) -> None:
+        link.state = LinkState.REQUESTED
+        link._endpoint._handler = events
+        self._links[link._pn] = link
+        self.handler.link_requested(self, link)
+
+    # what links ask of their connection
+
+    def _receive_buffer(self, size: int) -> _Buffer:
+        if size > len(self._buffer.view):
+            self._buffer = _Buffer(max(size, 2 * len(self._buffer.view)))
+        return self._buffer
+
+    def _forget(self, link: Link) -> None:
+        """A detached link is told of nothing more."""
+        self._links.pop(link._pn, None)
+
+    def _destroy_later(self, endpoint: typing.Any) -> None:
+        """Both ends are detached: free the link once no event can name it.
+
+        pyngus frees nothing from within its callbacks.
+        """
+        self._doomed.append(endpoint)
+
+    def _destroy_links(self) -> None:
+        doomed, self._doomed = self._doomed, []
+        for endpoint in doomed:
+            if endpoint._pn_link is not None:
+                events = endpoint._handler
+                endpoint.destroy()
+                if events is not None:
+                    events._link._released()
+
+    def _session_ended(self, session: _Session, error: RemoteError | None) -> None:
+        if session in self._sessions:
+            self._sessions.remove(session)
+        self._session_count -= session.local
+        for endpoint in list(session._links):
+            if endpoint._handler is not None:
+                endpoint._handler._link._detached(error)
+
+    def _refuse(self, link: Link, condition: str, description: str) -> None:
+        """Detach a link whose peer broke a rule, and tell its user."""
+        if link.state is LinkState.DETACHED:
+            return
+        link.state = LinkState.DETACHED
+        link._endpoint.close(proton.Condition(condition, description))
+        self._forget(link)
+        if link.on_detached is not None:
+            link.on_detached(link, RemoteError(condition, description))
+
+    def destroy(self) -> None:
+        """Let go of all that belongs to proton.  Nothing may be called afterwards."""
+        for link in list(self._links.values()):
+            link.state = LinkState.DETACHED
+            link._released()
+        self._links.clear()
+        self._sessions.clear()
+        self._doomed.clear()
+        pyngus_connection = self._pyngus
+        pyngus_connection._handler = None
+        for endpoint in [
+            *pyngus_connection._sender_links.values(),
+            *pyngus_connection._receiver_links.values(),
+        ]:
+            if endpoint._handler is not None:
+                endpoint._handler._link._released()
+        pyngus_connection.destroy()

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong in the engine, and whose fault it was.
+
+The engine raises :class:`LocalProtocolError` where this side broke a rule, and
+reports a :class:`RemoteProtocolError` or :class:`ConnectionFailed` to its handler
+where the peer or the wire did.  The messenger maps them to oslo.messaging's
+exceptions; nothing above it sees them.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of the engine's errors."""
+
+
+class LocalProtocolError(EngineError):
+    """This side asked the engine for something that AMQP 1.0 does not allow."""
+
+
+class LinkLimitError(LocalProtocolError):
+    """The connection cannot hold another session or link (AMQP 1.0, 2.7.1)."""
+
+
+class RemoteError(EngineError):
+    """An error condition that the peer gave (AMQP 1.0 part 2, section 2.8.14).
+
+    :ivar condition: its symbol, such as ``amqp:not-found``
+    :ivar description: the peer's own words, may be empty
+    """
+
+    def __init__(self, condition: str, description: str = "") -> None:
+        super().__init__(condition, description)
+        self.condition = condition
+        self.description = description
+
+    def __str__(self) -> str:
+        if self.description:
+            return f"{self.condition}: {self.description}"
+        return self.condition
+
+
+class ConnectionFailed(EngineError):
+    """The connection is gone: the wire, the peer or a broken rule ended it."""

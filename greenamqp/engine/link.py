@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Links: a Sender or Receiver on one end of a connection.
+
+A link is made by :meth:`Connection.create_sender` / ``create_receiver`` or handed
+to the handler by a peer that attached one.  Its life goes through pyngus::
+
+    state        event                          next
+    ---------    ---------------------------    ---------
+    REQUESTED    accept()                       ATTACHED    (peer asked)
+    REQUESTED    reject()                       DETACHED
+    ATTACHING    peer attaches                  ATTACHED    -> on_attached
+    ATTACHING    peer attaches, then detaches   DETACHED    -> on_detached (refused)
+    ATTACHED     peer detaches or ends session  DETACHED    -> on_detached
+    any          close()                        DETACHED    (no callback)
+    any          connection fails               DETACHED    -> on_detached
+
+Messages, outcomes and credit go straight to proton's C API.  Callbacks are plain
+attributes, called only inside :meth:`Connection.process`; they may call any method
+of any link of the same connection, but not ``process`` itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import typing
+
+import proton
+
+from greenamqp.engine import capi
+from greenamqp.engine.errors import LocalProtocolError, RemoteError
+
+if typing.TYPE_CHECKING:
+    from greenamqp.engine.connection import Connection
+
+lib = capi.lib
+_from_buffer = capi.from_buffer
+
+#: A delivery, as the engine's users hold it: opaque, valid while its link is open.
+Delivery = typing.Any
+
+
+class LinkState(enum.Enum):
+    """Where a link is in its life; see the table at the top of this module."""
+
+    REQUESTED = "requested"
+    ATTACHING = "attaching"
+    ATTACHED = "attached"
+    DETACHED = "detached"
+
+
+class SettleMode(enum.IntEnum):
+    """snd-settle-mode (AMQP 1.0 part 2, section 2.8.2)."""
+
+    UNSETTLED = lib.PN_SND_UNSETTLED
+    SETTLED = lib.PN_SND_SETTLED
+    MIXED = lib.PN_SND_MIXED
+
+
+class Outcome(enum.IntEnum):
+    """Terminal state of a delivery (part 3, section 3.4), as the sender sees it.
+
+    UNKNOWN: the peer settled without naming one.
+    """
+
+    UNKNOWN = 0
+    ACCEPTED = capi.ACCEPTED
+    REJECTED = capi.REJECTED
+    RELEASED = capi.RELEASED
+    MODIFIED = capi.MODIFIED
+
+
+@dataclasses.dataclass
+class Terminus:
+    """A source or target (AMQP 1.0 part 3, sections 3.5.3 and 3.5.4).
+
+    ``address=None`` with ``dynamic=False`` is the null address: as a target, the
+    anonymous terminus.  ``timeout`` is in seconds.
+    """
+
+    address: str | None = None
+    dynamic: bool = False
+    capabilities: tuple[str, ...] = ()
+    durability: int = proton.Terminus.NONDURABLE
+    expiry_policy: int = proton.Terminus.EXPIRE_WITH_SESSION
+    timeout: int = 0
+    distribution_mode: int = proton.Terminus.DIST_MODE_UNSPECIFIED
+    filter: dict[typing.Any, typing.Any] | None = None
+    node_properties: dict[str, typing.Any] | None = None
+
+    def write(self, terminus: proton.Terminus) -> None:
+        """Put these fields into proton's terminus."""
+        if self.dynamic:
+            terminus.dynamic = True
+        elif self.address is not None:
+            terminus.address = self.address
+        if self.durability != proton.Terminus.NONDURABLE:
+            terminus.durability = self.durability
+        if self.expiry_policy != proton.Terminus.EXPIRE_WITH_SESSION:
+            terminus.expiry_policy = self.expiry_policy
+        if self.timeout:
+            terminus.timeout = self.timeout
+        if self.distribution_mode != proton.Terminus.DIST_MODE_UNSPECIFIED:
+            terminus.distribution_mode = self.distribution_mode
+        if self.capabilities:
+            # An array, not a lone symbol: RabbitMQ refuses the latter.
+            terminus.capabilities.put_object(
+                proton.Array(
+                    proton.UNDESCRIBED,
+                    proton.Data.SYMBOL,
+                    *(proton.symbol(name) for name in self.capabilities),
+                )
+            )
+        if self.filter:
+            terminus.filter.put_object(self.filter)
+        if self.node_properties:
+            terminus.properties.put_dict(
+                {proton.symbol(k): v for k, v in self.node_properties.items()}
+            )
+
+    @classmethod
+    def read(cls, terminus: proton.Terminus) -> Terminus:
+        """The fields of proton's terminus, as the peer gave them."""
+        properties = _object(terminus.properties)
+        filters = _object(terminus.filter)
+        return cls(
+            address=terminus.address,
+            dynamic=terminus.dynamic,
+            capabilities=_symbols(_object(terminus.capabilities)),
+            durability=terminus.durability,
+            expiry_policy=terminus.expiry_policy,
+            timeout=terminus.timeout,
+            distribution_mode=terminus.distribution_mode,
+            filter=filters if isinstance(filters, dict) else None,
+            node_properties=properties if isinstance(properties, dict) else None,
+        )
+
+
+def _object(data: proton.Data) -> typing.Any:
+    data.rewind()
+    return data.get_object() if data.next() is not None else None
+
+
+def _symbols(value: typing.Any) -> tuple[str, ...]:
+    """Capabilities come as an array of symbols, or as one symbol alone."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (str(value),)
+    elements = getattr(value, "elements", value)
+    return tuple(str(element) for element in elements)
+
+
+class Link:
+    """What Sender and Receiver share.  Made by the connection only."""
+
+    __slots__ = (
+        "_endpoint",
+        "_pn",
+        "connection",
+        "context",
+        "name",
+        "on_attached",
+        "on_detached",
+        "state",
+    )
+
+    #: True in Sender.
+    is_sender: typing.ClassVar[bool]
+
+    def __init__(self, connection: Connection, endpoint: typing.Any) -> None:
+        self.connection = connection
+        self.name: str = endpoint.name
+        self.state = LinkState.ATTACHING
+        self._endpoint = endpoint  # pyngus link
+        self._pn = endpoint._pn_link._impl  # pn_link_t *
+        #: Anything the link's user wants to keep with it.
+        self.context: typing.Any = None
+        self.on_attached: typing.Callable[[typing.Any], None] | None = None
+        self.on_detached: (
+            typing.Callable[[typing.Any, RemoteError | None], None] | None
+        ) = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self.state.value}>"
+
+    @property
+    def remote_source(self) -> Terminus:
+        """The source that the peer named in its attach."""
+        return Terminus.read(self._endpoint._pn_link.remote_source)
+
+    @property
+    def remote_target(self) -> Terminus:
+        """The target that the peer named in its attach."""
+        return Terminus.read(self._endpoint._pn_link.remote_target)
+
+    @property
+    def remote_settle_mode(self) -> SettleMode:
+        """The peer's snd-settle-mode."""
+        return SettleMode(self._endpoint._pn_link.remote_snd_settle_mode)
+
+    @property
+    def remote_properties(self) -> dict[typing.Any, typing.Any]:
+        """The link properties of the peer's attach."""
+        return self._endpoint._pn_link.remote_properties or {}
+
+    @property
+    def credit(self) -> int:
+        """Messages that may cross the link before more credit is granted."""
+        return lib.pn_link_credit(self._pn) if self._pn is not None else 0
+
+    def accept(
+        self,
+        source: Terminus | None = None,
+        target: Terminus | None = None,
+        max_message_size: int = 0,
+    ) -> None:
+        """Attach a link that the peer asked for; the termini default to the peer's.
+
+        :raises LocalProtocolError: if the link was not REQUESTED
+        """
+        if self.state is not LinkState.REQUESTED:
+            raise LocalProtocolError(f"{self!r} was not asked for by the peer")
+        pn_link = self._endpoint._pn_link
+        for given, local, remote in (
+            (source, pn_link.source, pn_link.remote_source),
+            (target, pn_link.target, pn_link.remote_target),
+        ):
+            if given is None:
+                local.copy(remote)
+            else:
+                local.type = remote.type
+                given.write(local)
+        if max_message_size:
+            pn_link.max_message_size = max_message_size
+        self.state = LinkState.ATTACHED
+        self._endpoint.open()
+
+    def reject(self, condition: str, description: str = "") -> None:
+        """Refuse a link that the peer asked for: attach with a null terminus, then
+        detach with the error (AMQP 1.0 part 2, section 2.6.3).
+
+        :raises LocalProtocolError: if the link was not REQUESTED
+        """
+        if self.state is not LinkState.REQUESTED:
+            raise LocalProtocolError(f"{self!r} was not asked for by the peer")
+        self.state = LinkState.DETACHED
+        self._endpoint.reject(proton.Condition(condition, description))
+        self.connection._forget(self)
+
+    def close(self, condition: str = "", description: str = "") -> None:
+        """Detach and close the link; no callback follows.  Idempotent.
+
+        What is unsettled on it goes back to the peer.
+        """
+        if self.state is LinkState.DETACHED:
+            return
+        self.state = LinkState.DETACHED
+        self._endpoint.close(
+            proton.Condition(condition, description) if condition else None
+        )
+        self.connection._forget(self)
+
+    # Called by the connection's lifecycle, through pyngus.
+
+    def _attached(self) -> None:
+        if self.state is not LinkState.ATTACHING:
+            return
+        terminus = self._endpoint._pn_link
+        remote = terminus.remote_target if self.is_sender else terminus.remote_source
+        if remote.type == proton.Terminus.UNSPECIFIED:
+            # A refusal: the detach with its reason follows (section 2.6.3).
+            return
+        self.state = LinkState.ATTACHED
+        if self.on_attached is not None:
+            self.on_attached(self)
+
+    def _detached(self, error: RemoteError | None) -> None:
+        if self.state is LinkState.DETACHED:
+            return
+        self.state = LinkState.DETACHED
+        self._pn_closed()
+        self.connection._forget(self)
+        if self.on_detached is not None:
+            self.on_detached(self, error)
+
+    def _pn_closed(self) -> None:
+        """Answer the peer's detach with ours."""
+        if self._endpoint is not None and self._endpoint._pn_link is not None:
+            self._endpoint.close()
+
+    def _released(self) -> None:
+        """The connection let go of the proton link: no pointer is valid now."""
+        self._pn = None
+        self._endpoint = None
+
+
+class Sender(Link):
+    """Sends messages.  ``on_credit(sender)`` says that credit has come;
+    ``on_settled(sender, handle, outcome, error)`` gives each outcome, ``error``
+    being the peer's condition with REJECTED and a dict ``{"failed", "undeliverable"}``
+    with MODIFIED, else None.
+    """
+
+    __slots__ = ("_next_tag", "_unsettled", "on_credit", "on_drain", "on_settled")
+
+    is_sender = True
+
+    def __init__(self, connection: Connection, endpoint: typing.Any) -> None:
+        super().__init__(connection, endpoint)
+        self._unsettled: dict[Delivery, typing.Any] = {}
+        self._next_tag = 0
+        self.on_credit: typing.Callable[[Sender], None] | None = None
+        #: The peer asks to use up or give back the credit (section 2.6.7).
+        self.on_drain: typing.Callable[[Sender], None] | None = None
+        self.on_settled: (
+            typing.Callable[[Sender, typing.Any, int, typing.Any], None] | None
+        ) = None
+
+    @property
+    def max_message_size(self) -> int:
+        """Bytes that the peer takes in one message; 0: it names no limit."""
+        return lib.pn_link_remote_max_message_size(self._pn) if self._pn else 0
+
+    def send(self, data: bytes, handle: typing.Any, settled: bool = False) -> None:
+        """Send one encoded message.
+
+        Unless `settled`, `handle` comes back in on_settled.  The caller has looked
+        at ``credit``: without it proton would keep the message out of reach.
+
+        :raises LocalProtocolError: if the link is not attached or has no credit
+        """
+        pn = self._pn
+        if self.state is not LinkState.ATTACHED or lib.pn_link_credit(pn) <= 0:
+            raise LocalProtocolError(f"no credit to send on {self!r}")
+        self._next_tag = number = self._next_tag + 1
+        tag = _from_buffer(number.to_bytes(8, "big"))
+        delivery = lib.pn_delivery(pn, (8, tag))
+        lib.pn_link_send(pn, _from_buffer(data), len(data))
+        if settled:
+            lib.pn_delivery_settle(delivery)
+            lib.pn_link_advance(pn)
+            return
+        lib.pn_link_advance(pn)
+        self._unsettled[delivery] = handle
+
+    def abandon(self) -> list[typing.Any]:
+        """The handles of all messages whose outcome will not come; forgets them."""
+        handles = list(self._unsettled.values())
+        self._unsettled.clear()
+        return handles
+
+    def drained(self) -> None:
+        """Give back the credit that is left, where the peer asked to drain."""
+        lib.pn_link_drained(self._pn)
+
+    @property
+    def unsettled(self) -> int:
+        """How many messages wait for their outcome."""
+        return len(self._unsettled)
+
+    def _delivery_updated(self, delivery: Delivery) -> None:
+        state = lib.pn_delivery_remote_state(delivery)
+        if not state and not lib.pn_delivery_settled(delivery):
+            return
+        if state == capi.RECEIVED:
+            return  # section 3.4.1: not terminal, the outcome comes later
+        handle = self._unsettled.pop(delivery, capi)
+        error: typing.Any = None
+        if state == capi.REJECTED:
+            condition = capi.condition_of(
+                lib.pn_disposition_condition(lib.pn_delivery_remote(delivery))
+            )
+            error = RemoteError(*condition) if condition else None
+        elif state == capi.MODIFIED:
+            remote = lib.pn_delivery_remote(delivery)
+            error = {
+                "failed": lib.pn_disposition_is_failed(remote),
+                "undeliverable": lib.pn_disposition_is_undeliverable(remote),
+            }
+        lib.pn_delivery_settle(delivery)
+        if handle is not capi and self.on_settled is not None:
+            self.on_settled(self, handle, state, error)
+
+    def _flow(self) -> None:
+        if self.on_credit is not None and lib.pn_link_credit(self._pn) > 0:
+            self.on_credit(self)
+        if lib.pn_link_get_drain(self._pn):
+            if self.on_drain is not None:
+                self.on_drain(self)
+            else:
+                lib.pn_link_drained(self._pn)
+
+
+class Receiver(Link):
+    """Receives messages.  ``on_message(receiver, delivery, data)`` gives each whole
+    message: its encoded bytes in a memoryview that is valid during the callback.
+    ``on_dropped(receiver, reason)`` says that the peer aborted one.
+
+    Credit is the caller's business: :meth:`flow` grants it, nothing else does.
+    """
+
+    __slots__ = ("_receive_limit", "on_dropped", "on_message")
+
+    is_sender = False
+
+    def __init__(self, connection: Connection, endpoint: typing.Any) -> None:
+        super().__init__(connection, endpoint)
+        self.on_message: (
+            typing.Callable[[Receiver, Delivery, memoryview], None] | None
+        ) = None
+        self.on_dropped: typing.Callable[[Receiver, str], None] | None = None
+        self._receive_limit = connection.max_message_size
+
+    def flow(self, credit: int) -> None:
+        """Grant the peer `credit` more messages; ignored once the link is closed.
+
+        Only after the peer's attach: RabbitMQ counts credit wrongly, or ends the
+        session, when it is granted earlier.
+        """
+        if self.state is LinkState.ATTACHED:
+            lib.pn_link_flow(self._pn, credit)
+
+    def settle(
+        self,
+        delivery: Delivery,
+        outcome: int = capi.ACCEPTED,
+        *,
+        failed: bool = False,
+        undeliverable: bool = False,
+        condition: str = "",
+        description: str = "",
+    ) -> bool:
+        """Settle a delivery with an outcome (AMQP 1.0 part 3, section 3.4).
+
+        `failed` and `undeliverable` go with MODIFIED, `condition` and `description`
+        with REJECTED.  Returns False if the link is gone, and the delivery with it:
+        the peer will deliver it again, if it keeps it at all.
+        """
+        if self.state is LinkState.DETACHED or self._pn is None:
+            return False
+        if outcome == capi.MODIFIED:
+            local = lib.pn_delivery_local(delivery)
+            lib.pn_disposition_set_failed(local, failed)
+            lib.pn_disposition_set_undeliverable(local, undeliverable)
+        elif outcome == capi.REJECTED and condition:
+            local = lib.pn_delivery_local(delivery)
+            capi.set_condition(
+                lib.pn_disposition_condition(local), condition, description
+            )
+        lib.pn_delivery_update(delivery, outcome)
+        lib.pn_delivery_settle(delivery)
+        return True
+
+    def _delivery_updated(self, delivery: Delivery) -> None:
+        if lib.pn_delivery_aborted(delivery):
+            self._abort(delivery, "the peer aborted it")
+            return
+        if not lib.pn_delivery_readable(delivery):
+            return
+        size = lib.pn_delivery_pending(delivery)
+        if 0 < self._receive_limit < size:
+            self.connection._refuse(
+                self,
+                "amqp:link:message-size-exceeded",
+                f"a message of more than {self._receive_limit} bytes",
+            )
+            return
+        if lib.pn_delivery_partial(delivery):
+            return
+        buffer = self.connection._receive_buffer(size)
+        lib.pn_link_recv(self._pn, buffer.pointer, size)
+        lib.pn_link_advance(self._pn)
+        if self.on_message is not None:
+            self.on_message(self, delivery, buffer.view[:size])
+        else:
+            self.settle(delivery, capi.RELEASED)
+
+    def _abort(self, delivery: Delivery, reason: str) -> None:
+        if lib.pn_link_current(self._pn) == delivery:
+            lib.pn_link_advance(self._pn)
+        lib.pn_delivery_settle(delivery)
+        if self.on_dropped is not None:
+            self.on_dropped(self, reason)
+
+    def _flow(self) -> None:
+        """The sender's flow tells only what is available; nothing to do."""
