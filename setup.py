@@ -13,7 +13,7 @@ import subprocess
 import setuptools
 
 _HERE = pathlib.Path(__file__).resolve().parent
-_VERSION_WITHOUT_GIT = "0.1.0.dev0"
+_VERSION_WITHOUT_GIT = "0.0.1.dev0"
 
 
 def _git_knows_this_tree() -> bool:
