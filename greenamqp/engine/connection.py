@@ -387,6 +387,10 @@ class Connection(pyngus.ConnectionEventHandler):
         """No more bytes can be written."""
         self._pyngus.close_output()
 
+    def abort(self, reason: str) -> None:
+        """The wire broke, for `reason`: the next `process` tells the handler."""
+        self._fail(reason)
+
     @property
     def closed(self) -> bool:
         """Whether no byte will go either way any more."""

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hubs: what "wait" means in this process.  See :mod:`greenamqp.hubs.base`.
+
+Which one is used is decided when the first connection is made, as monkey patching
+may come after import; the option ``hub`` forces one.
+"""
+
+from __future__ import annotations
+
+import os
+import typing
+
+from greenamqp.hubs import native
+from greenamqp.hubs.base import Hub, Timer, Waiter, Watch
+
+__all__ = ["NAMES", "Hub", "Timer", "Waiter", "Watch", "choose", "get"]
+
+#: What the option ``hub`` takes beside ``auto``.
+NAMES = ("eventlet", "gevent", "threads", "blocking")
+
+# One hub for each scheduler there is: of the process for threads, of the native
+# thread's own event loop for the others.
+_hubs: dict[typing.Hashable, Hub] = {}
+
+
+def choose() -> str:
+    """The name of the hub that fits what is monkey patched in this process."""
+    if native.eventlet_patched():
+        return "eventlet"
+    if native.gevent_patched():
+        return "gevent"
+    return "threads"
+
+
+def get(name: str = "auto") -> Hub:
+    """The hub of that name for the calling thread, made if need be.
+
+    After a fork the child gets one of its own.
+
+    :raises ValueError: for an unknown name
+    :raises ImportError: if eventlet or gevent is asked for and not installed
+    """
+    if name == "auto":
+        name = choose()
+    if name == "eventlet":
+        from eventlet.hubs import get_hub
+
+        from greenamqp.hubs.eventlet import EventletHub
+
+        return _cached((name, id(get_hub())), EventletHub)
+    if name == "gevent":
+        from gevent.hub import get_hub as get_gevent_hub
+
+        from greenamqp.hubs.gevent import GeventHub
+
+        return _cached((name, id(get_gevent_hub())), GeventHub)
+    if name == "threads":
+        from greenamqp.hubs.threads import ThreadsHub
+
+        return _cached((name,), ThreadsHub)
+    if name == "blocking":
+        from greenamqp.hubs.blocking import BlockingHub
+
+        ident = native.original("threading", "get_ident")()
+        return _cached((name, ident), BlockingHub)
+    raise ValueError(
+        f"hub must be one of {', '.join(('auto', *NAMES))}; it is {name!r}"
+    )
+
+
+def _cached(key: tuple[typing.Hashable, ...], make: typing.Callable[[], Hub]) -> Hub:
+    hub = _hubs.get(key)
+    if hub is None or hub.pid != os.getpid():
+        hub = _hubs[key] = make()
+    return hub

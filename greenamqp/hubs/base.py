@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What "wait" means: the one interface between greenamqp and a scheduler.
+
+A hub watches file descriptors, keeps timers, makes waiters and runs callbacks.  Its
+callbacks run one at a time, in the *hub's context*, and never block; whoever may
+block (a caller of ``send``, an endpoint) does so outside of it, in a waiter.
+
+The contract that keeps the engine whole: engine and messenger are touched either in
+a callback of the hub or under ``hub.lock``.  Green hubs need no lock, as nothing
+switches while the engine is entered; their lock is empty.
+
+A *wake-up* is one run of a callback together with what it set going: first the
+callback, then every waiter that it woke, in order, each until it blocks again, then
+one flush of every pump that any of them touched.  So what a batch of replies sets
+off leaves in one write.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import logging
+import os
+import time
+import typing
+
+LOG = logging.getLogger(__name__)
+
+Callback = typing.Callable[[], None]
+
+
+class Flushable(typing.Protocol):
+    """What a hub flushes at the end of a wake-up: a pump."""
+
+    dirty: bool
+
+    def flush(self) -> None:
+        """Write what can be written without blocking."""
+
+
+class Timer(abc.ABC):
+    """A callback that is due at some instant."""
+
+    @abc.abstractmethod
+    def cancel(self) -> None:
+        """The callback will not run any more.  Idempotent, also after it ran."""
+
+
+class Watch(abc.ABC):
+    """A file descriptor that the hub watches for being readable."""
+
+    @abc.abstractmethod
+    def want_write(self, on_writable: Callback | None) -> None:
+        """Call `on_writable` whenever the fd is writable; None: no longer."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Watch no longer.  To be called before the fd is closed.  Idempotent."""
+
+
+class Waiter(abc.ABC):
+    """Where one thread or green thread waits to be woken; may be used again."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def wait(self, deadline: float | None) -> bool:
+        """Wait until `wake`, or the monotonic instant `deadline`; None: for ever.
+
+        Returns whether it was woken; a wake that came earlier counts, once.  Not to
+        be called in the hub's context or under its lock.
+        """
+
+    @abc.abstractmethod
+    def wake(self) -> None:
+        """End the wait, or the next one.  In the hub's context or under its lock."""
+
+
+class Hub(abc.ABC):
+    """A scheduler, as greenamqp sees it.  Get one from :func:`greenamqp.hubs.get`."""
+
+    #: as in the option ``hub``
+    name: typing.ClassVar[str]
+    #: Guards engine and messenger where callers have threads of their own.
+    lock: contextlib.AbstractContextManager[typing.Any] = contextlib.nullcontext()
+
+    #: The clock that all deadlines are on: seconds, monotonic.
+    now = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        #: True while a wake-up runs: flushes wait for its end.
+        self.busy = False
+        self._dirty: list[Flushable] = []
+        self._users = 0
+
+    # -- for those who keep connections
+
+    def acquire(self) -> None:
+        """Another connection uses this hub: whatever it needs to run is started."""
+        self._users += 1
+        if self._users == 1:
+            self._start()
+
+    def release(self) -> None:
+        """A connection is gone; with the last one goes all that the hub holds."""
+        self._users -= 1
+        if self._users == 0:
+            self._stop()
+
+    def _start(self) -> None:
+        """The first user came."""
+
+    def _stop(self) -> None:
+        """The last user went: leave no thread, green thread, timer or fd."""
+
+    @abc.abstractmethod
+    def watch(self, fd: int, on_readable: Callback) -> Watch:
+        """Call `on_readable` in the hub's context whenever `fd` is readable."""
+
+    @abc.abstractmethod
+    def call_at(self, instant: float, callback: Callback) -> Timer:
+        """Call `callback` in the hub's context at a monotonic instant, or later."""
+
+    @abc.abstractmethod
+    def waiter(self) -> Waiter:
+        """A new waiter."""
+
+    @abc.abstractmethod
+    def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
+        """Run `function` where it may block: in a green thread or a thread.
+
+        What it raises is logged.
+        """
+
+    def offload(
+        self,
+        function: typing.Callable[[], typing.Any],
+        done: typing.Callable[[typing.Any, Exception | None], None],
+    ) -> None:
+        """Run a `function` that may block (a name lookup), then, in the hub's
+        context, ``done(result, None)`` or ``done(None, exception)``."""
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = function()
+            except Exception as exc:
+                error = exc
+            self.call_inside(lambda: done(result, error))
+
+        self.spawn(run)
+
+    @abc.abstractmethod
+    def call_inside(self, callback: Callback) -> None:
+        """Run `callback` in the hub's context, soon.  From any thread."""
+
+    @abc.abstractmethod
+    def foreign(self) -> bool:
+        """Whether the calling native thread must use `run_inside`."""
+
+    @abc.abstractmethod
+    def run_inside(
+        self, function: typing.Callable[..., typing.Any], *args: typing.Any
+    ) -> typing.Any:
+        """Run `function` where this hub's waiters can wait, and return its result or
+        raise its exception.  From any native thread, whose wait is a real one."""
+
+    # -- flushing
+
+    def flush_now(self, pump: Flushable) -> None:
+        """Write `pump`'s output: at once, or at the end of the wake-up that runs."""
+        if not self.busy:
+            pump.flush()
+        elif not pump.dirty:
+            pump.dirty = True
+            self._dirty.append(pump)
+
+    def flush_soon(self, pump: Flushable) -> None:
+        """Write `pump`'s output before long, together with what else comes by then."""
+        self.flush_now(pump)
+
+    def _flush_dirty(self) -> None:
+        while self._dirty:
+            pump = self._dirty.pop()
+            pump.dirty = False
+            pump.flush()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""eventlet's hub.  Imported only in a process that uses eventlet.
+
+Works with each of eventlet's own hubs, ``EVENTLET_HUB=asyncio`` included: only
+``add``, ``remove``, ``schedule_call_global`` and ``switch`` of eventlet's BaseHub
+are called.
+"""
+
+from __future__ import annotations
+
+import logging
+import typing
+
+import eventlet
+from eventlet import hubs as eventlet_hubs
+from eventlet.hubs.hub import READ, WRITE
+
+from greenamqp.hubs.base import Callback, Timer, Watch
+from greenamqp.hubs.green import GreenHub
+
+LOG = logging.getLogger(__name__)
+
+
+class _Timer(Timer):
+    __slots__ = ("_timer",)
+
+    def __init__(self, timer: typing.Any) -> None:
+        self._timer = timer
+
+    def cancel(self) -> None:
+        if not self._timer.called:
+            self._timer.cancel()
+
+
+class _Watch(Watch):
+    __slots__ = ("_fd", "_hub", "_reader", "_writer")
+
+    def __init__(self, hub: EventletHub, fd: int, on_readable: Callback) -> None:
+        self._hub = hub
+        self._fd = fd
+        # The listener stays until removed: no epoll_ctl per wait.
+        self._reader: typing.Any = hub.loop.add(
+            READ, fd, lambda _fd: hub._wakeup(on_readable), _throwback, None
+        )
+        self._writer: typing.Any = None
+
+    def want_write(self, on_writable: Callback | None) -> None:
+        loop = self._hub.loop
+        if self._writer is not None:
+            loop.remove(self._writer)
+            self._writer = None
+        if on_writable is not None:
+            callback = on_writable
+            self._writer = loop.add(
+                WRITE, self._fd, lambda _fd: self._hub._wakeup(callback), _throwback, None
+            )
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self.want_write(None)
+            self._hub.loop.remove(self._reader)
+            self._reader = None
+
+
+def _throwback(*_error: object) -> None:
+    """eventlet tells that the fd was closed behind our back: the next read fails."""
+
+
+class EventletHub(GreenHub):
+    """Lives in the eventlet hub of the native thread that made it."""
+
+    name = "eventlet"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = eventlet_hubs.get_hub()
+
+    def _switch(self) -> None:
+        self.loop.switch()
+
+    def _call_soon(self, callback: Callback) -> None:
+        self.loop.schedule_call_global(0, callback)
+
+    def watch(self, fd: int, on_readable: Callback) -> Watch:
+        return _Watch(self, fd, on_readable)
+
+    def call_at(self, instant: float, callback: Callback) -> Timer:
+        delay = max(0.0, instant - self.now())
+        return _Timer(
+            self.loop.schedule_call_global(delay, lambda: self._wakeup(callback))
+        )
+
+    def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
+        eventlet.spawn_n(_logged, function, *args)
+
+
+def _logged(function: typing.Callable[..., object], *args: object) -> None:
+    try:
+        function(*args)
+    except Exception:
+        LOG.exception("a green thread failed")

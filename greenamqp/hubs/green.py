@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the hubs of eventlet and gevent have in common.
+
+Our callbacks run in the hub's own greenlet, where the hub runs everybody's.  From
+there a waiter's greenlet is switched to directly: when it blocks again, control is
+back here, and after the last one all output is flushed.  No pump greenlet exists, so
+none is in the way and none can leak.
+
+Other native threads never touch the hub's structures: they leave a callback in a
+queue and write to an eventfd that the hub watches, and wait on a real lock.
+"""
+
+from __future__ import annotations
+
+import abc
+import collections
+import logging
+import os
+import typing
+
+import greenlet
+
+from greenamqp.hubs import native
+from greenamqp.hubs.base import Callback, Flushable, Hub, Timer, Waiter, Watch
+
+LOG = logging.getLogger(__name__)
+
+getcurrent = greenlet.getcurrent
+
+# After so long within one wake-up the output so far is flushed: a green thread that
+# computes must not hold back what others have ready.  Seconds.
+FLUSH_INTERVAL = 0.002
+
+
+class GreenWaiter(Waiter):
+    """A waiter of one green thread."""
+
+    __slots__ = ("_deadline", "_hub", "_woken", "greenlet")
+
+    def __init__(self, hub: GreenHub) -> None:
+        self._hub = hub
+        self._woken = False
+        self._deadline = 0.0
+        self.greenlet: greenlet.greenlet | None = None
+
+    def wait(self, deadline: float | None) -> bool:
+        hub = self._hub
+        while not self._woken:
+            if deadline is not None:
+                if deadline <= hub.now():
+                    return False
+                hub._expects[self] = deadline
+                if deadline < hub._alarm:
+                    hub._set_alarm(deadline)
+            self.greenlet = getcurrent()
+            try:
+                hub._switch()
+            finally:
+                # Also when a time-out or kill of the application throws us out.
+                self.greenlet = None
+                if deadline is not None:
+                    hub._expects.pop(self, None)
+        self._woken = False
+        return True
+
+    def wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            hub = self._hub
+            hub._ready.append(self)
+            if not hub.busy:
+                hub._schedule()
+
+
+class GreenHub(Hub):
+    """Base of the eventlet and gevent hubs; belongs to one native thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready: list[GreenWaiter] = []
+        self._scheduled = False
+        # Waiters with a deadline.  Most are woken long before it, so they are only
+        # looked through when the alarm, the earliest of them, goes off.
+        self._expects: dict[GreenWaiter, float] = {}
+        self._alarm = float("inf")
+        self._alarm_timer: Timer | None = None
+        self._get_ident = native.original("threading", "get_ident")
+        self._allocate_lock = native.original("threading", "Lock")
+        self._thread = self._get_ident()
+        self._from_outside: collections.deque[Callback] = collections.deque()
+        self._eventfd = -1
+        self._eventfd_watch: Watch | None = None
+
+    # -- what eventlet and gevent differ in
+
+    @abc.abstractmethod
+    def _switch(self) -> None:
+        """Let the hub run until somebody switches back to this green thread."""
+
+    @abc.abstractmethod
+    def _call_soon(self, callback: Callback) -> None:
+        """Have the hub run `callback` in its next turn.  In the hub's thread."""
+
+    # -- wake-ups
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._scheduled_wakeup)
+
+    def _scheduled_wakeup(self) -> None:
+        self._scheduled = False
+        self._wakeup(None)
+
+    def _wakeup(self, callback: Callback | None) -> None:
+        """One wake-up: see the module base.  Runs in the hub's greenlet."""
+        self.busy = True
+        try:
+            if callback is not None:
+                try:
+                    callback()
+                except Exception:
+                    LOG.exception("a callback failed")
+            ready = self._ready
+            if ready:
+                self._ready = []
+                flush_at = self.now() + FLUSH_INTERVAL
+                for index, waiter in enumerate(ready):
+                    if waiter.greenlet is None:
+                        continue  # it has left meanwhile
+                    try:
+                        waiter.greenlet.switch()
+                    except Exception:
+                        # A green thread that ends so has us as its parent.
+                        LOG.exception("a green thread ended with an exception")
+                    except BaseException:
+                        self._ready[:0] = ready[index + 1 :]
+                        raise
+                    if self._dirty and self.now() > flush_at:
+                        self._flush_dirty()
+                        flush_at = self.now() + FLUSH_INTERVAL
+            if self._dirty:
+                self._flush_dirty()
+        finally:
+            self.busy = False
+            if self._ready or self._dirty:
+                self._schedule()
+
+    def flush_soon(self, pump: Flushable) -> None:
+        if not pump.dirty:
+            pump.dirty = True
+            self._dirty.append(pump)
+            if not self.busy:
+                self._schedule()
+
+    # -- deadlines of waiters
+
+    def _set_alarm(self, instant: float) -> None:
+        self._alarm = instant
+        if self._alarm_timer is not None:
+            self._alarm_timer.cancel()
+        self._alarm_timer = self.call_at(instant, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        now = self.now()
+        self._alarm = float("inf")
+        self._alarm_timer = None
+        earliest = self._alarm
+        for waiter, deadline in self._expects.items():
+            if deadline <= now:
+                self._ready.append(waiter)
+            elif deadline < earliest:
+                earliest = deadline
+        if earliest < self._alarm:
+            self._set_alarm(earliest)
+
+    # -- other native threads
+
+    def waiter(self) -> GreenWaiter:
+        return GreenWaiter(self)
+
+    def foreign(self) -> bool:
+        return self._get_ident() != self._thread
+
+    def _start(self) -> None:
+        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._eventfd_watch = self.watch(self._eventfd, self._called_from_outside)
+
+    def _stop(self) -> None:
+        if self._eventfd_watch is not None:
+            self._eventfd_watch.close()
+            os.close(self._eventfd)
+        self._eventfd_watch = None
+        self._eventfd = -1
+        if self._alarm_timer is not None and not self._expects:
+            self._alarm_timer.cancel()
+            self._alarm_timer = None
+            self._alarm = float("inf")
+
+    def _called_from_outside(self) -> None:
+        try:
+            os.eventfd_read(self._eventfd)
+        except BlockingIOError:
+            pass
+        while self._from_outside:
+            self._from_outside.popleft()()
+
+    def call_inside(self, callback: Callback) -> None:
+        if self.foreign():
+            self._from_outside.append(callback)
+            os.eventfd_write(self._eventfd, 1)
+        else:
+            self._call_soon(lambda: self._wakeup(callback))
+
+    def run_inside(
+        self, function: typing.Callable[..., typing.Any], *args: typing.Any
+    ) -> typing.Any:
+        if not self.foreign():
+            return function(*args)
+        done = self._allocate_lock()
+        done.acquire()
+        outcome: list[typing.Any] = []
+
+        def run() -> None:
+            try:
+                outcome[:] = [function(*args), None]
+            except BaseException as exc:
+                outcome[:] = [None, exc]
+            finally:
+                done.release()
+
+        self.call_inside(lambda: self.spawn(run))
+        done.acquire()
+        result, error = outcome
+        if error is not None:
+            raise error
+        return result

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real thread, lock and poll primitives, whatever has been monkey patched.
+
+A lock that crosses native threads must be a real one: a patched lock would wake a
+green thread of the wrong hub, or none.  Looked up when asked, never at import, as
+patching may come after this module is loaded.  Neither eventlet nor gevent is
+imported here; a process that uses one has it in ``sys.modules``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+import typing
+
+
+def eventlet_patched() -> bool:
+    """Whether eventlet has replaced the thread module of this process."""
+    if "eventlet.patcher" not in sys.modules:
+        return False
+    patcher: typing.Any = sys.modules["eventlet.patcher"]
+    return patcher.is_monkey_patched("thread")
+
+
+def gevent_patched() -> bool:
+    """Whether gevent has replaced the thread module of this process."""
+    if "gevent.monkey" not in sys.modules:
+        return False
+    monkey: typing.Any = sys.modules["gevent.monkey"]
+    return monkey.is_module_patched("threading") or monkey.is_module_patched("_thread")
+
+
+def original(module: str, name: str) -> typing.Any:
+    """`module.name` as the standard library has it."""
+    if "eventlet.patcher" in sys.modules:
+        patcher: typing.Any = sys.modules["eventlet.patcher"]
+        unpatched: types.ModuleType = patcher.original(module)
+        return getattr(unpatched, name)
+    if "gevent.monkey" in sys.modules:
+        monkey: typing.Any = sys.modules["gevent.monkey"]
+        return monkey.get_original(module, name)
+    return getattr(importlib.import_module(module), name)

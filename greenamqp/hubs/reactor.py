@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small event loop on epoll, for processes that have none of their own.
+
+The threads hub runs it in its one thread, the blocking hub in whatever thread waits;
+for the latter the epoll set holds a timer fd too, so that a foreign loop that waits
+for the set alone wakes up for the next deadline.
+epoll and not select: descriptors above 1023 are ordinary in a large service.
+Not thread safe, but for :meth:`Reactor.wake`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import itertools
+import os
+import select
+import typing
+
+from greenamqp.hubs import native
+from greenamqp.hubs.base import Callback, Timer, Watch
+
+
+class _Timer(Timer):
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class _Watch(Watch):
+    __slots__ = ("_fd", "_reactor", "on_readable", "on_writable")
+
+    def __init__(self, reactor: Reactor, fd: int, on_readable: Callback) -> None:
+        self._reactor = reactor
+        self._fd = fd
+        self.on_readable: Callback | None = on_readable
+        self.on_writable: Callback | None = None
+        reactor._watches[fd] = self
+        reactor._epoll.register(fd, select.EPOLLIN)
+
+    def want_write(self, on_writable: Callback | None) -> None:
+        if self.on_readable is None or self.on_writable is on_writable:
+            return
+        self.on_writable = on_writable
+        self._reactor._epoll.modify(
+            self._fd, select.EPOLLIN | (select.EPOLLOUT if on_writable else 0)
+        )
+
+    def close(self) -> None:
+        if self.on_readable is not None:
+            self.on_readable = self.on_writable = None
+            self._reactor._forget(self._fd)
+
+
+class _Timespec(ctypes.Structure):
+    _fields_: typing.ClassVar = [("sec", ctypes.c_long), ("nsec", ctypes.c_long)]
+
+
+class _Itimerspec(ctypes.Structure):
+    _fields_: typing.ClassVar = [("interval", _Timespec), ("value", _Timespec)]
+
+
+class _TimerFd:
+    """A Linux timer fd on the monotonic clock; ``os`` has them from Python 3.13 on,
+    so the C library is called."""
+
+    _CLOCK_MONOTONIC = 1
+    _ABSOLUTE = 1
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        flags = os.O_NONBLOCK | os.O_CLOEXEC  # TFD_* have these values
+        self.fd: int = self._libc.timerfd_create(self._CLOCK_MONOTONIC, flags)
+        if self.fd < 0:
+            errno = ctypes.get_errno()
+            raise OSError(errno, f"timerfd_create: {os.strerror(errno)}")
+        self._instant: float | None = None
+
+    def set(self, instant: float | None) -> None:
+        """Become readable at a monotonic instant; None: not at all."""
+        if instant == self._instant:
+            return
+        self._instant = instant
+        value = _Itimerspec()
+        if instant is not None and instant != float("inf"):
+            # 0 would disarm it; an instant in the past is due at once.
+            nanoseconds = max(1, int(instant * 1e9))
+            value.value.sec, value.value.nsec = divmod(nanoseconds, 10**9)
+        self._libc.timerfd_settime(self.fd, self._ABSOLUTE, ctypes.byref(value), None)
+
+    def clear(self) -> None:
+        """Take note that it went off."""
+        self._instant = None
+        try:
+            os.read(self.fd, 8)
+        except BlockingIOError:
+            pass  # set anew meanwhile
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Reactor:
+    """Watches, timers and a wake-up from other threads."""
+
+    def __init__(self, timerfd: bool = False) -> None:
+        self._epoll = native.original("select", "epoll")(flags=select.EPOLL_CLOEXEC)
+        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._eventfd, select.EPOLLIN)
+        self._watches: dict[int, _Watch] = {}
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._order = itertools.count()
+        self._alarm = _TimerFd() if timerfd else None
+        if self._alarm is not None:
+            self._epoll.register(self._alarm.fd, select.EPOLLIN)
+
+    def close(self) -> None:
+        """Let go of the epoll set and of all fds that it holds by itself."""
+        self._epoll.close()
+        if self._alarm is not None:
+            self._alarm.close()
+        os.close(self._eventfd)
+        self._watches.clear()
+        self._timers.clear()
+
+    def fileno(self) -> int:
+        """The epoll set: readable when some watch is."""
+        return self._epoll.fileno()
+
+    def watch(self, fd: int, on_readable: Callback) -> _Watch:
+        """As :meth:`greenamqp.hubs.base.Hub.watch`."""
+        return _Watch(self, fd, on_readable)
+
+    def _forget(self, fd: int) -> None:
+        if self._watches.pop(fd, None) is not None:
+            try:
+                self._epoll.unregister(fd)
+            except (OSError, ValueError):
+                pass  # the fd or the set was closed before the watch
+
+    def call_at(self, instant: float, callback: Callback) -> _Timer:
+        """As :meth:`greenamqp.hubs.base.Hub.call_at`."""
+        timer = _Timer(callback)
+        heapq.heappush(self._timers, (instant, next(self._order), timer))
+        return timer
+
+    def wake(self) -> None:
+        """End a poll that another thread is in, or the next one."""
+        os.eventfd_write(self._eventfd, 1)
+
+    def arm(self) -> None:
+        """Have the epoll set become readable at the next deadline."""
+        if self._alarm is not None:
+            self._alarm.set(self.next_deadline())
+
+    def next_deadline(self) -> float | None:
+        """The monotonic instant of the next timer, or None."""
+        timers = self._timers
+        while timers and timers[0][2].callback is None:
+            heapq.heappop(timers)
+        return timers[0][0] if timers else None
+
+    def poll(self, timeout: float | None) -> list[Callback]:
+        """Wait up to `timeout` seconds for watches; returns what is to be called.
+
+        Whether a callback is still wanted is to be asked when its turn comes, as an
+        earlier one may have closed its watch: each returned callable does.
+        """
+        due: list[Callback] = []
+        # epoll counts milliseconds and rounds up, so a timer is not polled for.
+        for fd, events in self._epoll.poll(-1 if timeout is None else timeout):
+            if fd == self._eventfd:
+                os.eventfd_read(fd)
+                continue
+            if self._alarm is not None and fd == self._alarm.fd:
+                self._alarm.clear()
+                continue
+            watch = self._watches.get(fd)
+            if watch is not None:
+                due.append(_dispatcher(watch, events))
+        return due
+
+    def expired(self, now: float) -> list[Callback]:
+        """The callbacks of timers that are due, each asking if it still is wanted."""
+        due: list[Callback] = []
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            due.append(_runner(heapq.heappop(timers)[2]))
+        return due
+
+
+def _dispatcher(watch: _Watch, events: int) -> Callback:
+    def dispatch() -> None:
+        if events & select.EPOLLOUT and watch.on_writable is not None:
+            watch.on_writable()
+        # An error or hang-up is found out by reading.
+        if events & ~select.EPOLLOUT and watch.on_readable is not None:
+            watch.on_readable()
+
+    return dispatch
+
+
+def _runner(timer: _Timer) -> Callback:
+    def run() -> None:
+        callback: typing.Any = timer.callback
+        if callback is not None:
+            timer.callback = None
+            callback()
+
+    return run

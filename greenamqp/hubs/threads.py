@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""For processes without green threads: callers send in their own thread, under a
+lock, and one thread of the hub's own reads, for all connections of the process.
+
+The thread starts with the first connection and ends with the last.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import typing
+
+from greenamqp.hubs import native
+from greenamqp.hubs.base import Callback, Hub, Timer, Waiter, Watch
+from greenamqp.hubs.reactor import Reactor
+
+LOG = logging.getLogger(__name__)
+
+
+class ThreadWaiter(Waiter):
+    """A waiter of one native thread: a lock that is held until woken."""
+
+    __slots__ = ("_hub", "_lock", "_woken")
+
+    def __init__(self, hub: ThreadsHub) -> None:
+        self._hub = hub
+        self._woken = False
+        self._lock = hub._allocate_lock()
+        self._lock.acquire()
+
+    def wait(self, deadline: float | None) -> bool:
+        hub = self._hub
+        if hub.inside():
+            # A callback of the application, called by the hub's thread, waits: let
+            # the thread go on with its work meanwhile, or it would wait for itself.
+            return self._pump(deadline)
+        if deadline is None:
+            self._lock.acquire()
+        elif not self._lock.acquire(timeout=max(0.0, deadline - hub.now())):
+            with hub.lock:
+                if not self._woken:
+                    return False
+            self._lock.acquire()  # woken in the last moment: released, or just about
+        self._woken = False
+        return True
+
+    def _pump(self, deadline: float | None) -> bool:
+        hub = self._hub
+        while not self._woken:
+            if deadline is not None and hub.now() >= deadline:
+                return False
+            hub._turn(hub._reactor, deadline)
+        self._lock.acquire()
+        self._woken = False
+        return True
+
+    def wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            if self._hub.busy:
+                self._hub._ready.append(self)
+            else:
+                self._lock.release()
+
+
+class ThreadsHub(Hub):
+    """One native thread that reads; see the module."""
+
+    name = "threads"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._allocate_lock = native.original("threading", "Lock")
+        self._thread_class = native.original("threading", "Thread")
+        self._get_ident = native.original("threading", "get_ident")
+        self.lock = native.original("threading", "RLock")()
+        self._ready: list[ThreadWaiter] = []
+        self._calls: collections.deque[Callback] = collections.deque()
+        self._reactor: Reactor | None = None
+        self._thread: typing.Any = None
+        self._ident: int | None = None
+        self._stopping = False
+
+    def inside(self) -> bool:
+        """Whether the calling thread is the hub's own."""
+        return self._get_ident() == self._ident
+
+    def foreign(self) -> bool:
+        return False  # every thread may enter, under the lock
+
+    def acquire(self) -> None:
+        with self.lock:
+            super().acquire()
+
+    def release(self) -> None:
+        with self.lock:
+            super().release()
+            thread = self._thread if self._users == 0 else None
+            if thread is not None:
+                self._thread = None
+        if thread is not None and not self.inside():
+            thread.join()
+
+    def _start(self) -> None:
+        self._stopping = False
+        self._reactor = Reactor()
+        self._thread = self._thread_class(
+            target=self._run, args=(self._reactor,), name="greenamqp", daemon=True
+        )
+        self._thread.start()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        if self._reactor is not None:
+            self._reactor.wake()
+
+    def _run(self, reactor: Reactor) -> None:
+        self._ident = self._get_ident()
+        try:
+            # Stopped, or stopped and started again with another thread and reactor.
+            while not self._stopping and self._reactor is reactor:
+                self._turn(reactor, None)
+        finally:
+            with self.lock:
+                if self._reactor is reactor:
+                    self._reactor = None
+                    self._ident = None
+                reactor.close()
+
+    def _turn(self, reactor: Reactor | None, deadline: float | None) -> None:
+        """Wait for whatever comes next, then run it.  In the hub's thread."""
+        assert reactor is not None
+        with self.lock:
+            upcoming = reactor.next_deadline()
+            pending = bool(self._calls)
+        if deadline is not None and (upcoming is None or deadline < upcoming):
+            upcoming = deadline
+        if pending:
+            timeout: float | None = 0.0
+        elif upcoming is None:
+            timeout = None
+        else:
+            timeout = max(0.0, upcoming - self.now())
+        due = reactor.poll(timeout)
+        with self.lock:
+            due += reactor.expired(self.now())
+            while self._calls:
+                due.append(self._calls.popleft())
+            if not due:
+                return
+            self.busy = True
+            try:
+                for callback in due:
+                    try:
+                        callback()
+                    except Exception:
+                        LOG.exception("a callback failed")
+                self._flush_dirty()
+            finally:
+                self.busy = False
+            ready, self._ready = self._ready, []
+        for waiter in ready:
+            waiter._lock.release()
+
+    def _wake_reactor(self) -> None:
+        if self._reactor is not None and not self.inside():
+            self._reactor.wake()
+
+    def watch(self, fd: int, on_readable: Callback) -> Watch:
+        with self.lock:
+            assert self._reactor is not None, "acquire() the hub first"
+            # epoll takes a new descriptor while another thread waits in it.
+            return self._reactor.watch(fd, on_readable)
+
+    def call_at(self, instant: float, callback: Callback) -> Timer:
+        with self.lock:
+            assert self._reactor is not None, "acquire() the hub first"
+            upcoming = self._reactor.next_deadline()
+            timer = self._reactor.call_at(instant, callback)
+            if upcoming is None or instant < upcoming:
+                self._wake_reactor()
+            return timer
+
+    def waiter(self) -> ThreadWaiter:
+        return ThreadWaiter(self)
+
+    def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
+        def run() -> None:
+            try:
+                function(*args)
+            except Exception:
+                LOG.exception("a thread failed")
+
+        self._thread_class(target=run, name="greenamqp-work", daemon=True).start()
+
+    def call_inside(self, callback: Callback) -> None:
+        with self.lock:
+            self._calls.append(callback)
+            self._wake_reactor()
+
+    def run_inside(
+        self, function: typing.Callable[..., typing.Any], *args: typing.Any
+    ) -> typing.Any:
+        return function(*args)

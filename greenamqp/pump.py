@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes between a stream (a socket, or TLS on one) and an engine.
+
+One pump belongs to one connection.  It runs in its hub's context: the hub calls when
+the stream is readable, writable again, or when the engine's deadline has come, and
+flushes it at the end of each wake-up.  Nobody else reads or writes the stream.
+
+While a write waits for room, whoever has more to send appends to the engine and
+leaves; the rest goes out, in order, when the hub says that there is room.
+"""
+
+from __future__ import annotations
+
+import typing
+
+from greenamqp.engine import Connection, capi
+from greenamqp.hubs import Hub, Timer, Watch
+
+# One read and one write take up to this much.  Bytes.
+BUFFER_SIZE = 64 * 1024
+
+# How often one wake-up reads again because the buffer came back full: enough for a
+# burst of large messages, few enough that other connections get their turn.
+READS_PER_WAKEUP = 8
+
+
+class Stream(typing.Protocol):
+    """What a pump needs of a non-blocking socket, or of TLS on top of one.
+
+    Both raise BlockingIOError when nothing can be read or written now.
+    """
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Read into `buffer`; 0 is the end of the stream."""
+
+    def send(self, data: memoryview, /) -> int:
+        """Write some of `data`; returns how many bytes."""
+
+    def fileno(self) -> int:
+        """The descriptor to wait for."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Pump:
+    """Moves the bytes of one connection.  For use in the hub's context.
+
+    :param on_closed: called once when the stream is closed and nothing will move any
+        more, for whatever reason; the engine has told its handler before
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        stream: Stream,
+        engine: Connection,
+        on_closed: typing.Callable[[Pump], None] | None = None,
+    ) -> None:
+        self.hub = hub
+        self.engine = engine
+        self.dirty = False
+        self._on_closed = on_closed
+        self._stream: Stream | None = stream
+        self._watch: Watch | None = None
+        self._timer: Timer | None = None
+        self._armed: float | None = None
+        self._blocked = False
+        self._input = memoryview(bytearray(BUFFER_SIZE))
+        self._input_pointer = capi.from_buffer(self._input)
+        self._output = memoryview(bytearray(BUFFER_SIZE))
+        self._output_pointer = capi.from_buffer(self._output)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream is closed."""
+        return self._stream is None
+
+    def start(self) -> None:
+        """Begin: the engine's first bytes go out."""
+        assert self._stream is not None
+        self._watch = self.hub.watch(self._stream.fileno(), self._readable)
+        self._process()
+
+    def flush_now(self) -> None:
+        """Have the engine's output written: now, or with the running wake-up's."""
+        self.hub.flush_now(self)
+
+    def flush_soon(self) -> None:
+        """Have the engine's output written before long, with whatever else comes."""
+        self.hub.flush_soon(self)
+
+    def flush(self) -> None:
+        """Write as much as goes without blocking.  For the hub."""
+        stream = self._stream
+        if stream is None or self._blocked:
+            return
+        engine = self.engine
+        pointer = self._output_pointer
+        while True:
+            size = engine.data_to_send(pointer, BUFFER_SIZE)
+            if size == 0:
+                break
+            try:
+                sent = stream.send(self._output[:size])
+            except BlockingIOError:
+                sent = 0
+            except OSError as exc:
+                self.abort(f"the connection was lost while writing: {exc}")
+                return
+            if sent:
+                engine.data_sent(sent)
+            if sent < size:
+                self._blocked = True
+                assert self._watch is not None
+                self._watch.want_write(self._writable)
+                return
+        if engine.finished:
+            # Our Close is written.  The peer's may be on its way, but no one waits.
+            self._finish()
+
+    def abort(self, reason: str) -> None:
+        """Give the connection up: the engine tells its handler the reason."""
+        if self._stream is None:
+            return
+        self._close_stream()
+        self.engine.abort(reason)
+        self.engine.process(self.hub.now())
+        self._closed()
+
+    def close(self) -> None:
+        """Close the stream as it is; the engine's handler hears nothing of it."""
+        if self._stream is not None:
+            self._close_stream()
+            self._closed()
+
+    def _readable(self) -> None:
+        engine = self.engine
+        view = self._input
+        for _ in range(READS_PER_WAKEUP):
+            stream = self._stream
+            if stream is None:
+                return
+            try:
+                size = stream.recv_into(view)
+            except BlockingIOError:
+                break
+            except OSError as exc:
+                self.abort(f"the connection was lost: {exc}")
+                return
+            if size == 0:
+                self._end_of_stream()
+                return
+            taken = engine.receive_data(self._input_pointer, size)
+            while 0 < taken < size:
+                # The engine takes only as much as it has room for: once it has
+                # worked, it has room for the rest.
+                more = engine.receive_data(view[taken:size], size - taken)
+                if more == 0:
+                    break
+                taken += more
+            engine.process(self.hub.now())
+            if taken < size:
+                # It takes no more: closed, or failed and its handler knows.
+                break
+            if size < BUFFER_SIZE:
+                break
+        self._settle_up()
+
+    def _end_of_stream(self) -> None:
+        if self.engine.finished:
+            self._finish()
+            return
+        self.engine.receive_eof()
+        self.abort("the peer closed the connection without a word")
+
+    def _writable(self) -> None:
+        self._blocked = False
+        if self._watch is not None:
+            self._watch.want_write(None)
+        self.flush()
+
+    def _process(self) -> None:
+        self.engine.process(self.hub.now())
+        self._settle_up()
+
+    def _settle_up(self) -> None:
+        """After the engine worked: its deadline may be another, output may be due."""
+        if self._stream is None:
+            return
+        deadline = self.engine.deadline
+        if deadline != self._armed:
+            self._arm(deadline)
+        self.hub.flush_now(self)
+
+    def _arm(self, deadline: float | None) -> None:
+        self._armed = deadline
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None and deadline != float("inf"):
+            self._timer = self.hub.call_at(deadline, self._deadline_came)
+
+    def _deadline_came(self) -> None:
+        self._timer = None
+        self._armed = None
+        if self._stream is not None:
+            self._process()
+
+    def _finish(self) -> None:
+        """Both directions are done, in order."""
+        if self._stream is None:
+            return
+        self._close_stream()
+        # The peer's last words, if any came, are dispatched before we are gone.
+        self.engine.process(self.hub.now())
+        self._closed()
+
+    def _close_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if stream is not None:
+            stream.close()
+
+    def _closed(self) -> None:
+        on_closed, self._on_closed = self._on_closed, None
+        if on_closed is not None:
+            on_closed(self)
