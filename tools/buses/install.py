@@ -39,7 +39,8 @@ def _run(argv: Sequence[str], what: str, hint: str) -> str:
     except FileNotFoundError:
         raise BusError(f"{what}: the command {argv[0]!r} is missing. {hint}") from None
     if done.returncode:
-        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+        lines = [line for line in text.splitlines() if line.strip(" []ERO")]
         # Maven says the cause first, apt and mmdebstrap say it last.
         wanted = [x for x in lines if x.startswith(("E:", "W:", "[ERROR]"))] or lines
         shown = "\n".join(f"    {line[:300]}" for line in wanted[:4])
@@ -157,6 +158,7 @@ def maven_distribution(
                     command,
                     "-q",
                     "-B",
+                    "-U",  # a failure of yesterday is not the answer of today
                     "dependency:copy",
                     f"-Dartifact={coordinates}",
                     f"-DoutputDirectory={new}",
