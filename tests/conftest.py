@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test of greenamqp gets: a guard against hanging for ever.
+
+The guard is faulthandler's timer, which is a thread of the C library of its own:
+it works in a process whose green threads have stopped, where a time-out kept by
+Python's threads would hang with them.
+"""
+
+import faulthandler
+import os
+import sys
+
+import pytest
+
+# Seconds after which a test is taken for hanging. It prints every stack and ends
+# the process; it is far above what any test needs on a slow machine, and no test
+# may depend on it.
+GUARD = float(os.environ.get("GREENAMQP_TEST_GUARD", "240"))
+
+_stderr = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _stderr
+    # pytest replaces fd 2 while a test runs, so the guard needs its own copy.
+    _stderr = os.fdopen(os.dup(sys.__stderr__.fileno()), "w")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    global _stderr
+    faulthandler.cancel_dump_traceback_later()
+    if _stderr is not None:
+        _stderr.close()
+        _stderr = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    if _stderr is not None:
+        faulthandler.dump_traceback_later(GUARD, exit=True, file=_stderr)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A raw AMQP 1.0 peer, for what no well-behaved driver would put on the wire.
+
+Runs in a process of its own, in native threads, on proton alone:
+
+    python -m tests.functional.raw product URL        what the bus says it is
+    python -m tests.functional.raw send URL           sends what stdin says
+
+``send`` reads JSON objects, one per line: ``address``, ``body`` (a string, or
+``{"data": hex}`` for a data section, ``{"value": anything}`` for an AMQP value) and
+any of ``properties``, ``correlation_id``, ``reply_to``, ``id``, ``subject``. For
+each it prints a line of JSON with the ``outcome`` at the bus.
+"""
+
+import json
+import sys
+
+import proton
+from proton.utils import BlockingConnection, SendException
+
+TIMEOUT = 30
+
+
+def product(url: str) -> None:
+    connection = BlockingConnection(url, timeout=TIMEOUT)
+    properties = connection.conn.remote_properties or {}
+    name = properties.get(proton.symbol("product"), "unknown")
+    print(json.dumps({"product": str(name)}))
+    connection.close()
+
+
+def message(request: dict) -> proton.Message:
+    body = request["body"]
+    if isinstance(body, dict) and "data" in body:
+        made = proton.Message(body=bytes.fromhex(body["data"]), inferred=True)
+    elif isinstance(body, dict):
+        made = proton.Message(body=body["value"])
+    else:
+        made = proton.Message(body=body)
+    made.address = request["address"]
+    for name in ("correlation_id", "reply_to", "id", "subject", "properties", "ttl"):
+        if name in request:
+            setattr(made, name, request[name])
+    return made
+
+
+def send(url: str) -> None:
+    connection = BlockingConnection(url, timeout=TIMEOUT)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            sender = connection.create_sender(request["address"])
+            try:
+                sender.send(message(request), timeout=TIMEOUT)
+                outcome = "accepted"
+            except SendException as error:
+                outcome = str(error.state)
+            sender.close()
+        except proton.ProtonException as error:
+            outcome = f"error: {error}"
+        print(json.dumps({"outcome": outcome}), flush=True)
+    connection.close()
+
+
+def main() -> None:
+    command, *arguments = sys.argv[1:]
+    {"product": product, "send": send}[command](*arguments)
+
+
+if __name__ == "__main__":
+    main()

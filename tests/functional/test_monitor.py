@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Call monitoring: a call may take long as long as its server is alive."""
+
+import threading
+
+import oslo_messaging
+import pytest
+from oslo_messaging import Target
+
+from tests.functional.harness import Gate, in_thread
+
+pytestmark = pytest.mark.needs("call_monitor")
+
+# Seconds without a heartbeat after which a call fails. The server sends one every
+# half of it, so a server that is held up for less than that is not taken for dead.
+MONITOR = 4
+
+# Seconds for which a call is allowed to run: longer than any test.
+FOREVER = 3600
+
+
+class Working:
+    def __init__(self):
+        self.gate = Gate()
+
+    def work(self, ctxt):
+        self.gate.enter()
+        return "done"
+
+    def quick(self, ctxt):
+        return "quick"
+
+
+@pytest.fixture
+def target(topic, unique):
+    return Target(topic=topic, server=unique("server"))
+
+
+def test_heartbeats_keep_a_long_call_alive(bus, target):
+    """The call outlasts the monitor's time-out twice over: that is the subject."""
+    endpoint = Working()
+    bus.server(endpoint, target)
+    client = bus.client(target, timeout=FOREVER, call_monitor_timeout=MONITOR)
+    call = in_thread(client.call, {}, "work")
+    endpoint.gate.wait_entered()
+    threading.Event().wait(2.5 * MONITOR)
+    assert not call.done()
+    # Calls without heartbeats go on meanwhile.
+    assert client.call({}, "quick") == "quick"
+    endpoint.gate.open()
+    assert call.result() == "done"
+
+
+def test_time_out_of_the_call_still_holds(bus, target):
+    endpoint = Working()
+    bus.server(endpoint, target)
+    client = bus.client(target, timeout=MONITOR + 1, call_monitor_timeout=MONITOR)
+    with pytest.raises(oslo_messaging.MessagingTimeout):
+        client.call({}, "work")
+    endpoint.gate.open()
+
+
+def test_nobody_there_is_noticed(bus, target):
+    """Without a server no heartbeat comes, long before the call's own time-out."""
+    client = bus.client(target, timeout=FOREVER, call_monitor_timeout=2)
+    with pytest.raises(oslo_messaging.MessagingTimeout):
+        client.call({}, "work")
+
+
+@pytest.mark.needs("processes")
+def test_dead_server_is_noticed(bus, target):
+    server = bus.peer(target)
+    client = bus.client(target, timeout=FOREVER, call_monitor_timeout=MONITOR)
+    assert client.call({}, "echo", value=1) == 1
+    call = in_thread(client.call, {}, "hold", name="gate")
+    assert server.read() == "held gate"
+    server.kill()
+    with pytest.raises(oslo_messaging.MessagingTimeout):
+        call.result()
