@@ -62,6 +62,10 @@ MAX_FRAME_SIZE = 64 * 1024
 # a peer from making us collect bytes without end.
 MAX_MESSAGE_SIZE = 128 * 1024 * 1024
 
+# Bytes of messages whose rest is still to come, over all links of a connection: a
+# peer that begins large messages on many links and ends none is cut off there.
+MAX_UNFINISHED = 2 * MAX_MESSAGE_SIZE
+
 # How often at least time is looked at, as a share of an idle time-out: proton finds
 # out only when asked that bytes have come or gone since it was last asked.
 TICKS_PER_IDLE_TIMEOUT = 4
@@ -70,6 +74,7 @@ _DELIVERY = lib.PN_DELIVERY
 _LINK_FLOW = lib.PN_LINK_FLOW
 _TRANSPORT = lib.PN_TRANSPORT
 _LINK_INIT = lib.PN_LINK_INIT
+_LINK_REMOTE_DETACH = lib.PN_LINK_REMOTE_DETACH
 _TRANSPORT_ERROR = lib.PN_TRANSPORT_ERROR
 _NULL = capi.NULL
 
@@ -148,6 +153,17 @@ class _Session(PyngusSession):
         error = RemoteError(*condition) if condition else None
         self.owner._session_ended(self, error)
         self._pn_session.close()
+
+    def _ep_closed(self) -> None:
+        """Both ends are ended: let go of it, or a peer that begins and ends sessions
+        all day would fill our memory."""
+        self.owner._ended_sessions.append(self)
+
+    def free(self) -> None:
+        """Give it back to proton.  Its links are freed."""
+        if self._pn_session is not None:
+            self._pn_session.free()
+            self._pn_session = None
 
     def _ep_error(self, error: object) -> None:
         self.owner._fail(f"session {self._name}: {error}")
@@ -239,11 +255,13 @@ class Connection(pyngus.ConnectionEventHandler):
         offered_capabilities: tuple[str, ...] = (),
         max_frame_size: int = MAX_FRAME_SIZE,
         max_message_size: int = MAX_MESSAGE_SIZE,
+        max_unfinished: int = MAX_UNFINISHED,
         channel_max: int | None = None,
         trace: bool = False,
     ) -> None:
         self.handler = handler
         self.max_message_size = max_message_size
+        self.max_unfinished = max_unfinished
         self.codec = capi.Codec()
         #: monotonic instant by which `process` must be called again, or None
         self.deadline: float | None = None
@@ -258,6 +276,8 @@ class Connection(pyngus.ConnectionEventHandler):
         self._session_count = 0
         self._link_count = 0
         self._doomed: list[typing.Any] = []
+        self._ended_sessions: list[_Session] = []
+        self._unfinished: dict[Link, int] = {}  # bytes of a message so far
         self._buffer = _Buffer(MAX_FRAME_SIZE)
         options: dict[str, typing.Any] = {
             "x-server": server,
@@ -532,7 +552,7 @@ class Connection(pyngus.ConnectionEventHandler):
             pop(collector)
         if now >= self._tick_due or self.deadline is None:
             self._tick(now)
-        if self._doomed:
+        if self._doomed or self._ended_sessions:
             self._destroy_links()
         self._report()
 
@@ -561,6 +581,9 @@ class Connection(pyngus.ConnectionEventHandler):
             if kind == _LINK_INIT and self._duplicate(event):
                 return
             wrapped = proton.Event.wrap(event)
+            if kind == _LINK_REMOTE_DETACH:
+                self._link_suspended(lib.pn_event_link(event))
+                return
             if PyngusLink._handle_proton_event(wrapped, self._pyngus):
                 return
             if self._pyngus._handle_proton_event(wrapped):
@@ -571,6 +594,17 @@ class Connection(pyngus.ConnectionEventHandler):
             _Session._handle_proton_event(wrapped, self._pyngus)
         except (UnicodeDecodeError, proton.ProtonException) as exc:
             self._fail(f"the peer broke the protocol: {exc}")
+
+    def _link_suspended(self, pn_link: typing.Any) -> None:
+        """The peer detached without closing (section 2.6.5).  No link is kept here
+        for the peer to resume, so this ends it; pyngus does not know the event."""
+        link = self._links.get(pn_link)
+        if link is None:
+            return
+        lib.pn_link_detach(pn_link)
+        endpoint = link._endpoint
+        link._detached(None)
+        self._destroy_later(endpoint)
 
     @staticmethod
     def _known_session(event: typing.Any) -> bool:
@@ -674,8 +708,32 @@ class Connection(pyngus.ConnectionEventHandler):
         return self._buffer
 
     def _forget(self, link: Link) -> None:
-        """A detached link is told of nothing more."""
+        """A detached link is told of nothing more, and its name is free."""
         self._links.pop(link._pn, None)
+        self._unfinished.pop(link, None)
+        endpoint = link._endpoint
+        registry = (
+            self._pyngus._sender_links
+            if link.is_sender
+            else self._pyngus._receiver_links
+        )
+        if registry.get(endpoint._name) is endpoint:
+            # pyngus keeps links by name until they are destroyed, which happens when
+            # both ends are detached; the peer may use the name again before that.
+            del registry[endpoint._name]
+            self._link_count += 1
+            endpoint._name = f"{self._link_count} was {endpoint._name}"
+            registry[endpoint._name] = endpoint
+
+    def _message_unfinished(self, link: Link, size: int) -> None:
+        """`size` bytes of a message have come, and not yet its end."""
+        unfinished = self._unfinished
+        unfinished[link] = size
+        if len(unfinished) > 1 and sum(unfinished.values()) > self.max_unfinished:
+            self._fail(
+                f"the peer began messages of more than {self.max_unfinished} bytes"
+                f" on {len(unfinished)} links and ended none"
+            )
 
     def _destroy_later(self, endpoint: typing.Any) -> None:
         """Both ends are detached: free the link once no event can name it.
@@ -692,6 +750,9 @@ class Connection(pyngus.ConnectionEventHandler):
                 endpoint.destroy()
                 if events is not None:
                     events._link._released()
+        ended, self._ended_sessions = self._ended_sessions, []
+        for session in ended:
+            session.free()
 
     def _session_ended(self, session: _Session, error: RemoteError | None) -> None:
         if session in self._sessions:
@@ -700,6 +761,8 @@ class Connection(pyngus.ConnectionEventHandler):
         for endpoint in list(session._links):
             if endpoint._handler is not None:
                 endpoint._handler._link._detached(error)
+            # No detach will come for it any more.
+            self._destroy_later(endpoint)
 
     def _refuse(self, link: Link, condition: str, description: str) -> None:
         """Detach a link whose peer broke a rule, and tell its user."""
@@ -719,6 +782,7 @@ class Connection(pyngus.ConnectionEventHandler):
         self._links.clear()
         self._sessions.clear()
         self._doomed.clear()
+        self._ended_sessions.clear()
         pyngus_connection = self._pyngus
         pyngus_connection._handler = None
         for endpoint in [

@@ -195,6 +195,11 @@ class Link:
         return Terminus.read(self._endpoint._pn_link.remote_target)
 
     @property
+    def is_coordinator(self) -> bool:
+        """Whether the peer wants a transaction coordinator for its target (part 4)."""
+        return self._endpoint._pn_link.remote_target.type == lib.PN_COORDINATOR
+
+    @property
     def remote_settle_mode(self) -> SettleMode:
         """The peer's snd-settle-mode."""
         return SettleMode(self._endpoint._pn_link.remote_snd_settle_mode)
@@ -215,7 +220,8 @@ class Link:
         target: Terminus | None = None,
         max_message_size: int = 0,
     ) -> None:
-        """Attach a link that the peer asked for; the termini default to the peer's.
+        """Attach a link that the peer asked for; the termini default to the peer's,
+        the settle modes are the peer's.
 
         :raises LocalProtocolError: if the link was not REQUESTED
         """
@@ -231,6 +237,8 @@ class Link:
             else:
                 local.type = remote.type
                 given.write(local)
+        pn_link.snd_settle_mode = pn_link.remote_snd_settle_mode
+        pn_link.rcv_settle_mode = pn_link.remote_rcv_settle_mode
         if max_message_size:
             pn_link.max_message_size = max_message_size
         self.state = LinkState.ATTACHED
@@ -245,7 +253,16 @@ class Link:
         if self.state is not LinkState.REQUESTED:
             raise LocalProtocolError(f"{self!r} was not asked for by the peer")
         self.state = LinkState.DETACHED
-        self._endpoint.reject(proton.Condition(condition, description))
+        # Not pyngus's reject(): that leaves the link and its name to the connection
+        # for ever, and names a source for a link that has none.
+        pn_link = self._endpoint._pn_link
+        if self.is_sender:
+            pn_link.source.type = proton.Terminus.UNSPECIFIED
+        else:
+            pn_link.target.type = proton.Terminus.UNSPECIFIED
+        pn_link.open()
+        pn_link.condition = proton.Condition(condition, description)
+        pn_link.close()
         self.connection._forget(self)
 
     def close(self, condition: str = "", description: str = "") -> None:
@@ -466,9 +483,13 @@ class Receiver(Link):
                 f"a message of more than {self._receive_limit} bytes",
             )
             return
+        connection = self.connection
         if lib.pn_delivery_partial(delivery):
+            connection._message_unfinished(self, size)
             return
-        buffer = self.connection._receive_buffer(size)
+        if connection._unfinished:
+            connection._unfinished.pop(self, None)
+        buffer = connection._receive_buffer(size)
         lib.pn_link_recv(self._pn, buffer.pointer, size)
         lib.pn_link_advance(self._pn)
         if self.on_message is not None:
@@ -476,7 +497,12 @@ class Receiver(Link):
         else:
             self.settle(delivery, capi.RELEASED)
 
+    def presettled(self, delivery: Delivery) -> bool:
+        """Whether the peer settled the delivery when it sent it."""
+        return lib.pn_delivery_settled(delivery)
+
     def _abort(self, delivery: Delivery, reason: str) -> None:
+        self.connection._unfinished.pop(self, None)
         if lib.pn_link_current(self._pn) == delivery:
             lib.pn_link_advance(self._pn)
         lib.pn_delivery_settle(delivery)
