@@ -26,7 +26,10 @@ FEATURES = {
     "amqp": "speaks AMQP 1.0 through greenamqp",
     "processes": "reaches other processes",
     "store": "keeps messages while nobody listens",
+    "survives": "keeps a message when its sender has cleaned up",
     "ttl": "drops a request whose caller has given up",
+    "pools": "gives each pool of listeners a copy",
+    "pool_names": "keeps pools of one name on several topics apart",
     "pool_store": "keeps a pool's messages while no member listens",
     "requeue": "delivers a requeued message again",
     "call_monitor": "sends call heartbeats",
@@ -66,8 +69,8 @@ LACKS: dict[str, dict[str, str]] = {
     "fake": {
         "amqp": _MEMORY,
         "processes": _MEMORY,
+        "survives": "cleanup() of any transport empties every queue",
         "ttl": "requests stay in memory for ever",
-        "pool_store": "cleanup() of any transport empties every queue",
         "call_monitor": "its heartbeat() does nothing",
         "remote_errors": "exceptions are passed as objects",
         "json": "messages are passed as objects",
@@ -80,6 +83,7 @@ LACKS: dict[str, dict[str, str]] = {
     },
     "rabbit": {
         "amqp": "AMQP 0-9-1",
+        "pool_names": "a pool's queue is named after the pool alone",
         "exchanges": "queues and fanouts are named after the topic alone",
         "raw_broker": "AMQP 0-9-1",
         "no_threads": "heartbeats and polling have threads",

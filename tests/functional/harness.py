@@ -180,13 +180,20 @@ class InfoOnly:
 class InfoBatches:
     """A batch endpoint: records each batch as a list of event types."""
 
-    def __init__(self, answer: Callable[[list[str]], Any] | None = None) -> None:
+    def __init__(
+        self,
+        answer: Callable[[list[str]], Any] | None = None,
+        shared: Recorder | None = None,
+    ) -> None:
         self.got = Recorder()
+        self._shared = shared
         self._answer = answer or (lambda events: None)
 
     def info(self, messages):
         events = [message["event_type"] for message in messages]
         self.got.add(events)
+        if self._shared is not None:
+            self._shared.add(events)
         return self._answer(events)
 
     def events(self) -> list[str]:
@@ -392,6 +399,11 @@ class Harness:
         self._servers.remove(server)
         server.stop()
         server.wait()
+
+    def cleanup(self, transport: Any) -> None:
+        """Clean up one transport before the end."""
+        self._transports.remove(transport)
+        transport.cleanup()
 
     def stop_servers(self) -> None:
         """Stop all servers: afterwards nothing more can be delivered to them."""

@@ -47,9 +47,8 @@ def enter(name: str) -> None:
         # Read by eventlet when its first hub is made.
         if name == "eventlet-asyncio":
             os.environ["EVENTLET_HUB"] = "asyncio"
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True):
             # eventlet deprecates itself when it is imported.
-            warnings.simplefilter("ignore", DeprecationWarning)
             import eventlet
 
         eventlet.monkey_patch()
