@@ -115,8 +115,9 @@ class Pump:
                 assert self._watch is not None
                 self._watch.want_write(self._writable)
                 return
-        if engine.finished:
-            # Our Close is written.  The peer's may be on its way, but no one waits.
+        if engine.closed:
+            # Our Close is written and the peer's was read.  Not before: a socket that
+            # is closed with bytes unread takes back what was just written.
             self._finish()
 
     def abort(self, reason: str) -> None:
@@ -169,6 +170,7 @@ class Pump:
 
     def _end_of_stream(self) -> None:
         if self.engine.finished:
+            # The peer took our Close for the end of it.
             self._finish()
             return
         self.engine.receive_eof()

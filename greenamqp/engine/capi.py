@@ -231,11 +231,10 @@ class Codec:
     One engine has one; it is not to be entered by two threads at once.
     """
 
-    __slots__ = ("_body", "_buffer", "_message", "_pointer")
+    __slots__ = ("_buffer", "_message", "_pointer")
 
     def __init__(self) -> None:
         self._message = ffi.gc(lib.pn_message(), lib.pn_message_free)
-        self._body = lib.pn_message_body(self._message)
         self._resize(ENCODE_BUFFER)
 
     def _resize(self, size: int) -> None:
@@ -284,7 +283,7 @@ class Codec:
         if message.annotations:
             Data(lib.pn_message_annotations(msg)).put_object(message.annotations)
         body = message.body
-        data = self._body
+        data = lib.pn_message_body(msg)
         if isinstance(body, str):
             raw = from_buffer(body.encode())
             lib.pn_data_put_string(data, (len(raw), raw))
@@ -334,7 +333,8 @@ class Codec:
         message.inferred = lib.pn_message_is_inferred(msg)
         message.properties = _mapping(lib.pn_message_properties(msg))
         message.annotations = _mapping(lib.pn_message_annotations(msg))
-        data = self._body
+        # Asked for anew each time: that is when proton decodes the section.
+        data = lib.pn_message_body(msg)
         lib.pn_data_rewind(data)
         if not lib.pn_data_next(data):
             message.body = None

@@ -412,6 +412,11 @@ class Connection(pyngus.ConnectionEventHandler):
         self._fail(reason)
 
     @property
+    def ended(self) -> bool:
+        """Whether the connection failed or is being closed, by either side."""
+        return self._closing or self.failed is not None
+
+    @property
     def closed(self) -> bool:
         """Whether no byte will go either way any more."""
         return bool(lib.pn_transport_closed(self._transport))

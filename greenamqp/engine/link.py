@@ -456,6 +456,10 @@ class Receiver(Link):
         """
         if self.state is LinkState.DETACHED or self._pn is None:
             return False
+        if lib.pn_delivery_settled(delivery):
+            # Sent settled, or given up by the sender: nobody waits for an outcome.
+            lib.pn_delivery_settle(delivery)
+            return True
         if outcome == capi.MODIFIED:
             local = lib.pn_delivery_local(delivery)
             lib.pn_disposition_set_failed(local, failed)
@@ -468,6 +472,18 @@ class Receiver(Link):
         lib.pn_delivery_update(delivery, outcome)
         lib.pn_delivery_settle(delivery)
         return True
+
+    def is_settled(self, delivery: Delivery) -> bool:
+        """Whether the sender has settled: the message is ours, whatever comes."""
+        return (
+            self.state is not LinkState.DETACHED
+            and self._pn is not None
+            and bool(lib.pn_delivery_settled(delivery))
+        )
+
+    def usable(self, delivery: Delivery) -> bool:
+        """Whether the delivery can still be settled; if not, it comes again."""
+        return self.state is not LinkState.DETACHED and self._pn is not None
 
     def _delivery_updated(self, delivery: Delivery) -> None:
         if lib.pn_delivery_aborted(delivery):

@@ -133,6 +133,15 @@ class Hub(abc.ABC):
         What it raises is logged.
         """
 
+    @abc.abstractmethod
+    def deliver(self, function: Callback) -> None:
+        """As `spawn`, for work that comes with messages: where the hub keeps idle
+        workers, one of them does it within the running wake-up."""
+
+    @abc.abstractmethod
+    def current(self) -> typing.Hashable:
+        """Which thread or green thread this is."""
+
     def offload(
         self,
         function: typing.Callable[[], typing.Any],

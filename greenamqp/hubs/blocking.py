@@ -33,10 +33,13 @@ class BlockingWaiter(Waiter):
 
     def wait(self, deadline: float | None) -> bool:
         hub = self._hub
+        late = False
         while not self._woken:
-            if deadline is not None and hub.now() >= deadline:
+            if late:
                 return False
+            # Even a wait of no time does what there is to do.
             hub.turn(deadline)
+            late = deadline is not None and hub.now() >= deadline
         self._woken = False
         return True
 
@@ -136,6 +139,12 @@ class BlockingHub(Hub):
         self._work.append(run)
         if self._reactor is not None:
             self._reactor.wake()
+
+    def deliver(self, function: Callback) -> None:
+        self.spawn(function)
+
+    def current(self) -> typing.Hashable:
+        return self._get_ident()
 
     def offload(
         self,

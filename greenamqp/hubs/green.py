@@ -32,6 +32,10 @@ getcurrent = greenlet.getcurrent
 FLUSH_INTERVAL = 0.002
 
 
+# Green threads that are kept for the next message when they have nothing to do.
+IDLE_WORKERS = 64
+
+
 class GreenWaiter(Waiter):
     """A waiter of one green thread."""
 
@@ -72,6 +76,35 @@ class GreenWaiter(Waiter):
                 hub._schedule()
 
 
+class _Worker:
+    """A green thread that does one piece of work after another, parked in between."""
+
+    __slots__ = ("_function", "_hub", "_waiter")
+
+    def __init__(self, hub: GreenHub, function: Callback) -> None:
+        self._hub = hub
+        self._function: Callback | None = function
+        self._waiter = GreenWaiter(hub)
+
+    def give(self, function: Callback | None) -> None:
+        """Do this next; None: end."""
+        self._function = function
+        self._waiter.wake()
+
+    def run(self) -> None:
+        hub = self._hub
+        while self._function is not None:
+            try:
+                self._function()
+            except Exception:
+                LOG.exception("work that came with a message failed")
+            self._function = None
+            if len(hub._idle) >= IDLE_WORKERS or not hub._users:
+                return
+            hub._idle.append(self)
+            self._waiter.wait(None)
+
+
 class GreenHub(Hub):
     """Base of the eventlet and gevent hubs; belongs to one native thread."""
 
@@ -79,6 +112,7 @@ class GreenHub(Hub):
         super().__init__()
         self._ready: list[GreenWaiter] = []
         self._scheduled = False
+        self._idle: list[_Worker] = []
         # Waiters with a deadline.  Most are woken long before it, so they are only
         # looked through when the alarm, the earliest of them, goes off.
         self._expects: dict[GreenWaiter, float] = {}
@@ -182,11 +216,22 @@ class GreenHub(Hub):
     def foreign(self) -> bool:
         return self._get_ident() != self._thread
 
+    def current(self) -> typing.Hashable:
+        return getcurrent()
+
+    def deliver(self, function: Callback) -> None:
+        if self._idle:
+            self._idle.pop().give(function)
+        else:
+            self.spawn(_Worker(self, function).run)
+
     def _start(self) -> None:
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._eventfd_watch = self.watch(self._eventfd, self._called_from_outside)
 
     def _stop(self) -> None:
+        while self._idle:
+            self._idle.pop().give(None)
         if self._eventfd_watch is not None:
             self._eventfd_watch.close()
             os.close(self._eventfd)

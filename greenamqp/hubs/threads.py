@@ -77,6 +77,7 @@ class ThreadsHub(Hub):
         self.lock = native.original("threading", "RLock")()
         self._ready: list[ThreadWaiter] = []
         self._calls: collections.deque[Callback] = collections.deque()
+        self._work: collections.deque[Callback] = collections.deque()
         self._reactor: Reactor | None = None
         self._thread: typing.Any = None
         self._ident: int | None = None
@@ -133,7 +134,7 @@ class ThreadsHub(Hub):
         assert reactor is not None
         with self.lock:
             upcoming = reactor.next_deadline()
-            pending = bool(self._calls)
+            pending = bool(self._calls or self._work)
         if deadline is not None and (upcoming is None or deadline < upcoming):
             upcoming = deadline
         if pending:
@@ -147,8 +148,6 @@ class ThreadsHub(Hub):
             due += reactor.expired(self.now())
             while self._calls:
                 due.append(self._calls.popleft())
-            if not due:
-                return
             self.busy = True
             try:
                 for callback in due:
@@ -162,6 +161,12 @@ class ThreadsHub(Hub):
             ready, self._ready = self._ready, []
         for waiter in ready:
             waiter._lock.release()
+        while self._work:
+            function = self._work.popleft()
+            try:
+                function()
+            except Exception:
+                LOG.exception("work that came with a message failed")
 
     def _wake_reactor(self) -> None:
         if self._reactor is not None and not self.inside():
@@ -193,6 +198,20 @@ class ThreadsHub(Hub):
                 LOG.exception("a thread failed")
 
         self._thread_class(target=run, name="greenamqp-work", daemon=True).start()
+
+    def deliver(self, function: Callback) -> None:
+        """In the hub's own thread, after the lock is free again.
+
+        It is meant to hand messages on.  Should it wait, the thread goes on pumping
+        meanwhile, see `ThreadWaiter.wait`.
+        """
+        with self.lock:
+            self._work.append(function)
+            if not self.busy:
+                self._wake_reactor()
+
+    def current(self) -> typing.Hashable:
+        return self._get_ident()
 
     def call_inside(self, callback: Callback) -> None:
         with self.lock:

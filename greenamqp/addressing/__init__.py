@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets to termini: what a Target and a kind of traffic are on the message bus.
+
+One family per kind of bus, one file per family.  The peer says in its Open frame who
+it is, the option ``addressing_mode`` overrules it; :func:`choose` decides.
+"""
+
+from __future__ import annotations
+
+import typing
+
+from greenamqp.addressing.base import Addresser, Bus, Service
+from greenamqp.addressing.legacy import LegacyAddresser
+from greenamqp.addressing.routable import RoutableAddresser
+
+__all__ = ["Addresser", "Bus", "Service", "choose"]
+
+# Peers that want legacy addresses: qpidd, and whoever does not say who it is.
+_LEGACY_PRODUCTS = ("qpid-cpp", "greenamqp", "")
+
+
+def choose(
+    options: typing.Any, default_exchange: str | None, vhost: str | None, bus: Bus
+) -> Addresser:
+    """The addresser for a bus.
+
+    :param options: the group of options
+    :param default_exchange: the transport's own, for targets that name none
+    :param vhost: what goes into each address as virtual host, or None
+    """
+    mode = options.addressing_mode
+    if mode == "dynamic":
+        mode = "legacy" if bus.product in _LEGACY_PRODUCTS else "routable"
+    family = LegacyAddresser if mode == "legacy" else RoutableAddresser
+    return family(options, default_exchange, vhost, bus)

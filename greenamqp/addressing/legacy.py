@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses for brokers in qpidd's way, byte for byte as the predecessor's::
+
+    all servers   PREFIX[.VHOST].EXCHANGE.TOPIC.all     broadcast...
+    one server    PREFIX[.VHOST].EXCHANGE.TOPIC.SERVER  exclusive...
+    any server    PREFIX[.VHOST].EXCHANGE.TOPIC         unicast...
+
+RPC and notifications are not told apart.
+"""
+
+from __future__ import annotations
+
+import typing
+
+from oslo_messaging import Target
+
+from greenamqp.addressing.base import Addresser, Bus, Service, join
+
+
+class LegacyAddresser(Addresser):
+    """See the module."""
+
+    def __init__(
+        self,
+        options: typing.Any,
+        default_exchange: str | None,
+        vhost: str | None,
+        bus: Bus,
+    ) -> None:
+        super().__init__(options, default_exchange, vhost, bus)
+        self._unicast = options.server_request_prefix
+        self._multicast = options.broadcast_prefix
+        self._anycast = options.group_request_prefix
+
+    def _address(self, prefix: str, target: Target, last: str | None) -> str:
+        exchange = target.exchange or self._default_exchange
+        return join(".", prefix, self._vhost, exchange, target.topic, last)
+
+    def multicast(self, target: Target, service: Service) -> str:
+        return self._address(self._multicast, target, "all")
+
+    def unicast(self, target: Target, service: Service) -> str:
+        return self._address(self._unicast, target, target.server)
+
+    def anycast(self, target: Target, service: Service) -> str:
+        return self._address(self._anycast, target, None)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a host name to a connected stream, without blocking the hub.
+
+One attempt at one host: look its name up, try its addresses in turn, shake hands for
+TLS.  It succeeds or fails once, by its deadline.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import typing
+
+import _socket  # the class that no monkey patching replaces
+
+from greenamqp.hubs import Hub, Timer, Watch
+from greenamqp.pump import Stream
+
+Done = typing.Callable[["Stream | None", "str | None"], None]
+
+_IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
+
+
+class Attempt:
+    """One attempt to connect.  For use in the hub's context.
+
+    :param deadline: monotonic instant at which the attempt counts as failed
+    :param done: called once, in the hub's context, with the stream or the reason
+    """
+
+    def __init__(
+        self, hub: Hub, hostname: str, port: int, deadline: float, done: Done
+    ) -> None:
+        self._hub = hub
+        self._hostname = hostname
+        self._port = port
+        self._done: Done | None = done
+        self._addresses: list[tuple[typing.Any, ...]] = []
+        self._socket: typing.Any = None
+        self._watch: Watch | None = None
+        self._reason = "no address"
+        self._timer: Timer | None = hub.call_at(deadline, self._timed_out)
+        hub.offload(self._resolve, self._resolved)
+
+    def cancel(self) -> None:
+        """Give up; nothing is called any more."""
+        self._done = None
+        self._drop_socket()
+        self._stop_timer()
+
+    def _resolve(self) -> list[tuple[typing.Any, ...]]:
+        # The module's function, not _socket's: cooperative where it is patched.
+        return socket.getaddrinfo(
+            self._hostname, self._port, type=socket.SOCK_STREAM
+        )
+
+    def _resolved(self, result: typing.Any, error: Exception | None) -> None:
+        if self._done is None:
+            return
+        if error is not None:
+            self._finish(None, f"cannot look the name up: {error}")
+            return
+        self._addresses = list(result)
+        self._next_address()
+
+    def _next_address(self) -> None:
+        while self._addresses:
+            family, kind, proto, _name, address = self._addresses.pop(0)
+            try:
+                self._socket = _socket.socket(
+                    family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto
+                )
+                code = self._socket.connect_ex(address)
+            except OSError as exc:
+                self._reason = str(exc)
+                self._drop_socket()
+                continue
+            if code in _IN_PROGRESS:
+                self._watch = self._hub.watch(self._socket.fileno(), _ignore)
+                self._watch.want_write(self._connected)
+                return
+            if code == 0:
+                self._use()
+                return
+            self._reason = os.strerror(code)
+            self._drop_socket()
+        self._finish(None, self._reason)
+
+    def _connected(self) -> None:
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._reason = os.strerror(code)
+            self._drop_socket()
+            self._next_address()
+        else:
+            self._use()
+
+    def _use(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        stream, self._socket = self._socket, None
+        prepare(stream)
+        self._finish(stream, None)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._finish(None, "no answer in time")
+
+    def _finish(self, stream: Stream | None, reason: str | None) -> None:
+        done, self._done = self._done, None
+        self._drop_socket()
+        self._stop_timer()
+        if done is not None:
+            done(stream, reason)
+        elif stream is not None:
+            stream.close()
+
+    def _drop_socket(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def prepare(sock: typing.Any) -> None:
+    """Set a connected TCP socket up for messaging."""
+    # A request must not wait for the acknowledgement of the one before it.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Finds a vanished peer where the idle time-out is switched off.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def _ignore() -> None:
+    """An fd that connects is watched for writing only; errors show there too."""

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""oslo.messaging's driver contract, and nothing else.
+
+Registered under the names ``amqp`` and ``greenamqp``.  Nothing is connected before the
+first message or subscription: by then the process has monkey patched what it will, and
+has forked.  A process that forks later gets a messenger, connection and names of its
+own in the child.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import typing
+
+from oslo_messaging import Target, exceptions
+from oslo_messaging._drivers import base, common
+
+from greenamqp import hubs, options
+from greenamqp import message as codec
+from greenamqp.addressing import Service
+from greenamqp.engine import Message
+from greenamqp.failover import AMQP_PORT, AMQPS_PORT, Host
+from greenamqp.listener import Incoming, Listener, RpcIncoming
+from greenamqp.messenger import Destination, Messenger
+
+LOG = logging.getLogger(__name__)
+
+
+class GreenAMQPDriver(base.BaseDriver):
+    """See the base class for the contract, and the module.
+
+    Methods may be called from any thread or green thread; those that wait do so by
+    the hub of the process.
+    """
+
+    prefetch_size = 0
+
+    def __init__(
+        self,
+        conf: typing.Any,
+        url: typing.Any,
+        default_exchange: str | None = None,
+        allowed_remote_exmods: list[str] | None = None,
+    ) -> None:
+        super().__init__(conf, url, default_exchange, allowed_remote_exmods or [])
+        options.register(conf)
+        proxy = common.ConfigOptsProxy(conf, url, options.GROUP.name)
+        self._options = proxy.oslo_messaging_amqp
+        _check(self._options)
+        self._lock = threading.Lock()
+        self._messenger: Messenger | None = None
+
+    def require_features(self, requeue: bool = False) -> None:
+        """Requeueing is supported."""
+
+    def _connected(self) -> Messenger:
+        """This process's messenger; made when first asked for."""
+        messenger = self._messenger
+        if messenger is not None and messenger.pid == os.getpid():
+            return messenger
+        if messenger is not None:
+            # Forked. The parent's connection is not ours to touch, nor is a lock that
+            # another of its threads may have held.
+            self._messenger = None
+            self._lock = threading.Lock()
+            LOG.info("forked from %s: connecting anew", messenger.pid)
+        with self._lock:
+            if self._messenger is None:
+                self._messenger = Messenger(
+                    hubs.get(self._options.hub),
+                    _hosts(self._url, self._options),
+                    self._options,
+                    self._default_exchange,
+                    self._url.virtual_host or None,
+                )
+            return self._messenger
+
+    def send(
+        self,
+        target: Target,
+        ctxt: dict[str, typing.Any],
+        message: dict[str, typing.Any],
+        wait_for_reply: bool | None = None,
+        timeout: float | None = None,
+        call_monitor_timeout: float | None = None,
+        retry: int | None = None,
+        transport_options: typing.Any = None,
+    ) -> typing.Any:
+        """Send an RPC request; with `wait_for_reply`, return its reply.
+
+        :param timeout: seconds until MessagingTimeout is raised
+        :param call_monitor_timeout: seconds without a heartbeat of the server until
+            MessagingTimeout is raised
+        :param retry: further attempts where the bus gives the message back
+        :param transport_options: ``at_least_once`` raises MessageUndeliverable where
+            the bus says that nobody takes the message, instead of trying again
+        :raises MessagingTimeout, MessageDeliveryFailure, MessageUndeliverable: with
+            the reason
+        :raises Exception: what the server raised
+        """
+        messenger = self._connected()
+        if messenger.hub.foreign():
+            return messenger.hub.run_inside(
+                self.send,
+                target,
+                ctxt,
+                message,
+                wait_for_reply,
+                timeout,
+                call_monitor_timeout,
+                retry,
+                transport_options,
+            )
+        opts = self._options
+        patience = timeout or opts.default_send_timeout
+        request = Message(
+            codec.request_body(
+                message, ctxt, call_monitor_timeout=call_monitor_timeout
+            ),
+            ttl=timeout or None,
+            inferred=True,
+        )
+        destination = Destination.of(target, Service.RPC)
+        arguments: dict[str, typing.Any] = {
+            "deadline": messenger.hub.now() + patience,
+            "retries": retry,
+            "mandatory": bool(getattr(transport_options, "at_least_once", False)),
+        }
+        try:
+            if not wait_for_reply:
+                messenger.send(
+                    "RPC cast",
+                    destination,
+                    request,
+                    settled="rpc-cast" in opts.pre_settled,
+                    **arguments,
+                )
+                return None
+            reply = messenger.call(
+                destination,
+                request,
+                settled="rpc-call" in opts.pre_settled,
+                monitor=call_monitor_timeout,
+                **arguments,
+            )
+        except TimeoutError as exc:
+            # Only who gave a time-out expects to hear of it as such.
+            if timeout or call_monitor_timeout:
+                raise exceptions.MessagingTimeout(str(exc)) from None
+            raise exceptions.MessageDeliveryFailure(str(exc)) from None
+        try:
+            return codec.parse_reply(reply, self._allowed_remote_exmods)
+        except codec.BadMessage as exc:
+            raise exceptions.MessagingException(
+                f"the reply to the RPC call to {destination} cannot be read: {exc}"
+            ) from None
+
+    def send_notification(
+        self,
+        target: Target,
+        ctxt: dict[str, typing.Any],
+        message: dict[str, typing.Any],
+        version: float,
+        retry: int | None = None,
+    ) -> None:
+        """Send a notification; returns when the message bus has accepted it.
+
+        :param retry: further attempts where the bus gives it back, or the connection
+            is lost
+        :raises MessageDeliveryFailure: with the reason
+        """
+        messenger = self._connected()
+        if messenger.hub.foreign():
+            messenger.hub.run_inside(
+                self.send_notification, target, ctxt, message, version, retry
+            )
+            return
+        opts = self._options
+        try:
+            messenger.send(
+                "notification",
+                Destination.of(target, Service.NOTIFY),
+                Message(
+                    codec.request_body(message, ctxt, envelope=version == 2.0),
+                    durable=True,
+                    inferred=True,
+                ),
+                deadline=messenger.hub.now() + opts.default_notify_timeout,
+                retries=retry,
+                settled="notify" in opts.pre_settled,
+                repeatable=True,
+            )
+        except TimeoutError as exc:
+            raise exceptions.MessageDeliveryFailure(str(exc)) from None
+
+    def listen(
+        self, target: Target, batch_size: int, batch_timeout: float | None
+    ) -> Listener:
+        """A listener for RPC requests to `target`.
+
+        Returns once its subscriptions are up, or could not be made within
+        default_send_timeout: then they will be as soon as that is possible.
+        """
+        wanted = target()  # the caller may change its own
+        return self._listen(
+            RpcIncoming,
+            batch_size,
+            batch_timeout,
+            self._options.rpc_server_credit,
+            lambda addresser: addresser.rpc_sources(wanted),
+        )
+
+    def listen_for_notifications(
+        self,
+        targets_and_priorities: typing.Iterable[tuple[Target, str]],
+        pool: str | None,
+        batch_size: int,
+        batch_timeout: float | None,
+    ) -> Listener:
+        """A listener for notifications; as `listen`.
+
+        :param pool: each pool gets a copy of each notification, which goes to one of
+            the pool's listeners
+        :raises NotImplementedError: if the message bus has no way to make pools
+        """
+        targets = [
+            Target(exchange=target.exchange, topic=f"{target.topic}.{priority}")
+            for target, priority in targets_and_priorities
+        ]
+        return self._listen(
+            Incoming,
+            batch_size,
+            batch_timeout,
+            self._options.notify_server_credit,
+            lambda addresser: list(
+                itertools.chain.from_iterable(
+                    addresser.notification_sources(target, pool) for target in targets
+                )
+            ),
+        )
+
+    def _listen(
+        self,
+        kind: type[Incoming],
+        batch_size: int,
+        batch_timeout: float | None,
+        credit: int,
+        sources: typing.Callable[[typing.Any], list[typing.Any]],
+    ) -> Listener:
+        messenger = self._connected()
+        if messenger.hub.foreign():
+            return messenger.hub.run_inside(
+                self._listen, kind, batch_size, batch_timeout, credit, sources
+            )
+        listener = Listener(messenger, kind, batch_size, batch_timeout, credit)
+        subscription = listener.subscribe(sources)
+        patience = self._options.default_send_timeout
+        try:
+            attached = subscription.wait_attached(messenger.hub.now() + patience)
+        except BaseException:
+            listener.cleanup()
+            raise
+        if not attached:
+            LOG.warning(
+                "not subscribed yet after %s s: %s; will be as soon as possible",
+                patience,
+                messenger.last_failure or "the message bus has not answered",
+            )
+        return listener
+
+    def cleanup(self) -> None:
+        """Close the connection and let go of everything.  Idempotent."""
+        messenger, self._messenger = self._messenger, None
+        if messenger is None or messenger.pid != os.getpid():
+            return
+        if messenger.hub.foreign():
+            messenger.hub.run_inside(messenger.close)
+        else:
+            messenger.close()
+
+
+def _check(opts: typing.Any) -> None:
+    """Refuse values that oslo.config cannot check."""
+    unknown = set(opts.pre_settled) - set(options.PRE_SETTLED)
+    if unknown:
+        raise ValueError(
+            f"[{options.GROUP.name}] pre_settled: {', '.join(sorted(unknown))!r} is not "
+            f"allowed; allowed: {', '.join(options.PRE_SETTLED)}"
+        )
+
+
+def _hosts(url: typing.Any, opts: typing.Any) -> list[Host]:
+    """The hosts of a transport URL, in its order."""
+    default_port = AMQPS_PORT if opts.ssl else AMQP_PORT
+    hosts = [
+        Host(
+            host.hostname or "localhost",
+            host.port or default_port,
+            host.username or None,
+            host.password or None,
+        )
+        for host in url.hosts
+    ]
+    return hosts or [Host("localhost", default_port)]

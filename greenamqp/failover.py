@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which host is tried next, and when: policy alone, no clock and no socket."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import typing
+
+#: The port of a host for which the URL gives none (IANA: amqp, amqps).
+AMQP_PORT = 5672
+AMQPS_PORT = 5671
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """One host of the transport URL, with credentials of its own."""
+
+    hostname: str
+    port: int
+    username: str | None = None
+    password: str | None = dataclasses.field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        name = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
+        return f"{name}:{self.port}"
+
+
+class Hosts:
+    """The hosts of a URL, in turn.  Begins at a random one, to share the load."""
+
+    def __init__(
+        self,
+        hosts: typing.Sequence[Host],
+        choose: typing.Callable[[int], int] = random.randrange,
+    ) -> None:
+        self._hosts = list(hosts)
+        self._index = choose(len(self._hosts))
+
+    def __len__(self) -> int:
+        return len(self._hosts)
+
+    @property
+    def current(self) -> Host:
+        """The host that is connected to, or tried."""
+        return self._hosts[self._index]
+
+    def advance(self) -> Host:
+        """Go on to the next host and return it."""
+        self._index = (self._index + 1) % len(self._hosts)
+        return self.current
+
+
+class Backoff:
+    """Seconds to pause before the next attempt.
+
+    The hosts of one round follow each other at once; after a round without success
+    comes a pause of `interval`, longer by `step` each time, up to `maximum`.  Half of
+    a pause is random, so that the clients of a bus that died do not come back all in
+    the same moment.
+    """
+
+    def __init__(
+        self,
+        hosts: int,
+        interval: float,
+        step: float,
+        maximum: float,
+        jitter: typing.Callable[[], float] = random.random,
+    ) -> None:
+        self._hosts = hosts
+        self._interval = interval
+        self._step = step
+        self._maximum = maximum
+        self._jitter = jitter
+        self._failures = 0
+
+    def reset(self) -> None:
+        """A host answered."""
+        self._failures = 0
+
+    def next_pause(self) -> float:
+        """An attempt failed, or the connection was lost: seconds until the next."""
+        self._failures += 1
+        rounds, within = divmod(self._failures, self._hosts)
+        if within:
+            return 0.0
+        pause = min(self._interval + (rounds - 1) * self._step, self._maximum)
+        return pause * (0.5 + 0.5 * self._jitter())

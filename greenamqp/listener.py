@@ -1,0 +1,517 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a ``listen()`` returns, and the messages that it gives.
+
+A :class:`Listener` keeps oslo.messaging's two contracts, and one of its own:
+
+* ``poll()`` returns messages, waiting for them if need be;
+* after ``start(callback)`` the driver calls back, and no thread polls;
+* ``fileno()`` is readable whenever ``poll(timeout=0)`` has messages to return or
+  work to do, so that any event loop can wait for any number of listeners.
+
+Whatever was taken is acknowledged or requeued by its consumer, and only then is its
+credit given back to the message bus: a slow consumer holds one window and no more.
+
+Methods may be called from any thread or green thread that the hub knows, and from
+other native threads, unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import select
+import typing
+
+from oslo_messaging._drivers import base
+
+from greenamqp import message as codec
+from greenamqp.engine import (
+    ACCEPTED,
+    REJECTED,
+    RELEASED,
+    DecodeError,
+    Delivery,
+    Message,
+    Receiver,
+)
+from greenamqp.hubs import Hub, Timer, Waiter, native
+from greenamqp.messenger import Destination, Inlet, Messenger, Subscription
+
+LOG = logging.getLogger(__name__)
+
+Callback = typing.Callable[[list[base.IncomingMessage]], object]
+
+
+class _Arrival(typing.NamedTuple):
+    """A message in a listener's queue: decoded as AMQP, its body not yet looked at."""
+
+    inlet: Inlet
+    link: Receiver
+    delivery: Delivery
+    message: Message
+
+
+class Incoming(base.IncomingMessage):
+    """A notification, as the dispatcher gets it.
+
+    Its methods raise nothing: what fails is logged, as the base class wants it.
+    """
+
+    def __init__(
+        self, messenger: Messenger, arrival: _Arrival, request: codec.Request
+    ) -> None:
+        super().__init__(request.context, request.message, str(arrival.message.id))
+        self._messenger = messenger
+        self._arrival: _Arrival | None = arrival
+
+    def acknowledge(self) -> None:
+        """Tell the message bus that the message is done with.  Does not block."""
+        self._settle(ACCEPTED)
+
+    def requeue(self) -> None:
+        """Give the message back, for this or another consumer.  Does not block."""
+        self._settle(RELEASED)
+
+    def _settle(self, outcome: int) -> None:
+        hub = self._messenger.hub
+        if hub.foreign():
+            hub.run_inside(self._settle, outcome)
+            return
+        with hub.lock:
+            arrival, self._arrival = self._arrival, None
+            if arrival is None:
+                return
+            if arrival.inlet.settle(arrival.link, arrival.delivery, outcome):
+                self._messenger.flush_soon()
+            else:
+                LOG.warning(
+                    "message %s from %s cannot be %s, as its link is gone: the "
+                    "message bus will deliver it again",
+                    self.msg_id,
+                    arrival.inlet.address,
+                    "acknowledged" if outcome == ACCEPTED else "requeued",
+                )
+
+
+class RpcIncoming(Incoming, base.RpcIncomingMessage):
+    """An RPC request, which may want a reply."""
+
+    def __init__(
+        self, messenger: Messenger, arrival: _Arrival, request: codec.Request
+    ) -> None:
+        super().__init__(messenger, arrival, request)
+        self.client_timeout = request.call_monitor_timeout
+        self._reply_to = arrival.message.reply_to
+        self._correlation_id = arrival.message.id
+
+    def reply(self, reply: typing.Any = None, failure: typing.Any = None) -> None:
+        """Send the result, or a failure (an exc_info triple), to the caller.
+
+        Does not wait for the outcome; what fails later is logged.
+        """
+        if not self._reply_to:
+            LOG.debug("no reply to %s: its sender wants none", self.msg_id)
+            return
+        options = self._messenger.options
+        self._post(
+            "RPC reply",
+            Message(
+                codec.reply_body(reply, failure),
+                correlation_id=self._correlation_id,
+                inferred=True,
+            ),
+            timeout=options.default_reply_timeout,
+            retries=options.default_reply_retry,
+            settled="rpc-reply" in options.pre_settled,
+        )
+
+    def heartbeat(self) -> None:
+        """Tell the caller that its request is being worked on.  Does not block."""
+        if not self._reply_to:
+            LOG.warning("no heartbeat for %s: it names no reply address", self.msg_id)
+            return
+        timeout = self.client_timeout or 0
+        # A stale heartbeat is worse than none: it goes off with the caller's patience.
+        self._post(
+            "RPC heartbeat",
+            Message(None, correlation_id=self._correlation_id, ttl=timeout or None),
+            timeout=timeout,
+            retries=0,
+            settled=True,
+        )
+
+    def _post(
+        self,
+        what: str,
+        message: Message,
+        *,
+        timeout: float,
+        retries: int,
+        settled: bool,
+    ) -> None:
+        messenger = self._messenger
+        hub = messenger.hub
+        if hub.foreign():
+            hub.run_inside(
+                lambda: self._post(
+                    what, message, timeout=timeout, retries=retries, settled=settled
+                )
+            )
+            return
+        messenger.post(
+            what,
+            Destination.reply(typing.cast(str, self._reply_to)),
+            message,
+            deadline=hub.now() + timeout,
+            retries=retries,
+            settled=settled,
+        )
+
+
+class _ReadyFd:
+    """A descriptor that is readable while a listener's queue holds something.
+
+    Under the blocking hub it is an epoll set that holds the hub's as well, so that a
+    foreign loop that waits for it wakes up for everything the library has to do.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._set = False
+        self._epoll: typing.Any = None
+        hub_fd = getattr(hub, "fileno", None)
+        if hub_fd is not None:
+            self._epoll = native.original("select", "epoll")(
+                flags=select.EPOLL_CLOEXEC
+            )
+            self._epoll.register(self._eventfd, select.EPOLLIN)
+            self._epoll.register(hub_fd(), select.EPOLLIN)
+
+    def fileno(self) -> int:
+        return self._eventfd if self._epoll is None else self._epoll.fileno()
+
+    def show(self, ready: bool) -> None:
+        """Be readable, or not.  An eventfd's counter is emptied by one read, however
+        often it was written: state and descriptor cannot drift apart."""
+        if ready is self._set:
+            return
+        self._set = ready
+        if ready:
+            os.eventfd_write(self._eventfd, 1)
+        else:
+            os.eventfd_read(self._eventfd)
+
+    def close(self) -> None:
+        if self._epoll is not None:
+            self._epoll.close()
+        os.close(self._eventfd)
+
+
+class Listener(base.Listener):
+    """Gives the messages of one subscription.  Made by the driver.
+
+    :param kind: the class of the messages it gives
+    :param batch_size: messages given at once, at the most; never above `credit`,
+        since no more are unacknowledged at one time
+    :param batch_timeout: seconds that a batch which is not full waits for more
+    :param credit: messages that it holds unacknowledged, per link
+    """
+
+    def __init__(
+        self,
+        messenger: Messenger,
+        kind: type[Incoming],
+        batch_size: int,
+        batch_timeout: float | None,
+        credit: int,
+    ) -> None:
+        super().__init__(batch_size or 1, batch_timeout, credit)
+        self._messenger = messenger
+        self._hub = messenger.hub
+        self._kind = kind
+        self._queue: collections.deque[_Arrival] = collections.deque()
+        self._waiters: list[Waiter] = []
+        self._ready_fd: _ReadyFd | None = None
+        self._stopped = False
+        self._closed = False
+        # Who runs the callback now, and the timer of a batch that is not full.
+        self._deliverer: object = None
+        self._batch_timer: Timer | None = None
+        self._batch_due = False
+        self._subscription: Subscription | None = None
+
+    # -- for the driver
+
+    def subscribe(
+        self, sources: typing.Callable[[typing.Any], list[typing.Any]]
+    ) -> Subscription:
+        """Begin to receive from `sources`."""
+        self._subscription = self._messenger.subscribe(
+            sources, self.prefetch_size, self._arrived
+        )
+        return self._subscription
+
+    def _arrived(self, inlet: Inlet, delivery: Delivery, data: memoryview) -> None:
+        """A message came.  Hub's context."""
+        link = inlet.link
+        assert link is not None
+        try:
+            message = link.connection.codec.decode(data)
+        except DecodeError as exc:
+            self._reject(inlet, link, delivery, None, str(exc))
+            return
+        self._queue.append(_Arrival(inlet, link, delivery, message))
+        if self._ready_fd is not None:
+            self._ready_fd.show(True)
+        for waiter in self._waiters:
+            waiter.wake()
+        if self.on_incoming_callback is not None:
+            self._kick()
+
+    def _reject(
+        self,
+        inlet: Inlet,
+        link: Receiver,
+        delivery: Delivery,
+        message_id: object,
+        reason: str,
+    ) -> None:
+        LOG.error(
+            "a message from %s (id %s) was rejected: %s",
+            inlet.address,
+            message_id,
+            reason,
+        )
+        with self._hub.lock:
+            inlet.settle(link, delivery, REJECTED, "amqp:decode-error", reason)
+            self._messenger.flush_soon()
+
+    # -- taking messages
+
+    def _take(self, limit: int) -> list[base.IncomingMessage]:
+        """Up to `limit` messages from the queue; those that are bad are rejected.
+
+        What came over a link that is gone is left out: the bus delivers it again.
+        """
+        taken: list[base.IncomingMessage] = []
+        lock = self._hub.lock
+        while len(taken) < limit:
+            with lock:
+                if not self._queue:
+                    if self._ready_fd is not None:
+                        self._ready_fd.show(False)
+                    break
+                arrival = self._queue.popleft()
+            if not arrival.link.usable(arrival.delivery):
+                continue
+            try:
+                request = codec.parse_request(arrival.message)
+            except codec.BadMessage as exc:
+                self._reject(
+                    arrival.inlet,
+                    arrival.link,
+                    arrival.delivery,
+                    arrival.message.id,
+                    str(exc),
+                )
+                continue
+            taken.append(self._kind(self._messenger, arrival, request))
+        if not self._queue and self._ready_fd is not None:
+            with lock:
+                if not self._queue:
+                    self._ready_fd.show(False)
+        return taken
+
+    def poll(
+        self,
+        timeout: float | None = None,
+        batch_size: int = 1,
+        batch_timeout: float | None = None,
+    ) -> list[base.IncomingMessage]:
+        """Messages, `batch_size` of them at the most.
+
+        Waits up to `timeout` seconds (None: for ever) for the first one, then up to
+        `batch_timeout` seconds (None: as long as `timeout` lasts) for a full batch.
+        Returns what there is, perhaps nothing, as soon as the listener is stopped.
+        Raises nothing.
+        """
+        hub = self._hub
+        if hub.foreign():
+            return hub.run_inside(self.poll, timeout, batch_size, batch_timeout)
+        batch_size = max(1, min(batch_size, self.prefetch_size))
+        deadline = None if timeout is None else hub.now() + timeout
+        taken: list[base.IncomingMessage] = []
+        waiter = hub.waiter()
+        with hub.lock:
+            self._waiters.append(waiter)
+        try:
+            while True:
+                first = not taken
+                taken += self._take(batch_size - len(taken))
+                if len(taken) >= batch_size or self._stopped:
+                    return taken
+                if first and taken and batch_timeout is not None:
+                    deadline = hub.now() + batch_timeout
+                if not waiter.wait(deadline):
+                    # What came in the last moment, and in the blocking hub with the
+                    # one turn that even a wait of no time makes.
+                    return taken + self._take(batch_size - len(taken))
+        finally:
+            with hub.lock:
+                self._waiters.remove(waiter)
+
+    def start(self, on_incoming_callback: Callback) -> None:
+        """Call `on_incoming_callback` with lists of messages from now on.
+
+        It is called in a green thread, or in the hub's own thread, one list at a
+        time; it may block only this listener.
+        """
+        with self._hub.lock:
+            super().start(on_incoming_callback)
+            if self._queue:
+                self._kick()
+
+    def _kick(self) -> None:
+        """See that what is in the queue is given to the callback.  Hub's context or
+        lock."""
+        if self._deliverer is not None:
+            return  # it looks again before it ends
+        if len(self._queue) < self.batch_size and not self._batch_due:
+            if self.batch_timeout is not None:
+                if self._batch_timer is None:
+                    self._batch_timer = self._hub.call_at(
+                        self._hub.now() + self.batch_timeout, self._batch_timed_out
+                    )
+                return
+            if self.batch_size > 1:
+                return  # no batch time-out: only full batches
+        self._deliverer = self
+        self._hub.deliver(self._deliver)
+
+    def _batch_timed_out(self) -> None:
+        self._batch_timer = None
+        if self._queue and self.on_incoming_callback is not None:
+            self._batch_due = True
+            self._kick()
+
+    def _deliver(self) -> None:
+        """Give the callback what there is.  Where it may block."""
+        hub = self._hub
+        self._deliverer = hub.current()
+        try:
+            while True:
+                with hub.lock:
+                    callback = self.on_incoming_callback
+                    full = len(self._queue) >= self.batch_size
+                    if callback is None or not (full or self._batch_due):
+                        return
+                    self._batch_due = False
+                    if self._batch_timer is not None:
+                        self._batch_timer.cancel()
+                        self._batch_timer = None
+                messages = self._take(self.batch_size)
+                if messages:
+                    self._call(callback, messages)
+        finally:
+            with hub.lock:
+                self._deliverer = None
+                for waiter in self._waiters:
+                    waiter.wake()
+                if self._queue and self.on_incoming_callback is not None:
+                    self._kick()
+
+    def _call(
+        self, callback: Callback, messages: list[base.IncomingMessage]
+    ) -> None:
+        try:
+            callback(messages)
+        except Exception:
+            LOG.exception("the server did not take a message; it is requeued")
+            for message in messages:
+                message.requeue()
+
+    def stop(self) -> None:
+        """Take no more messages.  Once this returns, the callback is not called.
+
+        What was taken can still be acknowledged; what was not goes back to the bus.
+        """
+        hub = self._hub
+        if hub.foreign():
+            hub.run_inside(self.stop)
+            return
+        waiter = hub.waiter()
+        with hub.lock:
+            callback = self.on_incoming_callback
+            self._stopped = True
+            super().stop()
+            if self._batch_timer is not None:
+                self._batch_timer.cancel()
+                self._batch_timer = None
+            if self._subscription is not None:
+                self._subscription.stop()
+            for other in self._waiters:
+                other.wake()
+            self._waiters.append(waiter)
+        try:
+            while self._deliverer not in (None, hub.current()):
+                waiter.wait(None)
+        finally:
+            with hub.lock:
+                self._waiters.remove(waiter)
+        if callback is not None:
+            self._return_queue(callback)
+
+    def _return_queue(self, callback: Callback) -> None:
+        """Release what is in the queue.  What its sender had settled cannot go back,
+        so it is still given to the callback."""
+        with self._hub.lock:
+            queue, self._queue = self._queue, collections.deque()
+            ours = [each for each in queue if each.link.is_settled(each.delivery)]
+            for each in queue:
+                if each not in ours:
+                    each.inlet.settle(each.link, each.delivery, RELEASED)
+            self._queue.extend(ours)
+            self._messenger.flush_soon()
+        while self._queue:
+            messages = self._take(self.batch_size)
+            if messages:
+                self._call(callback, messages)
+
+    def cleanup(self) -> None:
+        """Detach from the bus.  What is unacknowledged goes back to it.  Idempotent.
+
+        The descriptor of fileno() is closed: take it out of every loop before.
+        """
+        hub = self._hub
+        if hub.foreign():
+            hub.run_inside(self.cleanup)
+            return
+        self.stop()
+        with hub.lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.clear()
+            if self._subscription is not None:
+                self._messenger.unsubscribe(self._subscription)
+            ready_fd, self._ready_fd = self._ready_fd, None
+        if ready_fd is not None:
+            ready_fd.close()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable whenever ``poll(timeout=0)`` has messages to
+        return or, under the blocking hub, work to do.
+
+        It is the same from the first call until cleanup(), whatever becomes of the
+        connection.  Only wait for it; never read it.
+
+        :raises ValueError: after cleanup()
+        """
+        with self._hub.lock:
+            if self._closed:
+                raise ValueError("the listener was cleaned up: it has no descriptor")
+            if self._ready_fd is None:
+                self._ready_fd = _ReadyFd(self._hub)
+                self._ready_fd.show(bool(self._queue))
+            return self._ready_fd.fileno()

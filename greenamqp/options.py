@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of the group ``[oslo_messaging_amqp]``.
+
+Names and meanings are those of the ``amqp`` driver that oslo.messaging carried up to
+14.9, so that a deployment's files need not change; the group's old name ``amqp1``
+is read as well, and any option can stand in the query of the transport URL.  Options
+that the predecessor did not have come last.
+"""
+
+from __future__ import annotations
+
+import typing
+
+from oslo_config import cfg
+
+GROUP = cfg.OptGroup(
+    name="oslo_messaging_amqp",
+    title="AMQP 1.0 driver options",
+    help="Options of the AMQP 1.0 driver (greenamqp).",
+)
+
+#: What may be sent pre-settled.
+PRE_SETTLED = ("rpc-call", "rpc-reply", "rpc-cast", "notify")
+
+_OLD_GROUP: dict[str, typing.Any] = {"deprecated_group": "amqp1"}
+
+_connection = [
+    cfg.StrOpt(
+        "container_name",
+        **_OLD_GROUP,
+        help="Prefix of the AMQP container id. What makes the id unique for each "
+        "connection is appended. By default the id is made of the program's name and "
+        "a UUID.",
+    ),
+    cfg.IntOpt(
+        "idle_timeout",
+        default=30,
+        min=0,
+        **_OLD_GROUP,
+        help="Seconds without a byte from the peer after which the connection counts "
+        "as lost, twice that at the latest. 0 switches it off: a peer that vanishes "
+        "without a word is then noticed only by the operating system.",
+    ),
+    cfg.BoolOpt(
+        "trace",
+        default=False,
+        **_OLD_GROUP,
+        help="For debugging: write every AMQP frame to the standard error output. "
+        "Frames hold the content of messages.",
+    ),
+    cfg.BoolOpt(
+        "pseudo_vhost",
+        default=True,
+        help="For message buses without virtual hosts: put the virtual host of the "
+        "transport URL into every address. False: send it as the hostname of the "
+        "AMQP Open frame, for buses that know virtual hosts.",
+    ),
+    cfg.IntOpt(
+        "connection_retry_interval",
+        default=1,
+        min=1,
+        help="Seconds to wait before another attempt to connect, after all hosts of "
+        "the transport URL were tried once.",
+    ),
+    cfg.IntOpt(
+        "connection_retry_backoff",
+        default=2,
+        min=0,
+        help="Seconds added to connection_retry_interval after each round of "
+        "attempts in which no host answered.",
+    ),
+    cfg.IntOpt(
+        "connection_retry_interval_max",
+        default=30,
+        min=1,
+        help="Upper limit of the wait between two rounds of attempts, in seconds.",
+    ),
+]
+
+_security = [
+    cfg.BoolOpt(
+        "ssl",
+        default=False,
+        help="Use TLS. Without further ssl options the certificate of the peer is "
+        "verified against the system's CA bundle.",
+    ),
+    cfg.StrOpt(
+        "ssl_ca_file",
+        default="",
+        **_OLD_GROUP,
+        help="PEM file of the CA certificates that the peer's certificate is "
+        "verified with. Switches TLS on.",
+    ),
+    cfg.StrOpt(
+        "ssl_cert_file",
+        default="",
+        **_OLD_GROUP,
+        help="PEM file of the certificate with which this side identifies itself. "
+        "Switches TLS on.",
+    ),
+    cfg.StrOpt(
+        "ssl_key_file",
+        default="",
+        **_OLD_GROUP,
+        help="PEM file of the private key of ssl_cert_file, if it is not in there.",
+    ),
+    cfg.StrOpt(
+        "ssl_key_password",
+        secret=True,
+        **_OLD_GROUP,
+        help="Password of ssl_key_file, if it is encrypted.",
+    ),
+    cfg.BoolOpt(
+        "ssl_verify_vhost",
+        default=False,
+        help="Expect the peer's certificate to name the virtual host of the "
+        "transport URL, and ask for it by SNI, instead of the name of the host.",
+    ),
+    cfg.StrOpt(
+        "sasl_mechanisms",
+        default="",
+        **_OLD_GROUP,
+        help="SASL mechanisms to allow, separated by spaces. By default, what the "
+        "transport URL gives credentials for.",
+    ),
+    cfg.StrOpt(
+        "sasl_config_dir",
+        default="",
+        **_OLD_GROUP,
+        help="Folder of the Cyrus SASL configuration, where proton has Cyrus SASL.",
+    ),
+    cfg.StrOpt(
+        "sasl_config_name",
+        default="",
+        **_OLD_GROUP,
+        help="Name of the Cyrus SASL configuration file, without its .conf.",
+    ),
+    cfg.StrOpt(
+        "sasl_default_realm",
+        default="",
+        help="SASL realm of user names that name none.",
+    ),
+]
+
+_sending = [
+    cfg.IntOpt(
+        "link_retry_delay",
+        default=10,
+        min=1,
+        help="Seconds between attempts to attach a link again that the peer refused "
+        "or closed, and the longest pause before a message that the peer released "
+        "is sent again.",
+    ),
+    cfg.IntOpt(
+        "default_reply_retry",
+        default=0,
+        min=-1,
+        help="How often an RPC reply that the peer released is sent again. "
+        "-1: until default_reply_timeout.",
+    ),
+    cfg.IntOpt(
+        "default_reply_timeout",
+        default=30,
+        min=5,
+        help="Seconds within which an RPC reply must be delivered.",
+    ),
+    cfg.IntOpt(
+        "default_send_timeout",
+        default=30,
+        min=5,
+        help="Seconds within which an RPC cast or call must be delivered, if the "
+        "caller gives no time-out.",
+    ),
+    cfg.IntOpt(
+        "default_notify_timeout",
+        default=30,
+        min=5,
+        help="Seconds within which a notification must be delivered.",
+    ),
+    cfg.IntOpt(
+        "default_sender_link_timeout",
+        default=600,
+        min=1,
+        help="Seconds after which a sender link that was not used is detached.",
+    ),
+    cfg.MultiStrOpt(
+        "pre_settled",
+        default=["rpc-reply"],
+        help="Kinds of messages to send pre-settled, that is, without asking whether "
+        "they arrived: they may be lost without a word. Allowed: "
+        + ", ".join(PRE_SETTLED)
+        + ".",
+    ),
+]
+
+_addressing = [
+    cfg.StrOpt(
+        "addressing_mode",
+        default="dynamic",
+        choices=[
+            ("dynamic", "what fits the message bus that the peer says it is"),
+            ("legacy", "addresses of brokers such as qpidd"),
+            ("routable", "addresses of routers such as qpid-dispatch"),
+        ],
+        help="How targets become addresses of the message bus.",
+    ),
+    cfg.StrOpt(
+        "server_request_prefix",
+        default="exclusive",
+        **_OLD_GROUP,
+        help="Legacy addressing: prefix of the address of one server.",
+    ),
+    cfg.StrOpt(
+        "broadcast_prefix",
+        default="broadcast",
+        **_OLD_GROUP,
+        help="Legacy addressing: prefix of the address of all servers.",
+    ),
+    cfg.StrOpt(
+        "group_request_prefix",
+        default="unicast",
+        **_OLD_GROUP,
+        help="Legacy addressing: prefix of the address of any server of a group.",
+    ),
+    cfg.StrOpt(
+        "rpc_address_prefix",
+        default="openstack.org/om/rpc",
+        help="Routable addressing: prefix of all RPC addresses.",
+    ),
+    cfg.StrOpt(
+        "notify_address_prefix",
+        default="openstack.org/om/notify",
+        help="Routable addressing: prefix of all notification addresses.",
+    ),
+    cfg.StrOpt(
+        "multicast_address",
+        default="multicast",
+        help="Routable addressing: follows the prefix where all servers get a copy.",
+    ),
+    cfg.StrOpt(
+        "unicast_address",
+        default="unicast",
+        help="Routable addressing: follows the prefix where one server is meant.",
+    ),
+    cfg.StrOpt(
+        "anycast_address",
+        default="anycast",
+        help="Routable addressing: follows the prefix where any server of a group is "
+        "meant.",
+    ),
+    cfg.StrOpt(
+        "default_notification_exchange",
+        help="Routable addressing: exchange of notifications whose target names "
+        "none. Otherwise control_exchange, else 'openstack'.",
+    ),
+    cfg.StrOpt(
+        "default_rpc_exchange",
+        help="Routable addressing: exchange of RPC whose target names none. "
+        "Otherwise control_exchange, else 'openstack'.",
+    ),
+]
+
+_credit = [
+    cfg.IntOpt(
+        "reply_link_credit",
+        default=200,
+        min=1,
+        help="Replies that may be on their way at once; more where more calls wait.",
+    ),
+    cfg.IntOpt(
+        "rpc_server_credit",
+        default=100,
+        min=1,
+        help="RPC requests per link that a server holds without having taken them "
+        "into work.",
+    ),
+    cfg.IntOpt(
+        "notify_server_credit",
+        default=100,
+        min=1,
+        help="Notifications per link that a listener holds unacknowledged.",
+    ),
+]
+
+_new = [
+    cfg.StrOpt(
+        "hub",
+        default="auto",
+        choices=[
+            ("auto", "eventlet or gevent where the process is monkey patched by it, "
+             "else threads"),
+            ("eventlet", "green threads of eventlet"),
+            ("gevent", "greenlets of gevent"),
+            ("threads", "native threads: one that reads, senders in their own"),
+            ("blocking", "no threads at all: whoever waits does the work"),
+        ],
+        help="What does the driver's waiting. Chosen when the first connection is "
+        "made.",
+    ),
+]
+
+OPTIONS: list[cfg.Opt] = [
+    *_connection,
+    *_security,
+    *_sending,
+    *_addressing,
+    *_credit,
+    *_new,
+]
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    """Make the options known to `conf`.  May be called again."""
+    conf.register_group(GROUP)
+    conf.register_opts(OPTIONS, group=GROUP)
+
+
+def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:
+    """For oslo-config-generator (entry point ``oslo.config.opts``)."""
+    return [(GROUP, OPTIONS)]
