@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``greenamqp`` command (also ``python -m greenamqp``).
+
+Each subcommand is a module with two functions: ``add_arguments(parser)`` declares
+its arguments, ``run(args)`` does the work and returns the exit status. Only the
+module of the subcommand that was asked for is imported, so that ``greenamqp demo``
+does not import the broker, and no subcommand pays for another one's libraries.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+#: Subcommand -> (module, one line for ``greenamqp --help``).
+COMMANDS = {
+    "broker": (
+        "greenamqp.command.broker",
+        "run the embedded AMQP 1.0 broker, for development and tests",
+    ),
+    "demo": (
+        "greenamqp.command.demo",
+        "run the main job of the driver and show its figures",
+    ),
+}
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("greenamqp")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: object):
+        super().__init__(option_strings, dest, nargs=0, help=str(kwargs["help"]))
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(f"greenamqp {_version()}")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the subcommand that ``argv`` (default: the process's) names.
+
+    Returns its exit status; 130 after Ctrl-C. argparse exits with status 2 where
+    the arguments are wrong. To be called from the main thread of a process.
+    """
+    if argv is None:
+        argv = sys.argv[1:]
+    # The top level has no option that takes a value, so the first argument that is
+    # no option names the subcommand.
+    chosen = next((arg for arg in argv if not arg.startswith("-")), None)
+    parser = argparse.ArgumentParser(
+        prog="greenamqp", description="AMQP 1.0 for oslo.messaging."
+    )
+    parser.add_argument("--version", action=_Version, help="print the version")
+    subparsers = parser.add_subparsers(metavar="command", required=True)
+    for name, (module_name, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name == chosen:
+            module = importlib.import_module(module_name)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return 130

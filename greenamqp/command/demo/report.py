@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo shows: a live table while it runs and a summary at the end.
+
+:class:`Picture` holds what is to be shown; :func:`live_table`, :func:`live_line`
+and :func:`summary` make text of it; :class:`Screen` puts the first two on a
+terminal or into a file. The text is made without I/O. One thread.
+"""
+
+import collections
+import dataclasses
+import shutil
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from greenamqp.command.demo import latency, plan, workload
+from greenamqp.command.demo.ledger import Ledger, Verdict
+from greenamqp.command.demo.processes import Usage
+
+_TITLES_RPC = {"call": "calls", "cast": "casts", "fanout": "fanout casts"}
+
+#: How many verdicts that are not well are shown one by one.
+_VERDICTS_SHOWN = 10
+
+
+@dataclasses.dataclass
+class Picture:
+    """Everything that is shown, kept up to date by the orchestrator."""
+
+    run: plan.Run
+    #: How the bus is called, for the heading.
+    bus: str
+    ledger: Ledger = dataclasses.field(default_factory=Ledger)
+    latencies: dict[str, latency.Latencies] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(latency.Latencies)
+    )
+    #: What should not have happened -> how often it did.
+    events: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    #: The most that each process held, by its name.
+    usage: dict[str, Usage] = dataclasses.field(default_factory=dict)
+    phase: str = ""
+    #: How long the load has been on, seconds.
+    elapsed: float = 0.0
+
+
+def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
+    """Lines of aligned columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        (
+            indent
+            + row[0].ljust(widths[0])
+            + "".join(
+                "  " + cell.rjust(width)
+                for cell, width in zip(row[1:], widths[1:], strict=True)
+            )
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def seconds(value: float | None) -> str:
+    """A duration in a unit that fits it."""
+    if value is None:
+        return "-"
+    if value < 0.0995:
+        return f"{value * 1e3:.1f} ms"
+    if value < 0.9995:
+        return f"{value * 1e3:.0f} ms"
+    return f"{value:.2f} s"
+
+
+def _percentiles(found: latency.Latencies) -> list[str]:
+    return [
+        seconds(found.percentile(0.50)),
+        seconds(found.percentile(0.99)),
+        seconds(found.longest if found.count else None),
+    ]
+
+
+def _rpc_streams(kind: str) -> list[str]:
+    return [
+        stream for stream, _ in plan.streams() if stream.split("/", 1)[0] == kind
+    ]
+
+
+def _rpc_counts(ledger: Ledger, kind: str) -> tuple[int, int, int]:
+    """How many were made, how many failed, how many receipts there were."""
+    made = failed = received = 0
+    for stream, receivers in plan.streams():
+        if stream.split("/", 1)[0] == kind:
+            good, bad = ledger.sends(stream)
+            made += good
+            failed += bad
+            received += sum(ledger.receipts(stream, who) for who in receivers)
+    return made, failed, received
+
+
+def _workers() -> list[tuple[str, str]]:
+    return [(pool, worker) for pool in plan.POOLS for worker in plan.worker_names(pool)]
+
+
+def live_table(picture: Picture) -> list[str]:
+    """The table to show while the demo runs, as lines."""
+    ledger = picture.ledger
+    workers = _workers()
+    rows = [["exchange", "published", *(worker for _, worker in workers), "under way"]]
+    totals = [0] * (len(workers) + 2)
+    for service in workload.SERVICES:
+        stream = plan.notify_stream(service)
+        published, _ = ledger.sends(stream)
+        by_pool = {pool: ledger.split(stream, pool) for pool in plan.POOLS}
+        got = [by_pool[pool].get(worker, 0) for pool, worker in workers]
+        # The reports of publishers and workers do not come at the same moment.
+        behind = max(
+            0, *(published - ledger.receipts(stream, pool) for pool in plan.POOLS)
+        )
+        counts = [published, *got, behind]
+        totals = [a + b for a, b in zip(totals, counts, strict=True)]
+        rows.append([service, *map(str, counts)])
+    rows.append(["all", *map(str, totals)])
+    rpc = []
+    for kind, title in _TITLES_RPC.items():
+        made, failed, _ = _rpc_counts(ledger, kind)
+        text = f"{title} {made}" + (f", {failed} FAILED" if failed else "")
+        rpc.append(text)
+    calls = picture.latencies["call"]
+    lines = [
+        f"{picture.phase}: {picture.elapsed:.0f} s, {picture.bus}",
+        "",
+        *table(rows),
+        "",
+        "  " + "; ".join(rpc),
+        f"  a call takes {seconds(calls.percentile(0.5))} (median),"
+        f" {seconds(calls.percentile(0.99))} (99 %)",
+    ]
+    for what, count in picture.events.items():
+        lines.append(f"  {what}: {count}")
+    return lines
+
+
+def live_line(picture: Picture) -> str:
+    """The same in one line, for an output that is no terminal."""
+    ledger = picture.ledger
+    streams = [plan.notify_stream(service) for service in workload.SERVICES]
+    parts = [f"published {sum(ledger.sends(stream)[0] for stream in streams)}"]
+    for pool in plan.POOLS:
+        got = sum(ledger.receipts(stream, pool) for stream in streams)
+        parts.append(f"{pool} {got}")
+    for kind, title in _TITLES_RPC.items():
+        made, failed, _ = _rpc_counts(ledger, kind)
+        parts.append(f"{title} {made}" + (f" ({failed} FAILED)" if failed else ""))
+    return f"{picture.phase}: {picture.elapsed:3.0f} s: " + ", ".join(parts)
+
+
+def summary(picture: Picture) -> tuple[list[str], bool]:
+    """The closing summary as lines, and True if all went well.
+
+    All went well if every message came exactly once wherever it was due, no send
+    and no call failed, and nothing happened that should not.
+    """
+    ledger = picture.ledger
+    verdicts = {(v.stream, v.receiver): v for v in ledger.verdicts()}
+    bad = [verdict for verdict in verdicts.values() if not verdict.exactly_once]
+    failed = sum(ledger.sends(stream)[1] for stream, _ in plan.streams())
+    nothing = [
+        title
+        for title, streams in [
+            ("notification", [plan.notify_stream(s) for s in workload.SERVICES]),
+            *((_TITLES_RPC[kind], _rpc_streams(kind)) for kind in _TITLES_RPC),
+        ]
+        if not any(ledger.sends(stream)[0] for stream in streams)
+    ]
+    lines = [
+        "",
+        f"{picture.elapsed:.1f} s of load, {picture.bus}, hub {picture.run.hub}",
+        "",
+        "Notifications",
+        *_notification_table(picture, verdicts),
+        "",
+        "RPC: "
+        f"{len(plan.RPC_TOPICS) * plan.SERVERS_PER_TOPIC} targets in one process",
+        *_rpc_table(picture, verdicts),
+        "",
+        "Processes (the most each held; connections are those to the bus)",
+        *_process_table(picture),
+        "",
+    ]
+    for verdict in bad[:_VERDICTS_SHOWN]:
+        lines.append(_describe(verdict))
+    if len(bad) > _VERDICTS_SHOWN:
+        lines.append(f"... and {len(bad) - _VERDICTS_SHOWN} more like these")
+    for what, count in sorted(picture.events.items()):
+        lines.append(f"NOT WELL: {what}: {count} times")
+    for title in nothing:
+        lines.append(f"NOT WELL: no {title} was sent at all")
+    well = not (bad or failed or picture.events or nothing)
+    if well:
+        lines.append("Nothing was lost, nothing was doubled, no send or call failed.")
+    else:
+        lost = sum(verdict.lost for verdict in bad)
+        doubled = sum(verdict.doubled for verdict in bad)
+        lines.append(f"FAILED: {lost} lost, {doubled} doubled, {failed} not sent.")
+    return lines, well
+
+
+def _notification_table(
+    picture: Picture, verdicts: dict[tuple, Verdict]
+) -> list[str]:
+    ledger = picture.ledger
+    rows = [
+        ["exchange", "published", "failed", "pool", "received", "split", "once"]
+        + ["p50", "p99", "longest"]
+    ]
+    for service in workload.SERVICES:
+        stream = plan.notify_stream(service)
+        published, failed = ledger.sends(stream)
+        for number, pool in enumerate(plan.POOLS):
+            verdict = verdicts[stream, pool]
+            split = ledger.split(stream, pool)
+            shares = [str(split.get(w, 0)) for w in plan.worker_names(pool)]
+            first = number == 0
+            rows.append(
+                [
+                    service if first else "",
+                    str(published) if first else "",
+                    str(failed) if first else "",
+                    pool,
+                    str(verdict.received),
+                    " + ".join(shares),
+                    "yes" if verdict.exactly_once else "NO",
+                    *(
+                        _percentiles(picture.latencies[f"notify/{service}"])
+                        if first
+                        else ["", "", ""]
+                    ),
+                ]
+            )
+    return table(rows)
+
+
+def _rpc_table(picture: Picture, verdicts: dict[tuple, Verdict]) -> list[str]:
+    rows = [["", "made", "failed", "received", "once", "p50", "p99", "longest"]]
+    for kind, title in _TITLES_RPC.items():
+        made, failed, received = _rpc_counts(picture.ledger, kind)
+        once = all(
+            verdicts[stream, receiver].exactly_once
+            for stream, receivers in plan.streams()
+            if stream in _rpc_streams(kind)
+            for receiver in receivers
+        )
+        rows.append(
+            [
+                title,
+                str(made),
+                str(failed),
+                str(received),
+                "yes" if once else "NO",
+                *_percentiles(picture.latencies[kind]),
+            ]
+        )
+    return [
+        *table(rows),
+        f"  (a fanout cast goes to the {plan.SERVERS_PER_TOPIC} servers of its topic)",
+    ]
+
+
+def _process_table(picture: Picture) -> list[str]:
+    rows = [["process", "connections", "native threads", "fds", "memory", "CPU"]]
+    for name, usage in picture.usage.items():
+        rows.append(
+            [
+                name,
+                str(usage.connections),
+                str(usage.threads),
+                str(usage.fds),
+                f"{usage.memory / 1e6:.0f} MB",
+                f"{usage.cpu:.1f} s",
+            ]
+        )
+    return table(rows)
+
+
+def _describe(verdict: Verdict) -> str:
+    parts = []
+    for kind, count in (
+        ("lost", verdict.lost),
+        ("doubled", verdict.doubled),
+        ("unsent", verdict.unsent),
+    ):
+        if count:
+            examples = ", ".join(map(str, verdict.examples.get(kind, [])))
+            parts.append(f"{count} {kind} (number {examples})")
+    return f"NOT WELL: {verdict.stream} at {verdict.receiver}: " + "; ".join(parts)
+
+
+class Screen:
+    """Shows the live table in place on a terminal, or a line a second elsewhere."""
+
+    def __init__(self, out: TextIO):
+        self._out = out
+        self._in_place = out.isatty()
+        self._drawn = 0
+        self._last_line = ""
+
+    @property
+    def interval(self) -> float:
+        """How often to call :meth:`update`, seconds."""
+        return 0.25 if self._in_place else 1.0
+
+    def update(self, picture: Picture) -> None:
+        """Show the picture as it is now."""
+        if not self._in_place:
+            self.say([live_line(picture)])
+            return
+        lines = live_table(picture)
+        # A line that wraps, or a table higher than the terminal, would make the
+        # cursor go up too little.
+        size = shutil.get_terminal_size()
+        lines = [line[: size.columns - 1] for line in lines[: size.lines - 1]]
+        self._erase()
+        self._write(lines)
+        self._drawn = len(lines)
+
+    def say(self, lines: Iterable[str]) -> None:
+        """Show lines that stay, above what is shown in place from then on."""
+        self._erase()
+        self._drawn = 0
+        self._write(lines)
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._out.write(f"\x1b[{self._drawn}A\x1b[J")
+
+    def _write(self, lines: Iterable[str]) -> None:
+        self._out.write("".join(f"{line}\n" for line in lines))
+        self._out.flush()
