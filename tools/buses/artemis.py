@@ -99,23 +99,61 @@ class ArtemisPair(Artemis):
         return [(0, 1)]
 
     def _options(self, layout: Layout, node: int) -> list[str]:
-        other = layout.amqp_port(1 - node)
         return [
-            "--clustered",
+            *_cluster_options(self, layout, node),
             "--shared-store",
             "--data",
             str(layout.folder / "shared"),
             "--failover-on-shutdown",
-            "--cluster-user",
-            self.user,
-            "--cluster-password",
-            self.password,
-            "--static-cluster",
-            f"tcp://127.0.0.1:{other}",
             *(["--backup"] if node else []),
         ]
 
 
+class ArtemisCluster(Artemis):
+    """Two brokers that both serve and pass messages to where consumers are.
+
+    Each keeps its own messages: while one is down, what it holds waits.
+    """
+
+    nodes = 2
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.summary += ", cluster of two that both serve"
+
+    def prepare(self, layout: Layout, node: int) -> None:
+        super().prepare(layout, node)
+        broker = layout.node_folder(node) / "etc/broker.xml"
+        text = broker.read_text()
+        # The default leaves messages where they came in, even for ever.
+        catch_all = '<address-setting match="#">'
+        delay = "<redistribution-delay>0</redistribution-delay>"
+        if text.count(catch_all) != 1:
+            raise BusError("artemis create wrote a broker.xml of another shape")
+        broker.write_text(text.replace(catch_all, f"{catch_all}\n{delay}"))
+
+    def _options(self, layout: Layout, node: int) -> list[str]:
+        return _cluster_options(self, layout, node)
+
+
+def _cluster_options(kind: Kind, layout: Layout, node: int) -> list[str]:
+    """What makes two brokers know each other."""
+    other = layout.amqp_port(1 - node)
+    return [
+        "--clustered",
+        "--cluster-user",
+        kind.user,
+        "--cluster-password",
+        kind.password,
+        "--static-cluster",
+        f"tcp://127.0.0.1:{other}",
+    ]
+
+
 def kinds() -> list[Kind]:
-    """The single broker and the pair."""
-    return [Artemis("artemis"), ArtemisPair("artemis-pair")]
+    """The single broker, the pair and the cluster."""
+    return [
+        Artemis("artemis"),
+        ArtemisPair("artemis-pair"),
+        ArtemisCluster("artemis-cluster"),
+    ]
