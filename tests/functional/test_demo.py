@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``greenamqp demo`` and the programs of the first steps, as a user starts them."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.functional import buses, world
+
+pytestmark = pytest.mark.skipif(
+    world.current() != "threads", reason="the programs choose their own world; once"
+)
+
+_PROGRAMS = pathlib.Path(buses.ROOT) / "docs/programs"
+
+#: Far above what any of it takes on a busy machine.
+_LIMIT = 180
+
+
+def demo(*arguments, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, "-m", "greenamqp", "demo", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=buses.ROOT,
+        preexec_fn=buses.die_with_parent,
+        **kwargs,
+    )
+
+
+def children_of(pid):
+    """The processes that a process has started and that still run."""
+    with open(f"/proc/{pid}/task/{pid}/children") as children:
+        return [int(child) for child in children.read().split()]
+
+
+def await_end(pids):
+    """Wait until none of the processes runs."""
+    deadline = time.monotonic() + _LIMIT
+    for pid in pids:
+        while os.path.exists(f"/proc/{pid}"):
+            assert time.monotonic() < deadline, f"process {pid} was left behind"
+            os.sched_yield()
+
+
+@pytest.mark.parametrize("hub", ["eventlet", "gevent", "threads"])
+def test_nothing_is_lost_or_doubled(hub):
+    with demo("--hub", hub, "--duration", "2", "--rate", "200") as process:
+        shown, _ = process.communicate(timeout=_LIMIT)
+    assert process.returncode == 0, shown
+    assert "Nothing was lost, nothing was doubled" in shown
+    # Both workers of the pool had their share of nova's notifications.
+    split = re.search(r"^ *nova .* (\d+) \+ (\d+) ", shown, re.MULTILINE)
+    assert split and int(split[1]) and int(split[2]), shown
+    threads = _column(shown, "native threads")
+    connections = _column(shown, "connections")
+    assert set(connections[1:]) == {1}, "one connection per process"
+    if hub != "threads":
+        assert set(threads[1:]) == {1}, "no native thread beside the hub's"
+
+
+def _column(shown, title):
+    """The numbers of a column of the processes' table, the broker's first."""
+    lines = iter(shown.partition("\nProcesses")[2].splitlines())
+    header = next(line for line in lines if title in line)
+    end = header.index(title) + len(title)
+    rows = []
+    for line in lines:
+        if not line.strip():
+            break
+        rows.append(int(line[:end].split()[-1]))
+    return rows
+
+
+@pytest.mark.needs("processes", "pools", "exchanges")
+def test_on_a_bus_that_is_there_already_twice(the_bus):
+    """The second run meets nothing of the first."""
+    for _ in range(2):
+        arguments = ["--url", the_bus.url, "--duration", "1", "--hub", "threads"]
+        with demo(*arguments) as process:
+            shown, _ = process.communicate(timeout=_LIMIT)
+        assert process.returncode == 0, shown
+
+
+def test_as_fast_as_it_goes():
+    with demo("--duration", "1", "--rate", "0") as process:
+        shown, _ = process.communicate(timeout=_LIMIT)
+    assert process.returncode == 0, shown
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_no_process_behind(end):
+    with demo("--duration", "600") as process:
+        children = _running(process)
+        process.send_signal(end)
+        rest, _ = process.communicate(timeout=_LIMIT)
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    await_end(children)
+
+
+def test_a_role_that_is_killed_ends_it():
+    with demo("--duration", "600") as process:
+        children = _running(process)
+        os.kill(children[-1], signal.SIGKILL)
+        rest, _ = process.communicate(timeout=_LIMIT)
+    assert process.returncode == 1, rest
+    assert re.search(r"process \S+ was killed by SIGKILL", rest)
+    await_end(children)
+
+
+def _running(process):
+    """Wait until the demo is under load; returns the pids of its processes."""
+    for line in process.stdout:
+        if line.startswith("Running"):
+            children = children_of(process.pid)
+            # A broker, the RPC server, agents, publishers and clients.
+            assert len(children) == 12
+            return children
+    raise AssertionError("it ended before it ran")
+
+
+@pytest.mark.needs("amqp", "processes")
+def test_the_programs_of_the_first_steps(the_bus, tmp_path):
+    for name in ("server", "client"):
+        program = (_PROGRAMS / f"{name}.py").read_text()
+        assert "amqp://127.0.0.1:5672" in program
+        program = program.replace("amqp://127.0.0.1:5672", the_bus.url)
+        (tmp_path / f"{name}.py").write_text(program)
+    with subprocess.Popen(
+        [sys.executable, "server.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=buses.die_with_parent,
+    ) as server:
+        # The prompt comes when the server has started; it has no line's end.
+        said = ""
+        while not said.endswith("Enter to stop. "):
+            assert (read := server.stdout.read(1)), said
+            said += read
+        client = subprocess.run(
+            [sys.executable, "client.py"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT,
+        )
+        server.communicate("\n", timeout=_LIMIT)
+    assert client.stdout == "Hello, world\n", client.stderr
+    assert client.returncode == 0
+    assert server.returncode == 0
