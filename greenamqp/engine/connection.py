@@ -159,7 +159,7 @@ class _Session(PyngusSession):
         all day would fill our memory."""
         self.owner._ended_sessions.append(self)
 
-    def free(self) -> None:
+    def release(self) -> None:
         """Give it back to proton.  Its links are freed."""
         if self._pn_session is not None:
             self._pn_session.free()
@@ -757,7 +757,7 @@ class Connection(pyngus.ConnectionEventHandler):
                     events._link._released()
         ended, self._ended_sessions = self._ended_sessions, []
         for session in ended:
-            session.free()
+            session.release()
 
     def _session_ended(self, session: _Session, error: RemoteError | None) -> None:
         if session in self._sessions:

@@ -92,7 +92,8 @@ class Terminus:
         """Put these fields into proton's terminus."""
         if self.dynamic:
             terminus.dynamic = True
-        elif self.address is not None:
+        # A dynamic terminus has an address in the answer (section 3.5.3).
+        if self.address is not None:
             terminus.address = self.address
         if self.durability != proton.Terminus.NONDURABLE:
             terminus.durability = self.durability

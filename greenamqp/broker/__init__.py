@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded broker: AMQP 1.0 in memory, for development and tests.
+
+It keeps nothing on disk and is not for production.  ``greenamqp broker`` runs it as a
+process; :class:`Broker` runs the same one inside a process::
+
+    with Broker() as broker:
+        transport = oslo_messaging.get_rpc_transport(conf, url=broker.url)
+
+Rooms, from the bottom: ``encoding`` (bytes of messages), ``store`` (queues and
+addresses) and ``router`` (what a router does instead), ``namespace`` (what is where),
+``links`` and ``router_links`` (engine links tied to them), ``peer`` (a connection),
+``core`` (a broker without sockets), ``server`` (sockets).  None of them but the last
+does I/O; all run in one hub's context.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import typing
+
+from greenamqp import hubs
+from greenamqp.broker.namespace import Namespace
+from greenamqp.broker.server import Server
+from greenamqp.broker.settings import PRODUCTS, Settings
+from greenamqp.broker.store import Address, Queue
+
+__all__ = ["PRODUCTS", "Broker", "Settings"]
+
+LOG = logging.getLogger(__name__)
+
+# How long stop() waits for peers to take note.  Seconds.
+STOP_TIMEOUT = 2.0
+
+
+class Broker:
+    """A broker inside this process.
+
+    Each method may be called from any thread or green thread that may block.
+
+    :param host: name or address to listen on
+    :param port: 0 picks a free one; see :attr:`port`
+    :param hub: where it runs: ``auto`` (the default: in green threads where the
+        process is monkey patched, else in a native thread), ``eventlet``, ``gevent``,
+        ``threads`` (a native thread of its own), ``blocking`` (whenever somebody
+        waits in this thread), or a hub
+    :param settings: fields of :class:`Settings`
+    :raises ValueError: naming a setting whose value is not allowed
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        hub: str | hubs.Hub = "auto",
+        **settings: typing.Any,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.settings = Settings(**settings)
+        self._hub_wanted = hub
+        self._hub: hubs.Hub | None = None
+        self._server: Server | None = None
+        self._pid = 0
+
+    def start(self) -> Broker:
+        """Listen and serve; returns itself.
+
+        :raises OSError: if host and port cannot be listened on
+        """
+        if self._server is not None:
+            return self
+        hub = self._choose_hub()
+        hub.acquire()
+        server = Server(hub, self.settings, self.host, self.port)
+
+        def start() -> None:
+            with hub.lock:
+                server.start()
+
+        try:
+            hub.run_inside(start)
+        except BaseException:
+            hub.release()
+            raise
+        self._hub, self._server = hub, server
+        self._pid = os.getpid()
+        self.port = server.port
+        return self
+
+    def _choose_hub(self) -> hubs.Hub:
+        wanted = self._hub_wanted
+        if isinstance(wanted, hubs.Hub):
+            return wanted
+        if wanted == "auto":
+            wanted = hubs.choose()
+        if wanted == "threads":
+            # Not the process's own: driver and broker would hold each other's lock.
+            from greenamqp.hubs.threads import ThreadsHub
+
+            return ThreadsHub()
+        return hubs.get(wanted)
+
+    def stop(self) -> None:
+        """Close all connections in order, then stop listening.  Idempotent.
+
+        Takes up to two seconds if peers do not answer.
+        """
+        server, hub = self._server, self._hub
+        self._server = self._hub = None
+        if server is None or hub is None or self._pid != os.getpid():
+            return
+
+        def stop() -> None:
+            drained = hub.waiter()
+            with hub.lock:
+                server.stop(drained)
+            drained.wait(hub.now() + STOP_TIMEOUT)
+            with hub.lock:
+                server.kill()
+
+        hub.run_inside(stop)
+        hub.release()
+
+    def __enter__(self) -> Broker:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The transport URL, without user and password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"amqp://{host}:{self.port}"
+
+    # -- for tests
+
+    def depth(self, address: str, virtual_host: str = "") -> int:
+        """How many messages an address holds: those that wait and those that are
+        with a consumer.  Of ``ADDRESS::NAME`` that queue's, of ``ADDRESS`` the sum of
+        its own queue or its subscribers'.  0 for an address that is not there."""
+
+        def look(server: Server) -> int:
+            namespace = server.core.namespaces.get(virtual_host)
+            if not isinstance(namespace, Namespace):
+                return 0
+            found = namespace.lookup(address)
+            if isinstance(found, Queue):
+                return found.depth
+            if isinstance(found, Address):
+                queues = [found.plain] if found.plain else found.subscriptions
+                return sum(queue.depth for queue in queues)
+            return 0
+
+        return self._inside(look)
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are."""
+        return self._inside(lambda server: len(server.connections))
+
+    def drop_connections(self) -> int:
+        """Cut all connections without a word, as a failing network does; returns how
+        many."""
+        return self._inside(lambda server: server.drop_connections())
+
+    def _inside(self, function: typing.Callable[[Server], int]) -> int:
+        server, hub = self._server, self._hub
+        if server is None or hub is None:
+            return 0
+
+        def run() -> int:
+            with hub.lock:
+                return function(server)
+
+        return hub.run_inside(run)

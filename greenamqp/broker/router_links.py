@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker's ends of links, where it passes for a router.
+
+They tie an engine's link to an address; see :mod:`greenamqp.broker.router`.
+All methods run in callbacks of an engine, in the broker's thread.
+"""
+
+from __future__ import annotations
+
+import typing
+
+from greenamqp.broker import encoding
+from greenamqp.broker.links import Endpoint, Incoming, answer
+from greenamqp.broker.namespace import Refused
+from greenamqp.broker.router import (
+    ACCEPTED,
+    LOST,
+    RELEASED,
+    Result,
+    RouterAddress,
+    RouterNamespace,
+    Transit,
+)
+from greenamqp.engine import (
+    LocalProtocolError,
+    Receiver,
+    Sender,
+    SettleMode,
+    capi,
+)
+
+if typing.TYPE_CHECKING:
+    from greenamqp.broker.peer import Peer
+
+_OUTCOMES = {
+    "accepted": capi.ACCEPTED,
+    "released": capi.RELEASED,
+    "modified": capi.MODIFIED,
+    "rejected": capi.REJECTED,
+}
+
+
+class RouterReceiver(Endpoint):
+    """A link on which the router sends."""
+
+    __slots__ = ("address", "credit", "limit", "listed", "namespace", "settled")
+
+    link: Sender
+
+    def __init__(
+        self,
+        peer: Peer,
+        namespace: RouterNamespace,
+        link: Sender,
+        address: RouterAddress,
+    ) -> None:
+        super().__init__(peer, link)
+        self.namespace = namespace
+        self.address = address
+        self.credit = 0
+        self.listed = False
+        self.limit = link.max_message_size
+        self.settled = link.remote_settle_mode is SettleMode.SETTLED
+        link.on_credit = self._on_credit
+        link.on_drain = self._on_drain
+        link.on_settled = self._on_settled
+
+    def _on_credit(self, link: Sender) -> None:
+        self.credit = link.credit
+        if not self.listed:
+            self.address.ready(self)
+
+    def _on_drain(self, link: Sender) -> None:
+        self.credit = 0
+        self.address.not_ready(self)
+        link.drained()
+
+    def deliver(self, transit: Transit, data: bytes, settled: bool) -> None:
+        if 0 < self.limit < len(data):
+            self._refuse(
+                transit,
+                Result(
+                    "rejected",
+                    (
+                        "amqp:link:message-size-exceeded",
+                        f"the receiver takes messages of {self.limit} bytes",
+                    ),
+                ),
+            )
+            return
+        settled = settled or self.settled
+        try:
+            self.link.send(data, transit, settled)
+        except LocalProtocolError:
+            # The peer took its credit back.
+            self.credit = 0
+            self._refuse(transit, RELEASED)
+            return
+        self.credit -= 1
+        self.peer.touch()
+        if settled and not transit.settled:
+            transit.outcome(ACCEPTED)
+
+    @staticmethod
+    def _refuse(transit: Transit, result: Result) -> None:
+        if not transit.settled:
+            transit.outcome(result)
+
+    def _on_settled(
+        self, link: Sender, transit: Transit, outcome: int, error: typing.Any
+    ) -> None:
+        if outcome == capi.RELEASED:
+            result = RELEASED
+        elif outcome == capi.MODIFIED:
+            result = Result("modified", (error["failed"], error["undeliverable"]))
+        elif outcome == capi.REJECTED:
+            given = (error.condition, error.description) if error else None
+            result = Result("rejected", given)
+        else:
+            result = ACCEPTED
+        transit.outcome(result)
+
+    def _gone(self, failed: bool) -> None:
+        transits = self.link.abandon()
+        self.address.detach_receiver(self)
+        for transit in transits:
+            transit.outcome(LOST)
+        self.namespace.release(self.address)
+
+
+class _RouterIncoming(Incoming):
+    """A link on which the router receives: what is unsettled counts in its window."""
+
+    __slots__ = ("namespace", "open")
+
+    def __init__(self, peer: Peer, namespace: RouterNamespace, link: Receiver) -> None:
+        super().__init__(peer, link)
+        self.namespace = namespace
+        #: messages whose outcome is due
+        self.open = 0
+
+    def top_up(self) -> None:
+        self._grant(self.window - self.open)
+
+    def give_credit(self) -> None:
+        self.top_up()
+
+    def settle(self, token: typing.Any, result: Result) -> None:
+        if self not in self.peer.links:
+            return
+        self.open -= 1
+        detail = result.detail
+        if result.name == "modified":
+            self.link.settle(
+                token, capi.MODIFIED, failed=detail[0], undeliverable=detail[1]
+            )
+        elif result.name == "rejected" and detail is not None:
+            self.link.settle(
+                token, capi.REJECTED, condition=detail[0], description=detail[1]
+            )
+        else:
+            self.link.settle(token, _OUTCOMES[result.name])
+        self.peer.touch()
+        self._freed()
+
+    def passed(self, token: typing.Any) -> None:
+        self.link.settle(token)
+        self._freed()
+
+    def _freed(self) -> None:
+        free = self.window - self.open - self.credit
+        if free >= self.low or self.credit <= 0:
+            self.top_up()
+
+    def _send(self, address: RouterAddress, delivery: typing.Any, data: bytes) -> None:
+        settled = self.link.presettled(delivery)
+        if not settled:
+            self.open += 1
+        address.send(self, delivery, data, settled)
+
+
+class RouterSender(_RouterIncoming):
+    """A link that sends to one address; it has credit while there is a receiver."""
+
+    __slots__ = ("address",)
+
+    def __init__(
+        self,
+        peer: Peer,
+        namespace: RouterNamespace,
+        link: Receiver,
+        address: RouterAddress,
+    ) -> None:
+        super().__init__(peer, namespace, link)
+        self.address = address
+
+    def top_up(self) -> None:
+        # What is left when the last receiver goes stays with the peer.
+        if self.address.receivers:
+            super().top_up()
+
+    def receive(self, delivery: typing.Any, data: bytes) -> None:
+        self._send(self.address, delivery, data)
+
+    def _gone(self, failed: bool) -> None:
+        self.address.detach_sender(self)
+        self.namespace.release(self.address)
+
+
+class AnonymousRouterSender(_RouterIncoming):
+    """A link that sends to the address that each message names."""
+
+    __slots__ = ()
+
+    def receive(self, delivery: typing.Any, data: bytes) -> None:
+        name = encoding.address(data)
+        if name is None:
+            self.link.settle(
+                delivery,
+                capi.REJECTED,
+                condition="amqp:precondition-failed",
+                description="there is no 'to'",
+            )
+            return
+        address = self.namespace.lookup(name)
+        if address is not None:
+            self._send(address, delivery, data)
+        else:
+            self.link.settle(delivery, capi.RELEASED)
+
+    def _gone(self, failed: bool) -> None:
+        self.namespace.drop(self)
+
+
+def attach(peer: Peer, namespace: RouterNamespace, link: typing.Any) -> None:
+    """Accept a link that the peer asked for.
+
+    :raises Refused: if it cannot be
+    """
+    if link.is_sender:
+        _attach_receiver(peer, namespace, link)
+    else:
+        _attach_sender(peer, namespace, link)
+
+
+def _attach_receiver(peer: Peer, namespace: RouterNamespace, link: Sender) -> None:
+    source = link.remote_source
+    if source.dynamic:
+        address = namespace.make_dynamic()
+    elif source.address is None:
+        raise Refused("amqp:invalid-field", "the source has no address")
+    else:
+        address = namespace.resolve(source.address)
+    link.accept(source=answer(source, address.name, source.dynamic))
+    receiver = RouterReceiver(peer, namespace, link, address)
+    address.attach_receiver(receiver)
+
+
+def _attach_sender(peer: Peer, namespace: RouterNamespace, link: Receiver) -> None:
+    target = link.remote_target
+    if link.is_coordinator:
+        raise Refused("amqp:not-implemented", "there are no transactions")
+    if target.dynamic:
+        raise Refused("amqp:not-implemented", "there are no dynamic targets")
+    sender: RouterSender | AnonymousRouterSender
+    if target.address is None:
+        link.accept()
+        sender = AnonymousRouterSender(peer, namespace, link)
+        sender.top_up()
+        return
+    address = namespace.resolve(target.address)
+    link.accept()
+    sender = RouterSender(peer, namespace, link, address)
+    address.attach_sender(sender)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker with its sockets, in a hub's context: callbacks, no thread of its own."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import logging
+import os
+import typing
+
+from greenamqp.broker.core import Core
+from greenamqp.broker.peer import Peer
+from greenamqp.broker.settings import Settings
+from greenamqp.hubs import Hub, Timer, Waiter, Watch
+from greenamqp.pump import Pump, Stream
+
+LOG = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+
+# Connections accepted in one wake-up, so that a storm of them leaves the others time.
+_ACCEPTS = 16
+
+# No descriptor is free: look again after so long.  Seconds.
+_ACCEPT_PAUSE = 1.0
+
+# A peer that is told to go has so long to read it.  Seconds.
+_LINGER = 5.0
+
+# How often it is looked for what is too old, and what share of the time that may
+# take.  Seconds.
+_MAINTENANCE = 1.0
+_MAINTENANCE_SHARE = 0.02
+
+#: What turns an accepted socket into a stream, for TLS: (socket, its peer's name).
+Wrapper = typing.Callable[[_socket.socket], Stream]
+
+
+class _Accepted:
+    """A connection: its pump, its peer, and the timers that end it."""
+
+    def __init__(self, server: Server, sock: _socket.socket, name: str) -> None:
+        self.server = server
+        hub = server.hub
+        self.peer: Peer = server.core.connect(
+            name, self._touch, hub.call_inside, self._opened, self._ended
+        )
+        stream = typing.cast(Stream, sock)
+        self.pump = Pump(hub, stream, self.peer.engine, self._closed)
+        self._timer: Timer | None = hub.call_at(
+            hub.now() + server.core.settings.handshake_timeout, self._too_slow
+        )
+
+    def start(self) -> None:
+        """Move bytes from now on."""
+        self.pump.start()
+
+    def _touch(self) -> None:
+        self.pump.flush_soon()
+
+    def _opened(self) -> None:
+        self._stop_timer()
+
+    def _ended(self) -> None:
+        """Nothing but the last bytes is to be moved; for that there is a limit."""
+        self._stop_timer()
+        if not self.pump.closed:
+            hub = self.server.hub
+            self._timer = hub.call_at(hub.now() + _LINGER, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        self.pump.abort("it took too long")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _closed(self, pump: Pump) -> None:
+        self._stop_timer()
+        self.server.forget(self)
+
+
+class Server:
+    """Listens, and serves whoever connects.  For the hub's context.
+
+    :param host: name or address to listen on
+    :param port: 0 picks a free one
+    """
+
+    def __init__(self, hub: Hub, settings: Settings, host: str, port: int) -> None:
+        self.hub = hub
+        self.core = Core(settings, hub.now)
+        self.host = host
+        self.port = port
+        self.connections: set[_Accepted] = set()
+        self._listening: _socket.socket | None = None
+        self._watch: Watch | None = None
+        self._maintenance: Timer | None = None
+        self._pause: Timer | None = None
+        self._drained: Waiter | None = None
+        self._refused = 0
+
+    def start(self) -> None:
+        """Listen.
+
+        :raises OSError: if host and port cannot be listened on
+        """
+        info = _socket.getaddrinfo(
+            self.host, self.port, 0, _socket.SOCK_STREAM, 0, _socket.AI_PASSIVE
+        )
+        family, kind, proto, _, address = info[0]
+        sock = _socket.socket(family, kind | _socket.SOCK_CLOEXEC, proto)
+        try:
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+            sock.setblocking(False)
+            sock.bind(address)
+            sock.listen(_BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+        self.port = sock.getsockname()[1]
+        self._listening = sock
+        self._watch = self.hub.watch(sock.fileno(), self._acceptable)
+        self._maintain()
+        settings = self.core.settings
+        LOG.info(
+            "broker listens on %s:%d as %s; it keeps messages in memory only, nothing "
+            "on disk, and is for development and tests, not for production",
+            self.host,
+            self.port,
+            settings.product,
+        )
+
+    def stop(self, drained: Waiter) -> None:
+        """Listen no more and close all connections in order; `drained` is woken when
+        the last is gone."""
+        self._stop_listening()
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+            self._maintenance = None
+        self._drained = drained
+        for accepted in list(self.connections):
+            accepted.peer.close("amqp:connection:forced", "the broker is stopped")
+        self._look_whether_drained()
+
+    def kill(self) -> None:
+        """Close what is left as it is."""
+        for accepted in list(self.connections):
+            accepted.pump.close()
+
+    def drop_connections(self) -> int:
+        """Cut all connections without a word; returns how many."""
+        victims = list(self.connections)
+        for accepted in victims:
+            accepted.pump.abort("cut on request")
+        return len(victims)
+
+    def forget(self, accepted: _Accepted) -> None:
+        """A connection is gone."""
+        self.connections.discard(accepted)
+        accepted.peer.engine.destroy()
+        self._look_whether_drained()
+
+    def _look_whether_drained(self) -> None:
+        if self._drained is not None and not self.connections:
+            drained, self._drained = self._drained, None
+            drained.wake()
+
+    def _stop_listening(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+
+    def _acceptable(self) -> None:
+        for _ in range(_ACCEPTS):
+            if self._listening is None:
+                return
+            try:
+                fd, address = self._listening._accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS):
+                    self._pause_accepting(exc)
+                    return
+                LOG.info("a connection was gone before it was accepted: %s", exc)
+                continue
+            self._accept(fd, address)
+
+    def _accept(self, fd: int, address: typing.Any) -> None:
+        name = _name(address)
+        limit = self.core.settings.max_connections
+        if len(self.connections) >= limit:
+            if self._refused % 100 == 0:
+                LOG.warning("%s: refused: there are %d connections", name, limit)
+            self._refused += 1
+            os.close(fd)
+            return
+        sock = _socket.socket(fileno=fd)
+        try:
+            sock.setblocking(False)
+            if sock.family != getattr(_socket, "AF_UNIX", None):
+                sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        except OSError as exc:
+            LOG.info("%s: gone before it was served: %s", name, exc)
+            sock.close()
+            return
+        accepted = _Accepted(self, sock, name)
+        self.connections.add(accepted)
+        accepted.start()
+
+    def _pause_accepting(self, exc: OSError) -> None:
+        """The descriptor stays readable, so a look at it would be a busy loop."""
+        LOG.warning("no connection can be accepted: %s", exc)
+        assert self._watch is not None
+        self._watch.close()
+        self._watch = None
+        self._pause = self.hub.call_at(self.hub.now() + _ACCEPT_PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        if self._listening is not None:
+            self._watch = self.hub.watch(self._listening.fileno(), self._acceptable)
+
+    def _maintain(self) -> None:
+        begin = self.hub.now()
+        self.core.maintain(begin)
+        end = self.hub.now()
+        pause = max(_MAINTENANCE, (end - begin) / _MAINTENANCE_SHARE)
+        self._maintenance = self.hub.call_at(end + pause, self._maintain)
+
+
+def _name(address: typing.Any) -> str:
+    if isinstance(address, tuple) and len(address) >= 2:
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        return f"{host}:{address[1]}"
+    return "local socket"
