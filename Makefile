@@ -8,8 +8,13 @@ VENV ?= .venv
 DEMO ?=
 # Further arguments of pytest, for instance make test PYTEST="-x -k pool"
 PYTEST ?=
+# What the functional tests run under, each in a process of its own because
+# monkey patching is for a whole process.
+WORLDS ?= threads eventlet eventlet-asyncio gevent
 # The runner of oslo.messaging's own functional tests.
 OSLO_TESTS ?= tests/functional/run_oslo.py
+# Real notification bodies for the demo, if somebody put them there.
+SAMPLES ?= $(wildcard ../shared/notifications/nova.jsonl)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -30,10 +35,14 @@ help:
 	@echo "make clean  remove what the other commands made, .venv included"
 
 demo: $(VENV)/.run
-	$(BIN)/greenamqp demo $(DEMO)
+	$(BIN)/greenamqp demo $(addprefix --samples ,$(SAMPLES)) $(DEMO)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest tests/unit tests/functional $(PYTEST)
+	$(BIN)/python -m pytest tests/unit $(PYTEST)
+	set -e; for world in $(WORLDS); do \
+	    $(BIN)/python -m tests.functional.world $$world \
+	        pytest tests/functional $(PYTEST); \
+	done
 	$(BIN)/python $(OSLO_TESTS)
 
 style: $(VENV)/.style
@@ -44,7 +53,14 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 cover: $(VENV)/.test
-	$(BIN)/python -m pytest tests/unit tests/functional --cov --cov-report=term $(PYTEST)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest tests/unit $(PYTEST)
+	set -e; for world in $(WORLDS); do \
+	    $(BIN)/python -m coverage run -m tests.functional.world $$world \
+	        pytest tests/functional $(PYTEST); \
+	done
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report
 
 clean:
 	rm -rf $(VENV) .tox build dist docs/_build *.egg-info htmlcov .coverage .coverage.*
