@@ -63,8 +63,10 @@ def test_nothing_is_lost_or_doubled(hub):
     threads = _column(shown, "native threads")
     connections = _column(shown, "connections")
     assert set(connections[1:]) == {1}, "one connection per process"
-    if hub != "threads":
-        assert set(threads[1:]) == {1}, "no native thread beside the hub's"
+    # gevent resolves host names in a native thread of its own.
+    most = {"eventlet": 1, "gevent": 2}.get(hub)
+    if most:
+        assert max(threads[1:]) <= most, shown
 
 
 def _column(shown, title):

@@ -46,6 +46,8 @@ def test_all_is_well(picture):
     assert "NOT WELL" not in text and "NO" not in text.split()
     # Published, received by the pool, and its split among two workers.
     assert "2 + 2" in text
+    everything = next(line for line in text.splitlines() if line.startswith("  all"))
+    assert everything.split()[:7] == ["all", "20", "0", "metering", "20", "10", "+"]
     for name in ("nova", "keystone", "metering", "audit", "casts", "broker"):
         assert name in text
 

@@ -213,30 +213,34 @@ def _notification_table(
         ["exchange", "published", "failed", "pool", "received", "split", "once"]
         + ["p50", "p99", "longest"]
     ]
-    for service in workload.SERVICES:
-        stream = plan.notify_stream(service)
-        published, failed = ledger.sends(stream)
-        for number, pool in enumerate(plan.POOLS):
-            verdict = verdicts[stream, pool]
-            split = ledger.split(stream, pool)
-            shares = [str(split.get(w, 0)) for w in plan.worker_names(pool)]
-            first = number == 0
+    groups = {service: [service] for service in workload.SERVICES}
+    for title, services in (groups | {"all": list(workload.SERVICES)}).items():
+        streams = [plan.notify_stream(service) for service in services]
+        sends = [ledger.sends(stream) for stream in streams]
+        times = latency.Latencies()
+        for service in services:
+            times.merge(picture.latencies[f"notify/{service}"].dump())
+        front = [title, *(str(sum(numbers)) for numbers in zip(*sends, strict=True))]
+        back = _percentiles(times)
+        for pool in plan.POOLS:
+            found = [verdicts[stream, pool] for stream in streams]
+            splits = [ledger.split(stream, pool) for stream in streams]
+            shares = [
+                str(sum(split.get(worker, 0) for split in splits))
+                for worker in plan.worker_names(pool)
+            ]
             rows.append(
                 [
-                    service if first else "",
-                    str(published) if first else "",
-                    str(failed) if first else "",
+                    *front,
                     pool,
-                    str(verdict.received),
+                    str(sum(verdict.received for verdict in found)),
                     " + ".join(shares),
-                    "yes" if verdict.exactly_once else "NO",
-                    *(
-                        _percentiles(picture.latencies[f"notify/{service}"])
-                        if first
-                        else ["", "", ""]
-                    ),
+                    "yes" if all(v.exactly_once for v in found) else "NO",
+                    *back,
                 ]
             )
+            # Only the first pool's line says what is the same for all.
+            front, back = [""] * len(front), [""] * len(back)
     return table(rows)
 
 
