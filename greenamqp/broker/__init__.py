@@ -16,6 +16,7 @@ does I/O; all run in one hub's context.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import typing
@@ -45,7 +46,8 @@ class Broker:
         process is monkey patched, else in a native thread), ``eventlet``, ``gevent``,
         ``threads`` (a native thread of its own), ``blocking`` (whenever somebody
         waits in this thread), or a hub
-    :param settings: fields of :class:`Settings`
+    :param settings: all settings at once
+    :param fields: fields of :class:`Settings`
     :raises ValueError: naming a setting whose value is not allowed
     """
 
@@ -55,11 +57,12 @@ class Broker:
         port: int = 0,
         *,
         hub: str | hubs.Hub = "auto",
-        **settings: typing.Any,
+        settings: Settings | None = None,
+        **fields: typing.Any,
     ) -> None:
         self.host = host
         self.port = port
-        self.settings = Settings(**settings)
+        self.settings = dataclasses.replace(settings or Settings(), **fields)
         self._hub_wanted = hub
         self._hub: hubs.Hub | None = None
         self._server: Server | None = None

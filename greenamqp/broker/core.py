@@ -121,6 +121,7 @@ class Core:
             max_message_size=settings.max_message_size,
             max_unfinished=_UNFINISHED * settings.max_message_size,
             channel_max=min(_MAX_CHANNEL, settings.max_links),
+            trace=settings.trace,
         )
         peer.engine.open()
         return peer

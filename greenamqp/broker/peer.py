@@ -99,7 +99,8 @@ class Peer:
     def connection_failed(
         self, connection: Connection, error: ConnectionFailed
     ) -> None:
-        LOG.warning("%s: the connection failed: %s", self.name, error)
+        level = logging.INFO if self.engine.lost else logging.WARNING
+        LOG.log(level, "%s: the connection failed: %s", self.name, error)
         # Where the wire is whole, the peer hears why.
         connection.close("amqp:connection:framing-error", str(error))
         self._ended()

@@ -81,6 +81,7 @@ class Settings:
     :ivar hostnames: names that mean this broker itself, not a virtual host, beside
         localhost, addresses of the Internet protocol and this machine's name
     :ivar max_memory: of all messages together
+    :ivar trace: write every frame to standard error
     :raises ValueError: naming what is wrong
     """
 
@@ -101,6 +102,7 @@ class Settings:
     max_links: int = 8_192
     max_addresses: int = 100_000
     max_virtual_hosts: int = 1_000
+    trace: bool = False
 
     def __post_init__(self) -> None:
         if self.product not in PRODUCTS:

@@ -307,6 +307,8 @@ class AcceptedConnection(Connection):
         self.unwritten = 0
         #: called once when nothing is left to write
         self.on_written: typing.Callable[[], None] | None = None
+        #: the wire broke, as opposed to a rule of the protocol
+        self.lost = False
         self._gate: SaslServer | None = sasl
         self._early = sasl.output
 
@@ -336,6 +338,10 @@ class AcceptedConnection(Connection):
             if taken == 0:
                 return  # it takes no more, and its failure will be reported
             rest = rest[taken:]
+
+    def abort(self, reason: str) -> None:
+        self.lost = True
+        super().abort(reason)
 
     def data_to_send(self, buffer: typing.Any, size: int) -> int:
         if self._early:
