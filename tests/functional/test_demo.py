@@ -71,8 +71,8 @@ def test_nothing_is_lost_or_doubled(hub):
 
 def _column(shown, title):
     """The numbers of a column of the processes' table, the broker's first."""
-    lines = iter(shown.partition("\nProcesses")[2].splitlines())
-    header = next(line for line in lines if title in line)
+    lines = iter(shown.partition("\nProcesses")[2].splitlines()[1:])
+    header = next(lines)
     end = header.index(title) + len(title)
     rows = []
     for line in lines:
