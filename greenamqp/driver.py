@@ -52,6 +52,7 @@ class GreenAMQPDriver(base.BaseDriver):
         _check(self._options)
         self._lock = threading.Lock()
         self._messenger: Messenger | None = None
+        self._hub_wish: str | None = None
 
     def require_features(self, requeue: bool = False) -> None:
         """Requeueing is supported."""
@@ -70,7 +71,7 @@ class GreenAMQPDriver(base.BaseDriver):
         with self._lock:
             if self._messenger is None:
                 self._messenger = Messenger(
-                    hubs.get(self._options.hub),
+                    hubs.get(self._hub_wish or self._options.hub),
                     _hosts(self._url, self._options),
                     self._options,
                     self._default_exchange,
@@ -204,14 +205,7 @@ class GreenAMQPDriver(base.BaseDriver):
         Returns once its subscriptions are up, or could not be made within
         default_send_timeout: then they will be as soon as that is possible.
         """
-        wanted = target()  # the caller may change its own
-        return self._listen(
-            RpcIncoming,
-            batch_size,
-            batch_timeout,
-            self._options.rpc_server_credit,
-            lambda addresser: addresser.rpc_sources(wanted),
-        )
+        return self._attached(self.subscribe, target(), batch_size, batch_timeout)
 
     def listen_for_notifications(
         self,
@@ -226,11 +220,72 @@ class GreenAMQPDriver(base.BaseDriver):
             the pool's listeners
         :raises NotImplementedError: if the message bus has no way to make pools
         """
+        return self._attached(
+            self.subscribe_for_notifications,
+            targets_and_priorities,
+            pool,
+            batch_size,
+            batch_timeout,
+        )
+
+    def _attached(
+        self, subscribe: typing.Callable[..., Listener], *args: typing.Any
+    ) -> Listener:
+        hub = self._connected().hub
+        if hub.foreign():
+            return hub.run_inside(self._attached, subscribe, *args)
+        listener = subscribe(*args)
+        patience = self._options.default_send_timeout
+        try:
+            attached = listener.wait_attached(hub.now() + patience)
+        except BaseException:
+            listener.cleanup()
+            raise
+        if not attached:
+            LOG.warning(
+                "not subscribed yet after %s s: %s; will be as soon as possible",
+                patience,
+                self._connected().last_failure or "the message bus has not answered",
+            )
+        return listener
+
+    # -- for greenamqp's own servers
+
+    def use_hub(self, name: str | None = None) -> hubs.Hub:
+        """The hub that this transport is on in this process.
+
+        :param name: which one to use if there is a choice yet: nothing was sent or
+            listened to before, and the option ``hub`` says ``auto``
+        """
+        if name is not None and self._options.hub == "auto":
+            self._hub_wish = name
+        return self._connected().hub
+
+    def subscribe(
+        self, target: Target, batch_size: int, batch_timeout: float | None
+    ) -> Listener:
+        """As `listen`, without waiting: see Listener.wait_attached."""
+        return self._subscribe(
+            RpcIncoming,
+            batch_size,
+            batch_timeout,
+            self._options.rpc_server_credit,
+            lambda addresser: addresser.rpc_sources(target),
+        )
+
+    def subscribe_for_notifications(
+        self,
+        targets_and_priorities: typing.Iterable[tuple[Target, str]],
+        pool: str | None,
+        batch_size: int,
+        batch_timeout: float | None,
+    ) -> Listener:
+        """As `listen_for_notifications`, without waiting."""
         targets = [
             Target(exchange=target.exchange, topic=f"{target.topic}.{priority}")
             for target, priority in targets_and_priorities
         ]
-        return self._listen(
+        return self._subscribe(
             Incoming,
             batch_size,
             batch_timeout,
@@ -242,7 +297,7 @@ class GreenAMQPDriver(base.BaseDriver):
             ),
         )
 
-    def _listen(
+    def _subscribe(
         self,
         kind: type[Incoming],
         batch_size: int,
@@ -251,24 +306,8 @@ class GreenAMQPDriver(base.BaseDriver):
         sources: typing.Callable[[typing.Any], list[typing.Any]],
     ) -> Listener:
         messenger = self._connected()
-        if messenger.hub.foreign():
-            return messenger.hub.run_inside(
-                self._listen, kind, batch_size, batch_timeout, credit, sources
-            )
         listener = Listener(messenger, kind, batch_size, batch_timeout, credit)
-        subscription = listener.subscribe(sources)
-        patience = self._options.default_send_timeout
-        try:
-            attached = subscription.wait_attached(messenger.hub.now() + patience)
-        except BaseException:
-            listener.cleanup()
-            raise
-        if not attached:
-            LOG.warning(
-                "not subscribed yet after %s s: %s; will be as soon as possible",
-                patience,
-                messenger.last_failure or "the message bus has not answered",
-            )
+        listener.subscribe(sources)
         return listener
 
     def cleanup(self) -> None:

@@ -228,13 +228,14 @@ class Listener(base.Listener):
     ) -> None:
         super().__init__(batch_size or 1, batch_timeout, credit)
         self._messenger = messenger
-        self._hub = messenger.hub
+        self.hub = messenger.hub
         self._kind = kind
         self._queue: collections.deque[_Arrival] = collections.deque()
         self._waiters: list[Waiter] = []
         self._ready_fd: _ReadyFd | None = None
         self._stopped = False
         self._closed = False
+        self._on_ready: typing.Callable[[], None] | None = None
         # Who runs the callback now, and the timer of a batch that is not full.
         self._deliverer: object = None
         self._batch_timer: Timer | None = None
@@ -252,6 +253,15 @@ class Listener(base.Listener):
         )
         return self._subscription
 
+    def wait_attached(self, deadline: float) -> bool:
+        """Wait until its subscriptions are up, or the monotonic instant `deadline`.
+        Returns whether they are.
+
+        :raises NotImplementedError: if the message bus cannot do what is asked
+        """
+        assert self._subscription is not None
+        return self._subscription.wait_attached(deadline)
+
     def _arrived(self, inlet: Inlet, delivery: Delivery, data: memoryview) -> None:
         """A message came.  Hub's context."""
         link = inlet.link
@@ -266,8 +276,8 @@ class Listener(base.Listener):
             self._ready_fd.show(True)
         for waiter in self._waiters:
             waiter.wake()
-        if self.on_incoming_callback is not None:
-            self._kick()
+        if self._on_ready is not None:
+            self._check_ready()
 
     def _reject(
         self,
@@ -283,7 +293,7 @@ class Listener(base.Listener):
             message_id,
             reason,
         )
-        with self._hub.lock:
+        with self.hub.lock:
             inlet.settle(link, delivery, REJECTED, "amqp:decode-error", reason)
             self._messenger.flush_soon()
 
@@ -295,7 +305,7 @@ class Listener(base.Listener):
         What came over a link that is gone is left out: the bus delivers it again.
         """
         taken: list[base.IncomingMessage] = []
-        lock = self._hub.lock
+        lock = self.hub.lock
         while len(taken) < limit:
             with lock:
                 if not self._queue:
@@ -336,7 +346,7 @@ class Listener(base.Listener):
         Returns what there is, perhaps nothing, as soon as the listener is stopped.
         Raises nothing.
         """
-        hub = self._hub
+        hub = self.hub
         if hub.foreign():
             return hub.run_inside(self.poll, timeout, batch_size, batch_timeout)
         batch_size = max(1, min(batch_size, self.prefetch_size))
@@ -361,65 +371,91 @@ class Listener(base.Listener):
             with hub.lock:
                 self._waiters.remove(waiter)
 
+    # -- being told instead of polling
+
+    def attend(self, on_ready: typing.Callable[[], None] | None) -> None:
+        """Call `on_ready` in the hub's context whenever `take` has something to
+        return; None: no longer.  For executors."""
+        with self.hub.lock:
+            self._on_ready = on_ready
+            if on_ready is not None:
+                self._check_ready()
+
+    def take(self) -> tuple[list[base.IncomingMessage], bool]:
+        """The next batch, and whether `take` has more to return.  Does not wait.
+
+        A batch that is not full is given when it has waited for batch_timeout.
+        """
+        with self.hub.lock:
+            if not self._is_ready():
+                return [], False
+            self._batch_due = False
+            if self._batch_timer is not None:
+                self._batch_timer.cancel()
+                self._batch_timer = None
+        messages = self._take(self.batch_size)
+        if not self._queue:
+            return messages, False
+        with self.hub.lock:
+            more = self._is_ready()
+            if not more:
+                self._check_ready()
+            return messages, more
+
+    def _is_ready(self) -> bool:
+        queued = len(self._queue)
+        return queued >= self.batch_size or (self._batch_due and queued > 0)
+
+    def _check_ready(self) -> None:
+        """Tell who attends, now or when the batch has waited.  Hub's context or
+        lock."""
+        if self._on_ready is None or not self._queue:
+            return
+        if self._is_ready():
+            self._on_ready()
+        elif self.batch_timeout is not None and self._batch_timer is None:
+            # Without a batch time-out only full batches are given.
+            self._batch_timer = self.hub.call_at(
+                self.hub.now() + self.batch_timeout, self._batch_timed_out
+            )
+
+    def _batch_timed_out(self) -> None:
+        self._batch_timer = None
+        self._batch_due = True
+        self._check_ready()
+
     def start(self, on_incoming_callback: Callback) -> None:
         """Call `on_incoming_callback` with lists of messages from now on.
 
         It is called in a green thread, or in the hub's own thread, one list at a
         time; it may block only this listener.
         """
-        with self._hub.lock:
+        with self.hub.lock:
             super().start(on_incoming_callback)
-            if self._queue:
-                self._kick()
+            self.attend(self._kick)
 
     def _kick(self) -> None:
-        """See that what is in the queue is given to the callback.  Hub's context or
-        lock."""
-        if self._deliverer is not None:
-            return  # it looks again before it ends
-        if len(self._queue) < self.batch_size and not self._batch_due:
-            if self.batch_timeout is not None:
-                if self._batch_timer is None:
-                    self._batch_timer = self._hub.call_at(
-                        self._hub.now() + self.batch_timeout, self._batch_timed_out
-                    )
-                return
-            if self.batch_size > 1:
-                return  # no batch time-out: only full batches
-        self._deliverer = self
-        self._hub.deliver(self._deliver)
-
-    def _batch_timed_out(self) -> None:
-        self._batch_timer = None
-        if self._queue and self.on_incoming_callback is not None:
-            self._batch_due = True
-            self._kick()
+        if self._deliverer is None:  # else it looks again before it ends
+            self._deliverer = self
+            self.hub.deliver(self._deliver)
 
     def _deliver(self) -> None:
         """Give the callback what there is.  Where it may block."""
-        hub = self._hub
+        hub = self.hub
         self._deliverer = hub.current()
         try:
-            while True:
-                with hub.lock:
-                    callback = self.on_incoming_callback
-                    full = len(self._queue) >= self.batch_size
-                    if callback is None or not (full or self._batch_due):
-                        return
-                    self._batch_due = False
-                    if self._batch_timer is not None:
-                        self._batch_timer.cancel()
-                        self._batch_timer = None
-                messages = self._take(self.batch_size)
+            while (callback := self.on_incoming_callback) is not None:
+                messages, more = self.take()
                 if messages:
                     self._call(callback, messages)
+                if not more:
+                    break
         finally:
             with hub.lock:
                 self._deliverer = None
                 for waiter in self._waiters:
                     waiter.wake()
-                if self._queue and self.on_incoming_callback is not None:
-                    self._kick()
+                self._check_ready()
 
     def _call(
         self, callback: Callback, messages: list[base.IncomingMessage]
@@ -436,7 +472,7 @@ class Listener(base.Listener):
 
         What was taken can still be acknowledged; what was not goes back to the bus.
         """
-        hub = self._hub
+        hub = self.hub
         if hub.foreign():
             hub.run_inside(self.stop)
             return
@@ -444,6 +480,7 @@ class Listener(base.Listener):
         with hub.lock:
             callback = self.on_incoming_callback
             self._stopped = True
+            self._on_ready = None
             super().stop()
             if self._batch_timer is not None:
                 self._batch_timer.cancel()
@@ -465,7 +502,7 @@ class Listener(base.Listener):
     def _return_queue(self, callback: Callback) -> None:
         """Release what is in the queue.  What its sender had settled cannot go back,
         so it is still given to the callback."""
-        with self._hub.lock:
+        with self.hub.lock:
             queue, self._queue = self._queue, collections.deque()
             ours = [each for each in queue if each.link.is_settled(each.delivery)]
             for each in queue:
@@ -483,7 +520,7 @@ class Listener(base.Listener):
 
         The descriptor of fileno() is closed: take it out of every loop before.
         """
-        hub = self._hub
+        hub = self.hub
         if hub.foreign():
             hub.run_inside(self.cleanup)
             return
@@ -508,10 +545,10 @@ class Listener(base.Listener):
 
         :raises ValueError: after cleanup()
         """
-        with self._hub.lock:
+        with self.hub.lock:
             if self._closed:
                 raise ValueError("the listener was cleaned up: it has no descriptor")
             if self._ready_fd is None:
-                self._ready_fd = _ReadyFd(self._hub)
+                self._ready_fd = _ReadyFd(self.hub)
                 self._ready_fd.show(bool(self._queue))
             return self._ready_fd.fileno()

@@ -175,6 +175,10 @@ class Hub(abc.ABC):
         """Run `function` where this hub's waiters can wait, and return its result or
         raise its exception.  From any native thread, whose wait is a real one."""
 
+    def breathe(self) -> None:
+        """Between two pieces of work, outside the hub's context: let output leave and
+        others have their turn, if it is time for that."""
+
     # -- flushing
 
     def flush_now(self, pump: Flushable) -> None:

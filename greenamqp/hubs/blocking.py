@@ -22,6 +22,10 @@ from greenamqp.hubs.reactor import Reactor
 LOG = logging.getLogger(__name__)
 
 
+# Who works on without waiting lets bytes move after so long.  Seconds.
+TURN_INTERVAL = 0.01
+
+
 class BlockingWaiter(Waiter):
     """A waiter whose wait is a turn of the event loop, or many."""
 
@@ -58,6 +62,7 @@ class BlockingHub(Hub):
         self._allocate_lock = native.original("threading", "Lock")
         self._thread = self._get_ident()
         self._reactor: Reactor | None = None
+        self._turn_at = 0.0
         self._calls: collections.deque[Callback] = collections.deque()
         self._work: collections.deque[Callback] = collections.deque()
 
@@ -92,7 +97,9 @@ class BlockingHub(Hub):
         else:
             timeout = max(0.0, upcoming - self.now())
         due = reactor.poll(timeout)
-        due += reactor.expired(self.now())
+        now = self.now()
+        self._turn_at = now + TURN_INTERVAL
+        due += reactor.expired(now)
         while self._calls:
             due.append(self._calls.popleft())
         if due:
@@ -110,6 +117,11 @@ class BlockingHub(Hub):
             reactor.arm()
         while self._work:
             self._work.popleft()()
+
+    def breathe(self) -> None:
+        now = self.now()
+        if now > self._turn_at:
+            self.turn(now)
 
     def foreign(self) -> bool:
         return self._get_ident() != self._thread

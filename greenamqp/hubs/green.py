@@ -32,6 +32,9 @@ getcurrent = greenlet.getcurrent
 FLUSH_INTERVAL = 0.002
 
 
+# Who works on without waiting lets the hub run after so long.  Seconds.
+YIELD_INTERVAL = 0.02
+
 # Green threads that are kept for the next message when they have nothing to do.
 IDLE_WORKERS = 64
 
@@ -113,6 +116,8 @@ class GreenHub(Hub):
         self._ready: list[GreenWaiter] = []
         self._scheduled = False
         self._idle: list[_Worker] = []
+        self._flush_at = 0.0
+        self._yield_at = 0.0
         # Waiters with a deadline.  Most are woken long before it, so they are only
         # looked through when the alarm, the earliest of them, goes off.
         self._expects: dict[GreenWaiter, float] = {}
@@ -158,7 +163,9 @@ class GreenHub(Hub):
             ready = self._ready
             if ready:
                 self._ready = []
-                flush_at = self.now() + FLUSH_INTERVAL
+                now = self.now()
+                self._flush_at = now + FLUSH_INTERVAL
+                self._yield_at = now + YIELD_INTERVAL
                 for index, waiter in enumerate(ready):
                     if waiter.greenlet is None:
                         continue  # it has left meanwhile
@@ -170,15 +177,25 @@ class GreenHub(Hub):
                     except BaseException:
                         self._ready[:0] = ready[index + 1 :]
                         raise
-                    if self._dirty and self.now() > flush_at:
+                    if self._dirty and self.now() > self._flush_at:
                         self._flush_dirty()
-                        flush_at = self.now() + FLUSH_INTERVAL
+                        self._flush_at = self.now() + FLUSH_INTERVAL
             if self._dirty:
                 self._flush_dirty()
         finally:
             self.busy = False
             if self._ready or self._dirty:
                 self._schedule()
+
+    def breathe(self) -> None:
+        now = self.now()
+        if now > self._flush_at:
+            self._flush_dirty()
+            self._flush_at = now + FLUSH_INTERVAL
+        if now > self._yield_at:
+            self._call_soon(getcurrent().switch)
+            self._switch()
+            self._yield_at = self.now() + YIELD_INTERVAL
 
     def flush_soon(self, pump: Flushable) -> None:
         if not pump.dirty:
@@ -251,11 +268,10 @@ class GreenHub(Hub):
             self._from_outside.popleft()()
 
     def call_inside(self, callback: Callback) -> None:
-        if self.foreign():
-            self._from_outside.append(callback)
-            os.eventfd_write(self._eventfd, 1)
-        else:
-            self._call_soon(lambda: self._wakeup(callback))
+        # By the eventfd from the hub's own thread too: a signal handler may have
+        # interrupted the hub's wait, which goes on as if nothing had been.
+        self._from_outside.append(callback)
+        os.eventfd_write(self._eventfd, 1)
 
     def run_inside(
         self, function: typing.Callable[..., typing.Any], *args: typing.Any

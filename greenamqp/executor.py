@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One dispatcher over many listeners.
+
+An executor takes messages from any number of listeners and hands them to the
+dispatch function that each was added with.  Listeners come and go before and after
+start(), from anywhere: an endpoint, another green thread, another thread, a signal
+handler that Python runs between two instructions.
+
+* ``blocking`` dispatches in the thread that called start(), one batch at a time, and
+  never makes a thread;
+* ``eventlet``, ``gevent`` and ``threading`` dispatch in one bounded pool of workers
+  for all listeners.
+
+Every listener gets its turn: one batch each, round after round, so that a backlog on
+one keeps another waiting for no more than a round.  What a dispatch function raises
+is logged and concerns its own messages only.
+"""
+
+from __future__ import annotations
+
+import abc
+import collections
+import logging
+import typing
+
+from oslo_messaging._drivers import base
+
+from greenamqp.hubs import Hub, Waiter, native
+from greenamqp.listener import Listener
+
+LOG = logging.getLogger(__name__)
+
+Dispatch = typing.Callable[[list[base.IncomingMessage]], object]
+
+#: The executors there are, and the hub that each wants its listeners to be on.
+HUBS = {
+    "blocking": "blocking",
+    "eventlet": "eventlet",
+    "gevent": "gevent",
+    "threading": "threads",
+}
+
+
+class _Entry:
+    """A listener of an executor."""
+
+    __slots__ = ("active", "dispatch", "listener", "queued", "removed")
+
+    def __init__(self, listener: Listener, dispatch: Dispatch) -> None:
+        self.listener = listener
+        self.dispatch = dispatch
+        #: Whether it stands in the queue of those that have messages.
+        self.queued = False
+        #: How many of its batches are being dispatched.
+        self.active = 0
+        self.removed = False
+
+
+class Executor(abc.ABC):
+    """See the module.
+
+    :param hub: the hub of all its listeners
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self._entries: dict[Listener, _Entry] = {}
+        self._ready: collections.deque[_Entry] = collections.deque()
+        self._running = False
+        self._active = 0
+        self._waiters: list[Waiter] = []
+
+    def add_listener(self, listener: Listener, dispatch: Dispatch) -> None:
+        """Give `listener`'s messages to `dispatch` from now on, or from start() on.
+
+        :raises ValueError: if the listener is on another hub, or here already
+        """
+        if listener.hub is not self.hub:
+            raise ValueError(
+                f"the listener is on the {listener.hub.name} hub, and this executor "
+                f"on another {self.hub.name} hub"
+            )
+        self._inside(self._add, listener, dispatch)
+
+    def _add(self, listener: Listener, dispatch: Dispatch) -> None:
+        with self.hub.lock:
+            if listener in self._entries:
+                raise ValueError("the listener has been added already")
+            entry = self._entries[listener] = _Entry(listener, dispatch)
+            if self._running:
+                self._attend(entry)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Take no more of `listener`'s messages, and wait until those that were taken
+        are dispatched, but for one that calls this itself.  Unknown ones are ignored.
+        """
+        self._inside(self._remove, listener)
+
+    def _remove(self, listener: Listener) -> None:
+        with self.hub.lock:
+            entry = self._entries.pop(listener, None)
+            if entry is None:
+                return
+            entry.removed = True
+            listener.attend(None)
+            own = self.hub.current() in self._dispatching(entry)
+        self._wait(lambda: entry.active <= own)
+
+    def _inside(
+        self, function: typing.Callable[..., None], *args: typing.Any
+    ) -> None:
+        if self.hub.foreign():
+            self.hub.run_inside(function, *args)
+        else:
+            function(*args)
+
+    def _attend(self, entry: _Entry) -> None:
+        entry.listener.attend(lambda: self._has_messages(entry))
+
+    def _has_messages(self, entry: _Entry) -> None:
+        """A listener has something.  Hub's context or lock."""
+        if not entry.queued and not entry.removed:
+            entry.queued = True
+            self._ready.append(entry)
+        self._engage()
+
+    @abc.abstractmethod
+    def _engage(self) -> None:
+        """See that somebody works.  Hub's context or lock."""
+
+    @abc.abstractmethod
+    def _dispatching(self, entry: _Entry) -> typing.Collection[typing.Hashable]:
+        """Who dispatches messages of `entry` now, as hub.current() names them."""
+
+    def _work_once(self) -> bool:
+        """Dispatch one batch of the listener whose turn it is.  Returns whether there
+        was a listener in the queue."""
+        lock = self.hub.lock
+        with lock:
+            if not self._ready:
+                return False
+            entry = self._ready.popleft()
+            entry.queued = False
+            if entry.removed:
+                return True
+            entry.active += 1
+        try:
+            messages, more = entry.listener.take()
+            if more:
+                with lock:
+                    self._has_messages(entry)
+            if messages:
+                self._dispatch(entry, messages)
+        finally:
+            with lock:
+                entry.active -= 1
+                if self._waiters:
+                    self._wake_waiters()
+        return True
+
+    def _dispatch(self, entry: _Entry, messages: list[base.IncomingMessage]) -> None:
+        try:
+            entry.dispatch(messages)
+        except Exception:
+            LOG.exception("a dispatch function failed")
+
+    def _wake_waiters(self) -> None:
+        for waiter in self._waiters:
+            waiter.wake()
+
+    def _wait(self, condition: typing.Callable[[], bool]) -> None:
+        """Wait until `condition`, looked at whenever a batch is done."""
+        hub = self.hub
+        waiter = hub.waiter()
+        with hub.lock:
+            self._waiters.append(waiter)
+        try:
+            while not condition():
+                waiter.wait(None)
+        finally:
+            with hub.lock:
+                self._waiters.remove(waiter)
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Begin to dispatch."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Begin nothing more.  Does not wait; from anywhere, a signal handler too."""
+
+    @abc.abstractmethod
+    def wait(self) -> None:
+        """Wait, after stop(), until what was begun is done."""
+
+    def _attend_all(self) -> None:
+        with self.hub.lock:
+            self._running = True
+            for entry in self._entries.values():
+                self._attend(entry)
+
+    def _attend_none(self) -> None:
+        with self.hub.lock:
+            self._running = False
+            for entry in self._entries.values():
+                entry.listener.attend(None)
+                entry.queued = False
+            self._ready.clear()
+            self._wake_waiters()
+
+
+class BlockingExecutor(Executor):
+    """Dispatches in the thread that calls start(), until stop().
+
+    Endpoints run one after another.  One that makes a call pumps while it waits; what
+    arrives meanwhile is dispatched when it has returned.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__(hub)
+        self._stopping = False
+        self._waiter = hub.waiter()
+        self._current: dict[_Entry, typing.Hashable] = {}
+
+    def start(self) -> None:
+        """Dispatch in this thread; returns after stop()."""
+        self._attend_all()
+        try:
+            while not self._stopping:
+                if self._work_once():
+                    self.hub.breathe()
+                else:
+                    self._waiter.wait(None)
+        finally:
+            self._attend_none()
+            self._stopping = False
+            with self.hub.lock:
+                self._wake_waiters()
+
+    def _dispatch(self, entry: _Entry, messages: list[base.IncomingMessage]) -> None:
+        self._current[entry] = self.hub.current()
+        try:
+            super()._dispatch(entry, messages)
+        finally:
+            del self._current[entry]
+
+    def _dispatching(self, entry: _Entry) -> typing.Collection[typing.Hashable]:
+        return [self._current[entry]] if entry in self._current else []
+
+    def _engage(self) -> None:
+        self._waiter.wake()
+
+    def stop(self) -> None:
+        """Have start() return when the batch at hand is done.  Does not wait."""
+        if self._running or not self._stopping:
+            self._stopping = True
+            # Not under a lock: a signal handler may have interrupted who holds it.
+            self.hub.call_inside(self._waiter.wake)
+
+    def wait(self) -> None:
+        """Wait until start() has returned, unless this is the thread it runs in."""
+        if self._current and self.hub.current() in self._current.values():
+            return
+        if self._running:
+            self._wait(lambda: not self._running)
+
+
+class PoolExecutor(Executor):
+    """Dispatches in workers of its hub, `size` of them at the most."""
+
+    def __init__(self, hub: Hub, size: int) -> None:
+        super().__init__(hub)
+        if size < 1:
+            raise ValueError(f"a pool of {size} workers cannot work")
+        self._size = size
+        self._workers: dict[typing.Hashable, _Entry | None] = {}
+
+    def _engage(self) -> None:
+        if self._active < self._size and self._running:
+            self._active += 1
+            self._deliver(self._work)
+
+    def _deliver(self, function: typing.Callable[[], None]) -> None:
+        self.hub.deliver(function)
+
+    def _work(self) -> None:
+        """A worker: one batch after another, as long as there are any."""
+        me = self.hub.current()
+        self._workers[me] = None
+        try:
+            while self._work_once():
+                self.hub.breathe()
+        finally:
+            with self.hub.lock:
+                self._workers.pop(me, None)
+                self._active -= 1
+                if self._ready and self._running:
+                    self._engage()  # came between the last look and now
+                if self._waiters:
+                    self._wake_waiters()
+
+    def _dispatch(self, entry: _Entry, messages: list[base.IncomingMessage]) -> None:
+        self._workers[self.hub.current()] = entry
+        super()._dispatch(entry, messages)
+
+    def _dispatching(self, entry: _Entry) -> typing.Collection[typing.Hashable]:
+        return [who for who, what in self._workers.items() if what is entry]
+
+    def start(self) -> None:
+        """Begin to dispatch; returns at once."""
+        if self.hub.foreign():
+            self.hub.run_inside(self._attend_all)
+        else:
+            self._attend_all()
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self.hub.call_inside(self._attend_none)
+
+    def wait(self) -> None:
+        """Wait until all that was begun is done, but for a worker that calls this."""
+        if self.hub.foreign():
+            self.hub.run_inside(self._wait_idle, 0)
+        else:
+            self._wait_idle(self.hub.current() in self._workers)
+
+    def _wait_idle(self, own: int) -> None:
+        self._wait(lambda: not self._running and self._active <= own)
+
+
+class _Thread:
+    """A native worker thread, parked between two pieces of work."""
+
+    __slots__ = ("function", "lock")
+
+    def __init__(self, lock: typing.Any) -> None:
+        self.lock = lock
+        self.function: typing.Callable[[], None] | None = None
+
+
+class ThreadingExecutor(PoolExecutor):
+    """Dispatches in native threads, made when needed and kept until stop()."""
+
+    def __init__(self, hub: Hub, size: int) -> None:
+        super().__init__(hub, size)
+        self._thread_class = native.original("threading", "Thread")
+        self._allocate_lock = native.original("threading", "Lock")
+        self._idle: list[_Thread] = []
+        self._threads: list[typing.Any] = []
+
+    def _deliver(self, function: typing.Callable[[], None]) -> None:
+        if self._idle:
+            worker = self._idle.pop()
+            worker.function = function
+            worker.lock.release()
+            return
+        worker = _Thread(self._allocate_lock())
+        worker.lock.acquire()
+        worker.function = function
+        thread = self._thread_class(
+            target=self._run,
+            args=(worker,),
+            name=f"greenamqp-worker-{len(self._threads)}",
+            daemon=True,
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def _run(self, worker: _Thread) -> None:
+        while worker.function is not None:
+            try:
+                worker.function()
+            except Exception:
+                LOG.exception("a worker failed")
+            with self.hub.lock:
+                worker.function = None
+                if not self._running:
+                    return
+                self._idle.append(worker)
+            worker.lock.acquire()
+
+    def _attend_none(self) -> None:
+        with self.hub.lock:
+            super()._attend_none()
+            while self._idle:
+                self._idle.pop().lock.release()  # without work: it ends
+
+    def wait(self) -> None:
+        """Wait until all that was begun is done and its threads have ended."""
+        super().wait()
+        me = native.original("threading", "current_thread")()
+        threads, self._threads = self._threads, []
+        for thread in threads:
+            if thread is not me:
+                thread.join()
+
+
+def make(name: str, hub: Hub, size: int) -> Executor:
+    """The executor of that name on `hub`, with up to `size` workers.
+
+    :raises ValueError: for an unknown name, or a hub that does not go with it
+    """
+    if name not in HUBS:
+        raise ValueError(f"executor must be one of {', '.join(HUBS)}; it is {name!r}")
+    if name == "blocking":
+        return BlockingExecutor(hub)
+    # A monkey patched process has "threads" that are green: its hub does the work.
+    if name == "threading" and hub.name in ("eventlet", "gevent"):
+        return PoolExecutor(hub, size)
+    if HUBS[name] != hub.name:
+        raise ValueError(
+            f"the {name} executor does not go with the {hub.name} hub of the transport"
+        )
+    if name == "threading":
+        return ThreadingExecutor(hub, size)
+    return PoolExecutor(hub, size)

@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public servers: many targets, exchanges and pools on one executor.
+
+:class:`Server` listens on any number of RPC targets and notification topics, on one or
+several transports, and dispatches them all in one executor.  What a message means is
+decided by oslo.messaging's own dispatchers and servers, so endpoints, serializers,
+access policies, expected exceptions, tracing and metrics work as they do there.
+
+:class:`RPCServer` goes with oslo.messaging's own ``get_rpc_server(server_cls=...)``,
+which then takes the executors ``blocking`` and ``gevent`` too;
+:func:`get_notification_listener` and :func:`get_batch_notification_listener` are the
+counterparts for notifications.
+"""
+
+from __future__ import annotations
+
+import logging
+import typing
+
+from oslo_messaging import Target, exceptions
+from oslo_messaging import server as oslo_server
+from oslo_messaging._drivers import base
+from oslo_messaging.notify import dispatcher as notify_dispatcher
+from oslo_messaging.notify import listener as notify_listener
+from oslo_messaging.rpc import dispatcher as rpc_dispatcher
+from oslo_messaging.rpc import server as rpc_server
+from oslo_service import service
+
+from greenamqp import executor as executors
+from greenamqp.driver import GreenAMQPDriver
+from greenamqp.hubs import Hub
+from greenamqp.listener import Listener
+
+LOG = logging.getLogger(__name__)
+
+# How long start() waits for the subscriptions of all targets.  Seconds.
+SUBSCRIBE_TIMEOUT = 30.0
+
+_Process = typing.Callable[[list[base.IncomingMessage]], object]
+
+
+class _RPCProcessing(rpc_server.RPCServer):
+    """What oslo.messaging's server does with one request, without being a server."""
+
+    def __init__(self, transport: typing.Any, dispatcher: typing.Any) -> None:
+        self.conf = transport.conf
+        self.dispatcher = dispatcher
+
+
+class _NotificationProcessing(notify_listener.NotificationServer):
+    """What oslo.messaging's listener does with one notification."""
+
+    def __init__(self, dispatcher: typing.Any, allow_requeue: bool) -> None:
+        self.dispatcher = dispatcher
+        self._allow_requeue = allow_requeue
+
+
+class _BatchProcessing(notify_listener.BatchNotificationServer):
+    """What oslo.messaging's listener does with a batch of notifications."""
+
+    def __init__(self, dispatcher: typing.Any, allow_requeue: bool) -> None:
+        self.dispatcher = dispatcher
+        self._allow_requeue = allow_requeue
+
+
+def _driver(transport: typing.Any) -> GreenAMQPDriver:
+    driver = transport._driver
+    if not isinstance(driver, GreenAMQPDriver):
+        raise TypeError(
+            "this server wants a transport of the amqp driver; its URL has the scheme "
+            f"{driver._url.transport!r}"
+        )
+    return driver
+
+
+class Subscription:
+    """One thing that a Server listens to: a handle.  Made by the Server only.
+
+    :ivar what: what it is, for messages to people
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        what: str,
+        transport: typing.Any,
+        subscribe: typing.Callable[[], Listener],
+        process: _Process,
+    ) -> None:
+        self.what = what
+        self._server = server
+        self._transport = transport
+        self._subscribe = subscribe
+        self._process = process
+        self._listener: Listener | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.what}>"
+
+    def stop(self) -> None:
+        """Take no more, wait for what was begun (but for an endpoint that calls this
+        itself), then detach.  Idempotent."""
+        self._server._forget(self)
+        self._detach()
+
+    def _detach(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            executor = self._server._executor
+            if executor is not None:
+                executor.remove_listener(listener)
+            listener.cleanup()
+
+
+class Server(service.ServiceBase):
+    """Listens on many targets, exchanges and pools, in one dispatcher.
+
+    :param transport: the transport of what is listened to, unless told otherwise
+    :param executor: ``blocking``, ``eventlet``, ``gevent`` or ``threading``; None:
+        what fits the process.  With ``blocking``, start() dispatches in the calling
+        thread and returns after stop(); it never makes a thread, and neither does the
+        driver, as it then uses its blocking hub.
+    :param pool_size: workers of the other executors; None: the option
+        ``executor_thread_pool_size``
+    :raises ValueError: for an unknown executor
+    :raises TypeError: for a transport of another driver
+
+    listen(), listen_for_notifications() and the handles' stop() may be called before
+    and after start(), from an endpoint, another green thread or another thread.
+    """
+
+    def __init__(
+        self,
+        transport: typing.Any,
+        executor: str | None = None,
+        pool_size: int | None = None,
+    ) -> None:
+        self.transport = transport
+        self.conf = transport.conf
+        self.conf.register_opts(oslo_server._pool_opts)
+        if executor is not None and executor not in executors.HUBS:
+            raise ValueError(
+                f"executor must be one of {', '.join(executors.HUBS)}; "
+                f"it is {executor!r}"
+            )
+        _driver(transport)
+        self._executor_name = executor
+        self._pool_size = pool_size
+        # Made by start(): a launcher makes the server, then forks, then starts it.
+        self._executor: executors.Executor | None = None
+        self._subscriptions: list[Subscription] = []
+
+    def _hub_of(self, transport: typing.Any) -> Hub:
+        """The hub that a transport is on, or will be."""
+        name = self._executor_name
+        # A monkey patched process has "threads" that are green: auto finds that out.
+        wish = None if name in (None, "threading") else executors.HUBS[name]
+        return _driver(transport).use_hub(wish)
+
+    def _make_executor(self) -> executors.Executor:
+        hub = self._hub_of(self.transport)
+        name = self._executor_name or (
+            "threading" if hub.name == "threads" else hub.name
+        )
+        size = self._pool_size or self.conf.executor_thread_pool_size
+        return executors.make(name, hub, size)
+
+    # -- what is listened to
+
+    def listen(
+        self,
+        target: Target,
+        endpoints: typing.Sequence[object],
+        *,
+        serializer: typing.Any = None,
+        access_policy: typing.Any = None,
+        transport: typing.Any = None,
+    ) -> Subscription:
+        """Serve RPC requests to `target` with `endpoints`.
+
+        After start() it returns when the subscription is up.
+
+        :raises InvalidTarget: if the target names no topic or no server
+        """
+        transport = transport or self.transport
+        dispatcher = rpc_dispatcher.RPCDispatcher(endpoints, serializer, access_policy)
+        return self._listen(transport, target, dispatcher)
+
+    def _listen(
+        self, transport: typing.Any, target: Target, dispatcher: typing.Any
+    ) -> Subscription:
+        _need(target, "topic", "server")
+        driver = _driver(transport)
+        wanted = target()  # the caller may change its own
+        return self._add(
+            f"RPC {wanted}",
+            transport,
+            lambda: driver.subscribe(wanted, 1, None),
+            _RPCProcessing(transport, dispatcher)._process_incoming,
+        )
+
+    def listen_for_notifications(
+        self,
+        targets: typing.Sequence[Target],
+        endpoints: typing.Sequence[object],
+        *,
+        pool: str | None = None,
+        batch_size: int | None = None,
+        batch_timeout: float | None = None,
+        allow_requeue: bool = False,
+        serializer: typing.Any = None,
+        priorities: typing.Sequence[str] | None = None,
+        transport: typing.Any = None,
+    ) -> Subscription:
+        """Give notifications on `targets` to `endpoints`.
+
+        :param pool: each pool gets a copy of each notification, for one of its members
+        :param batch_size: if given, endpoints get lists of up to so many notifications
+        :param batch_timeout: seconds that a list which is not full waits for more
+        :param allow_requeue: whether endpoints may give notifications back
+        :param priorities: which to subscribe to; None: those endpoints have methods for
+        :raises InvalidTarget: if a target names no topic
+        """
+        transport = transport or self.transport
+        for target in targets:
+            _need(target, "topic")
+        batched = batch_size is not None
+        make = (
+            notify_dispatcher.BatchNotificationDispatcher
+            if batched
+            else notify_dispatcher.NotificationDispatcher
+        )
+        dispatcher = make(endpoints, serializer)
+        wanted = [
+            (target(), priority)
+            for target in targets
+            for priority in priorities or dispatcher.supported_priorities
+        ]
+        driver = _driver(transport)
+        processing = (_BatchProcessing if batched else _NotificationProcessing)(
+            dispatcher, allow_requeue
+        )
+        return self._add(
+            f"notifications {', '.join(str(target) for target in targets)}"
+            + (f" pool {pool}" if pool else ""),
+            transport,
+            lambda: driver.subscribe_for_notifications(
+                wanted, pool, batch_size or 1, batch_timeout
+            ),
+            processing._process_incoming,
+        )
+
+    def _add(
+        self,
+        what: str,
+        transport: typing.Any,
+        subscribe: typing.Callable[[], Listener],
+        process: _Process,
+    ) -> Subscription:
+        subscription = Subscription(self, what, transport, subscribe, process)
+        self._subscriptions.append(subscription)
+        if self._executor is not None:
+            try:
+                self._begin(self._executor, [subscription])
+            except BaseException:
+                subscription.stop()
+                raise
+        return subscription
+
+    def _forget(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    def _begin(
+        self, executor: executors.Executor, subscriptions: list[Subscription]
+    ) -> None:
+        """Subscribe to all, then wait for all: the round trips overlap."""
+        hub = executor.hub
+        if hub.foreign():
+            hub.run_inside(self._begin, executor, subscriptions)
+            return
+        for subscription in subscriptions:
+            other = self._hub_of(subscription._transport)
+            if other is not hub:
+                raise ValueError(
+                    f"{subscription.what}: its transport is on the {other.name} hub, "
+                    f"and this server on the {hub.name} hub"
+                )
+            listener = subscription._listener = subscription._subscribe()
+            executor.add_listener(listener, subscription._process)
+        deadline = hub.now() + SUBSCRIBE_TIMEOUT
+        for subscription in subscriptions:
+            attached = subscription._listener
+            if attached is not None and not attached.wait_attached(deadline):
+                LOG.warning(
+                    "%s: not subscribed yet after %s s; will be as soon as possible",
+                    subscription.what,
+                    SUBSCRIBE_TIMEOUT,
+                )
+
+    # -- oslo.service
+
+    def start(self) -> None:
+        """Subscribe to all and begin to dispatch.
+
+        With the blocking executor: dispatch in this thread until stop().
+
+        :raises NotImplementedError: if a message bus cannot do what is asked
+        :raises ValueError: if the executor does not go with the hub of a transport
+        """
+        if self._executor is not None:
+            LOG.warning("the server has been started already")
+            return
+        executor = self._executor = self._make_executor()
+        try:
+            self._begin(executor, list(self._subscriptions))
+        except BaseException:
+            self._detach()
+            raise
+        executor.start()
+
+    def stop(self) -> None:
+        """Begin nothing more.  Does not wait; may be called from anywhere."""
+        if self._executor is not None:
+            self._executor.stop()
+
+    def wait(self) -> None:
+        """Wait, after stop(), until what was begun is done; then detach from the bus.
+        start() may be called again afterwards."""
+        if self._executor is not None:
+            self._executor.wait()
+            self._detach()
+
+    def _detach(self) -> None:
+        for subscription in self._subscriptions:
+            subscription._detach()
+        self._executor = None
+
+    def reset(self) -> None:
+        """Nothing is kept that a SIGHUP would want renewed."""
+
+
+def _need(target: Target, *fields: str) -> None:
+    for field in fields:
+        if not getattr(target, field):
+            raise exceptions.InvalidTarget(f"A server's target must have {field}", target)
+
+
+class _OneServer(service.ServiceBase):
+    """A Server that looks like oslo.messaging's MessageHandlingServer."""
+
+    def __init__(self, transport: typing.Any, executor: str | None) -> None:
+        self.transport = transport
+        self.conf = transport.conf
+        self._executor_name = executor
+        self._server: Server | None = None
+
+    def _subscribe(self, server: Server) -> None:
+        raise NotImplementedError
+
+    def start(self, override_pool_size: int | None = None) -> None:
+        """Begin to serve.  With the blocking executor: serve in this thread until
+        stop(), then return."""
+        if self._server is not None:
+            LOG.warning("the server has been started already")
+            return
+        server = Server(self.transport, self._executor_name, override_pool_size)
+        self._subscribe(server)
+        self._server = server
+        server.start()
+
+    def stop(self) -> None:
+        """Begin nothing more.  Does not wait; may be called from anywhere."""
+        if self._server is not None:
+            self._server.stop()
+
+    def wait(self) -> None:
+        """Wait, after stop(), until what was begun is done; then detach."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.wait()
+
+    def reset(self) -> None:
+        """Nothing to do."""
+
+
+class RPCServer(_OneServer):
+    """For ``server_cls=`` of oslo.messaging's get_rpc_server: one target, and any
+    executor of greenamqp's."""
+
+    def __init__(
+        self,
+        transport: typing.Any,
+        target: Target,
+        dispatcher: typing.Any,
+        executor: str | None = None,
+    ) -> None:
+        super().__init__(transport, executor)
+        self.target = target
+        self.dispatcher = dispatcher
+
+    def _subscribe(self, server: Server) -> None:
+        server._listen(self.transport, self.target, self.dispatcher)
+
+
+class NotificationListener(_OneServer):
+    """What get_notification_listener and its batch counterpart return."""
+
+    def __init__(
+        self,
+        transport: typing.Any,
+        executor: str | None,
+        targets: typing.Sequence[Target],
+        endpoints: typing.Sequence[object],
+        **options: typing.Any,
+    ) -> None:
+        super().__init__(transport, executor)
+        self._targets = list(targets)
+        self._endpoints = list(endpoints)
+        self._options = options
+
+    def _subscribe(self, server: Server) -> None:
+        server.listen_for_notifications(
+            self._targets, self._endpoints, **self._options
+        )
+
+
+def get_notification_listener(
+    transport: typing.Any,
+    targets: typing.Sequence[Target],
+    endpoints: typing.Sequence[object],
+    executor: str | None = None,
+    serializer: typing.Any = None,
+    allow_requeue: bool = False,
+    pool: str | None = None,
+) -> NotificationListener:
+    """As oslo.messaging's function of that name, for any executor of greenamqp's."""
+    return NotificationListener(
+        transport,
+        executor,
+        targets,
+        endpoints,
+        serializer=serializer,
+        allow_requeue=allow_requeue,
+        pool=pool,
+    )
+
+
+def get_batch_notification_listener(
+    transport: typing.Any,
+    targets: typing.Sequence[Target],
+    endpoints: typing.Sequence[object],
+    executor: str | None = None,
+    serializer: typing.Any = None,
+    allow_requeue: bool = False,
+    pool: str | None = None,
+    batch_size: int = 100,
+    batch_timeout: float | None = 1.0,
+) -> NotificationListener:
+    """As oslo.messaging's function of that name, for any executor of greenamqp's."""
+    return NotificationListener(
+        transport,
+        executor,
+        targets,
+        endpoints,
+        serializer=serializer,
+        allow_requeue=allow_requeue,
+        pool=pool,
+        batch_size=batch_size,
+        batch_timeout=batch_timeout,
+    )
