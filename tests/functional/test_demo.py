@@ -161,3 +161,15 @@ def test_the_programs_of_the_first_steps(the_bus, tmp_path):
     assert client.stdout == "Hello, world\n", client.stderr
     assert client.returncode == 0
     assert server.returncode == 0
+
+
+def test_a_bus_without_pools_is_refused_in_one_line():
+    router = buses.EmbeddedBroker("--product", "qpid-dispatch-router")
+    try:
+        with demo("--url", router.url) as process:
+            shown, _ = process.communicate(timeout=_LIMIT)
+    finally:
+        router.stop()
+    assert process.returncode == 1
+    assert re.search(r"pool '\w+': .*qpid-dispatch-router", shown)
+    assert "Traceback" not in shown

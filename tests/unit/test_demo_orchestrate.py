@@ -212,7 +212,7 @@ def test_passwords_are_not_shown(url, shown):
 
 def test_the_roles_command_patches_before_anything_else():
     run = plan.Run(id="r", url="u", hub="gevent", rate=1.0)
-    option, code, spec = plan.role_command("a", "agent", run, "audit")
+    *_, option, code, spec = plan.role_command("a", "agent", run, "audit")
     assert option == "-c"
     assert code.startswith("from gevent import monkey; monkey.patch_all(); from")
     assert json.loads(spec)["run"]["id"] == "r"

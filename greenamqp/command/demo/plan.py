@@ -139,4 +139,7 @@ def role_command(name: str, kind: str, run: Run, of: str = "") -> list[str]:
     """
     spec = {"name": name, "kind": kind, "run": dataclasses.asdict(run), "of": of}
     start = "from greenamqp.command.demo.roles import main; main()"
-    return ["-c", _PATCHING[run.hub] + start, json.dumps(spec)]
+    # eventlet, and oslo.messaging where it uses it, say at each start that they are
+    # deprecated.
+    quiet = ["-W", "ignore::DeprecationWarning"]
+    return [*quiet, "-c", _PATCHING[run.hub] + start, json.dumps(spec)]

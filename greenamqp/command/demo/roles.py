@@ -23,7 +23,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Iterator
 
@@ -630,9 +629,9 @@ def main() -> None:
     role = make(spec["name"], spec["kind"], run, account, spec["of"])
     try:
         role.prepare()
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
+    except (NotImplementedError, oslo_messaging.MessagingException) as exc:
+        # What the bus cannot do or refuses; the text says it all.
+        sys.exit(f"{type(exc).__name__}: {exc}")
     channel.send("ready")
 
     reporter = Pacer(1 / _REPORT_EVERY)
