@@ -36,7 +36,7 @@ except ImportError as exc:  # pragma: no cover - depends on the installation
         f"its module cproton_ffi cannot be imported ({exc})"
     ) from exc
 
-from proton import Data
+from proton import Array, Data, Described, ProtonException
 
 REQUIRED = (
     "pn_collector_peek pn_collector_pop pn_event_type pn_event_link "
@@ -313,6 +313,10 @@ class Codec:
             return self._fields(msg)
         except UnicodeDecodeError as exc:
             raise DecodeError(f"a string in the message is not UTF-8: {exc}") from None
+        except RecursionError:
+            raise DecodeError("the message is nested too deep") from None
+        except ProtonException as exc:
+            raise DecodeError(f"the message makes no sense: {exc}") from None
 
     def _fields(self, msg: typing.Any) -> Message:
         message = Message.__new__(Message)
@@ -347,7 +351,7 @@ class Codec:
             raw = lib.pn_data_get_binary(data)
             message.body = bytes(ffi.buffer(raw.start, raw.size)) if raw.size else b""
         else:
-            message.body = Data(data).get_object()
+            message.body = _owned(Data(data).get_object())
         return message
 
 
@@ -355,8 +359,26 @@ def _mapping(data: typing.Any) -> dict[typing.Any, typing.Any] | None:
     lib.pn_data_rewind(data)
     if not lib.pn_data_next(data):
         return None
-    value = Data(data).get_object()
+    value = _owned(Data(data).get_object())
     return value if isinstance(value, dict) else None
+
+
+def _owned(value: typing.Any) -> typing.Any:
+    """`value` without references into proton's memory: proton gives binaries as views
+    of the message, which is overwritten by the next one."""
+    if isinstance(value, memoryview):
+        return bytes(value)
+    if isinstance(value, dict):
+        return {_owned(key): _owned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_owned(item) for item in value]
+    if isinstance(value, Described):
+        return Described(_owned(value.descriptor), _owned(value.value))
+    if isinstance(value, Array):
+        return Array(
+            value.descriptor, value.type, *(_owned(item) for item in value.elements)
+        )
+    return value
 
 
 def condition_of(condition: typing.Any) -> tuple[str, str] | None:
