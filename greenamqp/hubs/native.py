@@ -35,8 +35,11 @@ def original(module: str, name: str) -> typing.Any:
     """`module.name` as the standard library has it."""
     if "eventlet.patcher" in sys.modules:
         patcher: typing.Any = sys.modules["eventlet.patcher"]
-        unpatched: types.ModuleType = patcher.original(module)
-        return getattr(unpatched, name)
+        # eventlet calls both thread and threading "thread".  Where nothing is patched
+        # its copy of a module would not know the threads of the real one.
+        if patcher.is_monkey_patched("thread" if module == "threading" else module):
+            unpatched: types.ModuleType = patcher.original(module)
+            return getattr(unpatched, name)
     if "gevent.monkey" in sys.modules:
         monkey: typing.Any = sys.modules["gevent.monkey"]
         return monkey.get_original(module, name)
