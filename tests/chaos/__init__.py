@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of greenamqp when the network, the bus or the process misbehaves."""
