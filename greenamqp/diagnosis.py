@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a connection could not be made, in words for the one who has to mend it.
+
+Pure functions: from the first bytes that a peer sent, and the errors of OpenSSL and of
+the AMQP engine, to one sentence.  Nothing here knows or returns a password.
+"""
+
+from __future__ import annotations
+
+import ssl
+import struct
+import typing
+
+# So much of a peer's first bytes is kept until its Open frame comes: its protocol
+# headers and the SASL frames, of which none has more than 512 bytes.
+GREETING_SIZE = 2048
+
+_SASL_HEADER = b"AMQP\x03\x01\x00\x00"
+_AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
+
+# What begins with these bytes is no AMQP 1.0 peer, or not in the way that was asked.
+_PROTOCOLS: tuple[tuple[bytes, str], ...] = (
+    (_AMQP_HEADER, "AMQP 1.0"),
+    (_SASL_HEADER, "AMQP 1.0"),
+    (b"AMQP\x02\x01\x00\x00", "AMQP 1.0 with its own negotiation of TLS"),
+    (b"AMQP\x00\x00\x09\x01", "AMQP 0-9-1"),
+    (b"AMQP\x01\x01\x00\x09", "AMQP 0-9"),
+    (b"AMQP\x01\x01\x09\x01", "AMQP 0-9"),
+    (b"AMQP\x01\x01\x08\x00", "AMQP 0-8"),
+    (b"AMQP\x01\x01\x00\x0a", "AMQP 0-10"),
+    (b"AMQP", "another version of AMQP"),
+    (b"HTTP/", "HTTP"),
+    (b"<!", "HTTP"),
+    (b"<html", "HTTP"),
+    (b"SSH-", "SSH"),
+    (b"220 ", "SMTP or FTP"),
+    (b"220-", "SMTP or FTP"),
+    (b"GET ", "HTTP"),
+    (b"HEAD ", "HTTP"),
+    (b"POST ", "HTTP"),
+    (b"PUT ", "HTTP"),
+    (b"OPTIONS ", "HTTP"),
+    (b"CONNECT ", "HTTP"),
+    (b"PRI * HTTP/2", "HTTP"),
+)
+
+_TLS_RECORDS = (0x14, 0x15, 0x16, 0x17)
+
+# OpenSSL's names of what went wrong, where they say little to people.  An alert is the
+# peer's word about us.
+_TLS_REASONS = {
+    "TLSV1_ALERT_UNKNOWN_CA": "the peer does not trust the CA of our certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the peer refused our certificate",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "the peer refused our kind of certificate",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "the peer says that our certificate is revoked",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the peer says that our certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the peer refused our certificate",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": (
+        "the peer requires a certificate of us, and none is set (ssl_cert_file)"
+    ),
+    "TLSV1_ALERT_ACCESS_DENIED": "the peer refuses the owner of our certificate",
+    "TLSV1_ALERT_DECRYPT_ERROR": "the peer refused our certificate's signature",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "the peer speaks none of TLS 1.2 and newer",
+    "UNSUPPORTED_PROTOCOL": "the peer speaks none of TLS 1.2 and newer",
+    "NO_PROTOCOLS_AVAILABLE": "no version of TLS is allowed by OpenSSL's configuration",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": (
+        "the peer found no common cipher, or wants a certificate of us (ssl_cert_file)"
+    ),
+    "TLSV1_ALERT_INSUFFICIENT_SECURITY": "the peer wants stronger ciphers",
+    "NO_SHARED_CIPHER": "there is no common cipher",
+    "TLSV1_UNRECOGNIZED_NAME": "the peer has no certificate for the name asked for",
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": "the peer wants another protocol than AMQP",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer showed no certificate",
+}
+
+# Outcomes of SASL (AMQP 1.0 part 5, section 5.3.3.6).
+_SASL_OK, _SASL_AUTH, _SASL_SYS, _SASL_PERM, _SASL_TEMP = range(5)
+
+
+def protocol_of(greeting: bytes) -> str | None:
+    """What a peer speaks whose first bytes these are; None if they say nothing."""
+    if is_tls(greeting):
+        return "TLS"
+    for start, name in _PROTOCOLS:
+        if greeting.startswith(start):
+            return name
+    if len(greeting) >= 9 and greeting[:2] == b"\0\0" and greeting[3:5] == b"\4\0":
+        return "HTTP/2"  # its first frame: SETTINGS
+    return None
+
+
+def is_tls(greeting: bytes) -> bool:
+    """Whether these bytes begin a TLS record: 3.x is the version of all of them."""
+    return len(greeting) >= 2 and greeting[0] in _TLS_RECORDS and greeting[1] == 3
+
+
+def ssl_text(exc: OSError) -> str:
+    """OpenSSL's reason, without its bookkeeping."""
+    reason = getattr(exc, "reason", None)
+    if isinstance(reason, str) and reason:
+        return _TLS_REASONS.get(reason, reason.replace("_", " ").lower())
+    return exc.strerror or str(exc) or type(exc).__name__
+
+
+def handshake_failed(
+    exc: ssl.SSLError | None, greeting: bytes, server_side: bool
+) -> str:
+    """Why a TLS handshake failed.
+
+    :param exc: OpenSSL's error, or None: the peer closed the connection
+    :param greeting: the peer's first bytes
+    """
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        whose = "client's" if server_side else "peer's"
+        message = (exc.verify_message or "no reason given").rstrip(".")
+        return f"the {whose} certificate does not verify: {message}"
+    if greeting and not is_tls(greeting):
+        return f"the peer speaks no TLS on this port: {_what(greeting)}"
+    if exc is None:
+        if greeting:
+            return "the peer closed the connection in the TLS handshake"
+        return (
+            "the peer closed the connection in the TLS handshake without a word: does "
+            "it speak TLS on this port?"
+        )
+    return f"the TLS handshake failed: {ssl_text(exc)}"
+
+
+def handshake_late(greeting: bytes) -> str:
+    """Why a TLS handshake was not complete in time."""
+    if greeting and not is_tls(greeting):
+        return f"the peer speaks no TLS on this port: {_what(greeting)}"
+    if greeting:
+        return "the TLS handshake was not complete in time"
+    return (
+        "the peer accepted the connection and did not answer the TLS handshake in time: "
+        "does it speak TLS on this port?"
+    )
+
+
+def tls_failed(exc: ssl.SSLError) -> str:
+    """Why TLS broke after its handshake.
+
+    With TLS 1.3 that is where a client hears what is wrong with its certificate.
+    """
+    return f"TLS failed: {ssl_text(exc)}"
+
+
+def sasl_offer(greeting: bytes) -> tuple[str, ...] | None:
+    """The SASL mechanisms that a server offers, from its first bytes; None if it has
+    not come so far."""
+    if not greeting.startswith(_SASL_HEADER):
+        return None
+    try:
+        size, offset, kind = struct.unpack_from(">IBB", greeting, 8)
+        body = greeting[8 + 4 * offset : 8 + size]
+        if kind != 1 or len(body) < size - 4 * offset:
+            return None
+        return tuple(_mechanisms(body))
+    except (IndexError, struct.error):
+        return None
+
+
+def _mechanisms(body: bytes) -> typing.Iterator[str]:
+    """The symbols in the only field of a sasl-mechanisms frame (section 5.3.3.1)."""
+    if body[:3] == b"\x00\x53\x40":
+        at = 3
+    elif body[:10] == b"\x00\x80\x00\x00\x00\x00\x00\x00\x00\x40":
+        at = 10
+    else:
+        return
+    # The list of fields; then an array of symbols, or one symbol alone.
+    at += {0xC0: 3, 0xD0: 9}[body[at]] if body[at] in (0xC0, 0xD0) else len(body)
+    kind = body[at]
+    if kind == 0xE0:
+        count, element, at = body[at + 2], body[at + 3], at + 4
+    elif kind == 0xF0:
+        count, element, at = (
+            struct.unpack_from(">I", body, at + 5)[0],
+            body[at + 9],
+            at + 10,
+        )
+    else:
+        count, element, at = 1, kind, at + 1
+    for _ in range(count):
+        if element == 0xA3:
+            size, at = body[at], at + 1
+        elif element == 0xB3:
+            size, at = struct.unpack_from(">I", body, at)[0], at + 4
+        else:
+            return
+        if at + size > len(body):
+            return
+        yield body[at : at + size].decode("ascii", "replace")
+        at += size
+
+
+def opening_failed(
+    reason: str,
+    greeting: bytes,
+    *,
+    tls: bool,
+    sasl: bool,
+    allowed: typing.Sequence[str],
+    outcome: int | None,
+    mechanism: str | None,
+    user: str | None,
+    vhost: str | None = None,
+) -> str:
+    """Why a connection failed between TCP (or TLS) and the peer's Open frame.
+
+    :param reason: what is known without looking closer
+    :param greeting: the peer's first bytes, above TLS
+    :param tls: whether TLS is used
+    :param sasl: whether SASL is used; then
+    :param allowed: the mechanisms that we may use; empty: any
+    :param outcome: SASL's, None while there is none
+    :param mechanism: that was chosen, or None
+    :param user: who was to log in, or None
+    :param vhost: the virtual host asked for in the Open frame, or None
+    """
+    if not greeting:
+        if tls:
+            return f"{reason} (after the TLS handshake, before any AMQP)"
+        return (
+            f"{reason} (before any AMQP: is this a port for TLS, or for another "
+            "protocol?)"
+        )
+    if is_tls(greeting):
+        return (
+            "the peer wants TLS on this port, and was spoken to in the clear: use "
+            "ssl=true, or its port without TLS"
+        )
+    if not greeting.startswith((_SASL_HEADER, _AMQP_HEADER)):
+        if _SASL_HEADER.startswith(greeting) or _AMQP_HEADER.startswith(greeting):
+            return reason  # cut off within its header
+        return f"the peer is no AMQP 1.0 server: {_what(greeting)}"
+    if not sasl:
+        if greeting.startswith(_SASL_HEADER):
+            return "the peer wants a login by SASL"
+        return reason
+    if greeting.startswith(_AMQP_HEADER):
+        return (
+            "the peer takes no login: it answered the request for SASL with plain "
+            "AMQP 1.0"
+        )
+    offer = sasl_offer(greeting)
+    who = f"user {user!r}" if user else "a client without a user name"
+    if outcome == _SASL_OK:
+        if vhost:
+            return f"{reason} (after the login: may {who} use {vhost!r}?)"
+        return f"{reason} (after the login of {who})"
+    if outcome == _SASL_AUTH and mechanism and mechanism != "none":
+        if mechanism in ("ANONYMOUS", "EXTERNAL"):
+            return f"the peer refused the login of {who} by SASL {mechanism}"
+        return (
+            f"the peer refused the login of {who} by SASL {mechanism}: wrong user name "
+            "or password"
+        )
+    if outcome in (_SASL_SYS, _SASL_PERM, _SASL_TEMP):
+        return f"the peer could not check the login of {who}: an error on its side"
+    if offer is not None:
+        usable = [name for name in offer if not allowed or name in allowed]
+        if not usable:
+            return (
+                "no common SASL mechanism: the peer offers "
+                f"{' '.join(offer) or 'none'}, and {who} may use {' '.join(allowed)}"
+            )
+        if "PLAIN" in usable and not user:
+            return (
+                "no common SASL mechanism: the peer offers "
+                f"{' '.join(offer)}, and PLAIN needs a user name, which the transport "
+                "URL does not give for this host"
+            )
+        if mechanism in (None, "none", ""):
+            return f"no SASL mechanism of {' '.join(usable)} worked out: {reason}"
+        return f"{reason} (in the login of {who} by SASL {mechanism})"
+    return f"{reason} (before the login)"
+
+
+def _what(greeting: bytes) -> str:
+    protocol = protocol_of(greeting)
+    shown = greeting[:24]
+    if protocol is not None:
+        return f"it speaks {protocol} (it sent {shown!r})"
+    return f"it sent {shown!r}"
