@@ -270,7 +270,6 @@ class Connection(pyngus.ConnectionEventHandler):
         self._closing = False
         self._reported = False
         self._now = 0.0
-        self._tick_due = 0.0
         self._links: dict[typing.Any, Link] = {}  # by pn_link_t *
         self._sessions: list[_Session] = []
         self._session_count = 0
@@ -555,7 +554,7 @@ class Connection(pyngus.ConnectionEventHandler):
             except Exception:
                 LOG.exception("an AMQP event could not be handled")
             pop(collector)
-        if now >= self._tick_due or self.deadline is None:
+        if self.deadline is None or now >= self.deadline:
             self._tick(now)
         if self._doomed or self._ended_sessions:
             self._destroy_links()
@@ -566,7 +565,6 @@ class Connection(pyngus.ConnectionEventHandler):
         due = lib.pn_transport_tick(self._transport, max(1, int(now * 1000)))
         if not due:
             # Nothing to keep up yet; the peer's wish comes with its Open frame.
-            self._tick_due = float("inf")
             self.deadline = None if not self.opened else float("inf")
             return
         wishes = [
@@ -574,9 +572,8 @@ class Connection(pyngus.ConnectionEventHandler):
             for timeout in (self._idle_timeout, self.remote_idle_timeout)
             if timeout
         ]
-        self._tick_due = now + min(wishes) / TICKS_PER_IDLE_TIMEOUT
         # proton rounds down; a tick too early costs a wake-up, one too late a beat.
-        self.deadline = min(self._tick_due, due / 1000.0)
+        self.deadline = min(now + min(wishes) / TICKS_PER_IDLE_TIMEOUT, due / 1000.0)
 
     def _lifecycle(self, event: typing.Any, kind: int) -> None:
         if kind == _TRANSPORT_ERROR:

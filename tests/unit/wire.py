@@ -12,6 +12,7 @@ import typing
 import proton
 
 from greenamqp.engine import Connection, capi
+from greenamqp.engine.sasl import AcceptedConnection, SaslServer
 
 _SIZE = 64 * 1024
 _pointer = capi.ffi.new("char[]", _SIZE)
@@ -108,6 +109,15 @@ def joined(
     wire = Wire(client, server)
     wire.run()
     return client, server, wire
+
+
+def accepted(handler=None, sasl: SaslServer | None = None, **options):
+    """The end of a server that was connected to, which speaks SASL itself."""
+    connection = AcceptedConnection(
+        "server", handler or Recorder(), sasl or SaslServer(), **options
+    )
+    connection.open()
+    return connection
 
 
 class RawPeer:

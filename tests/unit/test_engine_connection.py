@@ -1,0 +1,589 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two engines on a wire: connections, links, messages, outcomes, credit, time."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenamqp.engine import (
+    ACCEPTED,
+    MODIFIED,
+    REJECTED,
+    RELEASED,
+    LinkLimitError,
+    LinkState,
+    LocalProtocolError,
+    Message,
+    RemoteError,
+    SettleMode,
+    Terminus,
+)
+from greenamqp.engine import connection as connection_module
+from tests.unit.wire import RawPeer, Recorder, Wire, accepted, joined
+
+
+class Receiving:
+    """The server's side of a link that receives: keeps messages, settles by order."""
+
+    def __init__(self, outcome=None, credit=1000):
+        self.outcome = outcome or (lambda link, delivery: link.settle(delivery))
+        self.credit = credit
+        self.messages = []
+        self.detached = []
+        self.dropped = []
+
+    def __call__(self, link):
+        link.accept()
+        link.on_detached = lambda link, error: self.detached.append(error)
+        if link.is_sender:
+            return
+        link.on_message = self._message
+        link.on_dropped = lambda link, reason: self.dropped.append(reason)
+        link.flow(self.credit)
+
+    def _message(self, link, delivery, data):
+        self.messages.append(bytes(data))
+        self.outcome(link, delivery)
+
+
+def sender_to(server_side, **options):
+    """(client, its attached sender, the list of its outcomes, the wire)."""
+    client, server, wire = joined(None, Recorder(server_side), **options)
+    outcomes = []
+    sender = client.create_sender(Terminus("address"))
+    sender.on_settled = lambda link, handle, outcome, error: outcomes.append(
+        (handle, outcome, error)
+    )
+    wire.run()
+    return client, sender, outcomes, wire
+
+
+# -- the connection
+
+
+def test_both_ends_hear_that_it_is_open_and_who_the_peer_is():
+    ours, theirs = Recorder(), Recorder()
+    client, server, _ = joined(
+        ours,
+        theirs,
+        {"properties": {"product": "one"}, "hostname": "virtual.host"},
+        {"properties": {"product": "other"}, "offered_capabilities": ("ANY",)},
+    )
+    assert ours.events == theirs.events == [("opened",)]
+    assert client.remote_properties == {"product": "other"}
+    assert server.remote_properties == {"product": "one"}
+    assert client.remote_container == "server"
+    assert server.remote_container == "client"
+    assert server.remote_hostname == "virtual.host"
+    assert client.remote_offered_capabilities == ("ANY",)
+    assert server.remote_offered_capabilities == ()
+
+
+@pytest.mark.parametrize("closer", [0, 1])
+def test_closing_in_order(closer):
+    handlers = Recorder(), Recorder()
+    *ends, wire = joined(*handlers)
+    ends[closer].close("amqp:connection:forced", "enough")
+    wire.run()
+    assert all(end.closed and end.finished for end in ends)
+    kind, error = handlers[1 - closer].events[-1]
+    assert kind == "closed"
+    assert (error.condition, error.description) == ("amqp:connection:forced", "enough")
+    assert handlers[closer].events == [("opened",)]
+
+
+def test_closing_twice_says_it_once():
+    client, server, wire = joined()
+    client.close()
+    client.close("amqp:internal-error", "not this one")
+    wire.run()
+    assert server.handler.events[-1] == ("closed", None)
+
+
+def test_links_are_detached_before_the_handler_hears_of_the_end():
+    order = []
+    handler = Recorder()
+    handler.connection_closed = lambda connection, error: order.append("closed")
+    client, server, wire = joined(handler, None)
+    sender = client.create_sender(Terminus("a"))
+    sender.on_detached = lambda link, error: order.append("link")
+    wire.run()
+    server.close("amqp:connection:forced")
+    wire.run()
+    assert order == ["link", "closed"]
+    assert sender.state is LinkState.DETACHED
+
+
+def test_the_end_of_the_stream_is_a_failure():
+    handler = Recorder()
+    client, _, _ = joined(handler)
+    receiver = client.create_receiver(Terminus("a"))
+    receiver.on_detached = lambda link, error: handler.events.append(("link",))
+    client.receive_eof()
+    client.process(1.0)
+    assert [event[0] for event in handler.events] == ["opened", "link", "failed"]
+    client.process(1.0)
+    assert len(handler.events) == 3
+
+
+def test_an_abort_gives_the_reason_once():
+    handler = Recorder()
+    client, _, _ = joined(handler)
+    client.abort("the cable was cut")
+    client.process(1.0)
+    client.abort("again")
+    client.process(1.0)
+    assert handler.events[1:] == [("failed", "the cable was cut")]
+
+
+def test_links_cannot_be_made_once_it_is_closing():
+    client, _, _ = joined()
+    client.close()
+    with pytest.raises(LocalProtocolError):
+        client.create_sender(Terminus("a"))
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"AMQP\x00\x00\x09\x01",
+        b"AMQP\x00\x01\x00\x00" + b"\xff" * 64,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"AMQP\x00\x01\x00\x00\x00\x00\x00\x07\x02\x00\x00\x00" + bytes(16),
+    ],
+    ids=["http", "amqp-0-9-1", "noise", "tls", "short-frame"],
+)
+def test_a_peer_that_does_not_speak_amqp(garbage):
+    from tests.unit.wire import feed, output
+
+    handler = Recorder()
+    client = connection_module.Connection("client", handler)
+    client.open()
+    client.process(1.0)
+    output(client)
+    feed(client, garbage)
+    client.process(1.0)
+    assert [event[0] for event in handler.events] == ["failed"]
+    assert "amqp:connection:framing-error" in handler.events[0][1]
+
+
+def test_a_callback_that_raises_does_not_stop_the_rest(caplog):
+    def broken(link):
+        link.accept()
+        if link.name == "one":
+            raise RuntimeError("a bug of the owner")
+
+    client, _, wire = joined(None, Recorder(broken))
+    first = client.create_sender(Terminus("a"), name="one")
+    second = client.create_sender(Terminus("a"), name="two")
+    wire.run()
+    assert first.state is second.state is LinkState.ATTACHED
+    assert "a bug of the owner" in caplog.text
+
+
+# -- time
+
+
+def test_no_deadline_without_an_idle_timeout():
+    client, server, _ = joined()
+    assert client.deadline in (None, float("inf"))
+    assert server.deadline in (None, float("inf"))
+
+
+def test_heartbeats_keep_a_silent_connection():
+    client, server, wire = joined(None, None, {"idle_timeout": 10}, {"idle_timeout": 4})
+    assert client.remote_idle_timeout == pytest.approx(2)  # half, as proton asks
+    while wire.now < 100:
+        deadlines = client.deadline, server.deadline
+        assert all(wire.now < instant <= wire.now + 10 for instant in deadlines)
+        wire.now = min(deadlines)
+        wire.run()
+    assert not client.failed and not server.failed
+
+
+def test_silence_is_found_out():
+    client, server, wire = joined(None, None, {"idle_timeout": 4})
+    last_heard = wire.now
+    while client.failed is None and wire.now < 100:
+        wire.now = client.deadline
+        client.process(wire.now)
+    assert client.failed is not None
+    assert "local-idle-timeout" in str(client.failed)
+    assert wire.now - last_heard <= 8
+
+
+# -- links
+
+
+def test_links_share_sessions(monkeypatch):
+    monkeypatch.setattr(connection_module, "LINKS_PER_SESSION", 3)
+    server_side = Recorder()
+    client, server, wire = joined(None, server_side)
+    links = [client.create_sender(Terminus(str(number))) for number in range(7)]
+    wire.run()
+    assert all(link.state is LinkState.ATTACHED for link in links)
+    assert client._session_count == 3
+
+
+def test_the_peers_limit_of_sessions_is_known(monkeypatch):
+    monkeypatch.setattr(connection_module, "LINKS_PER_SESSION", 2)
+    client, _, wire = joined(None, None, None, {"channel_max": 1})
+    for number in range(4):
+        client.create_sender(Terminus(str(number)))
+    wire.run()
+    with pytest.raises(LinkLimitError, match="2 sessions"):
+        client.create_sender(Terminus("one too many"))
+    wire.run()
+    assert client.failed is None
+
+
+def test_termini_cross_unharmed():
+    seen = []
+
+    def look(link):
+        seen.append((link.remote_source, link.remote_target))
+        link.accept()
+
+    client, _, wire = joined(None, Recorder(look))
+    source = Terminus(
+        "söurce",
+        capabilities=("queue", "shared"),
+        durability=2,
+        expiry_policy=3,
+        timeout=17,
+        distribution_mode=1,
+        node_properties={"x-expires": 1000},
+    )
+    client.create_receiver(source, Terminus("here"))
+    client.create_sender(Terminus(None))
+    client.create_receiver(Terminus(dynamic=True))
+    wire.run()
+    assert seen[0][0] == source
+    assert seen[0][1].address == "here"
+    assert seen[1][1].address is None and not seen[1][1].dynamic
+    assert seen[2][0].dynamic and seen[2][0].address is None
+
+
+def test_a_dynamic_source_gets_its_address():
+    client, _, wire = joined(
+        None, Recorder(lambda link: link.accept(Terminus("made.for.you", dynamic=True)))
+    )
+    receiver = client.create_receiver(Terminus(dynamic=True))
+    wire.run()
+    assert receiver.remote_source.address == "made.for.you"
+    assert receiver.remote_source.dynamic
+
+
+@pytest.mark.parametrize("kind", ["create_sender", "create_receiver"])
+def test_a_refused_link(kind):
+    server = Recorder(lambda link: link.reject("amqp:not-found", "no such node"))
+    client, engine, wire = joined(None, server)
+    heard = []
+    for _ in range(3):  # the name is free again each time
+        link = getattr(client, kind)(Terminus("a"), name="same")
+        link.on_attached = lambda link: heard.append("attached")
+        link.on_detached = lambda link, error: heard.append(error)
+        wire.run()
+    assert [str(error) for error in heard] == ["amqp:not-found: no such node"] * 3
+    assert client.failed is None and engine.failed is None
+    assert not engine._links and not engine._pyngus._receiver_links
+    assert not engine._links and not engine._pyngus._sender_links
+
+
+@pytest.mark.parametrize("closer", ["client", "server"])
+def test_detaching(closer):
+    server_side = Recorder()
+    client, server, wire = joined(None, server_side)
+    link = client.create_sender(Terminus("a"))
+    wire.run()
+    peer = server_side.links[0]
+    heard = []
+    link.on_detached = peer.on_detached = lambda link, error: heard.append(
+        (link, str(error))
+    )
+    (link if closer == "client" else peer).close("amqp:resource-deleted", "gone")
+    wire.run()
+    told = peer if closer == "client" else link
+    assert heard == [(told, "amqp:resource-deleted: gone")]
+    assert link.state is peer.state is LinkState.DETACHED
+    assert not client._links and not server._links
+    assert not client._pyngus._sender_links and not server._pyngus._receiver_links
+
+
+def test_links_that_come_and_go_leave_nothing():
+    server_side = Recorder()
+    client, server, wire = joined(None, server_side)
+    for _ in range(100):
+        link = client.create_receiver(Terminus("a"))
+        wire.run()
+        link.close()
+        wire.run()
+    assert client._session_count == 1
+    for end in (client, server):
+        assert not end._links and not end._doomed
+        assert not end._pyngus._sender_links and not end._pyngus._receiver_links
+
+
+def test_accept_and_reject_are_for_links_that_were_asked_for():
+    client, _, wire = joined()
+    link = client.create_sender(Terminus("a"))
+    with pytest.raises(LocalProtocolError):
+        link.accept()
+    with pytest.raises(LocalProtocolError):
+        link.reject("amqp:not-found")
+
+
+def test_a_link_may_be_accepted_later():
+    server_side = Recorder(lambda link: None)
+    client, _, wire = joined(None, server_side)
+    link = client.create_sender(Terminus("a"))
+    wire.run()
+    assert link.state is LinkState.ATTACHING
+    server_side.links[0].accept()
+    wire.run()
+    assert link.state is LinkState.ATTACHED
+
+
+def test_settle_modes_are_the_peers():
+    server_side = Recorder()
+    client, _, wire = joined(None, server_side)
+    link = client.create_receiver(Terminus("a"), settle_mode=SettleMode.SETTLED)
+    wire.run()
+    assert server_side.links[0].remote_settle_mode is SettleMode.SETTLED
+    assert link.remote_settle_mode is SettleMode.SETTLED
+
+
+# -- messages and outcomes
+
+
+def test_messages_arrive_in_order_and_their_outcomes_too():
+    receiving = Receiving()
+    client, sender, outcomes, wire = sender_to(receiving)
+    messages = [client.codec.encode(Message(str(number))) for number in range(100)]
+    for number, data in enumerate(messages):
+        sender.send(data, number)
+    assert sender.unsettled == 100
+    wire.run()
+    assert receiving.messages == messages
+    assert outcomes == [(number, ACCEPTED, None) for number in range(100)]
+    assert sender.unsettled == 0
+
+
+def test_all_outcomes():
+    answers = iter(
+        [
+            {"outcome": ACCEPTED},
+            {"outcome": RELEASED},
+            {
+                "outcome": REJECTED,
+                "condition": "amqp:decode-error",
+                "description": "what is this",
+            },
+            {"outcome": REJECTED},
+            {"outcome": MODIFIED, "failed": True},
+            {"outcome": MODIFIED, "undeliverable": True},
+        ]
+    )
+    receiving = Receiving(lambda link, delivery: link.settle(delivery, **next(answers)))
+    client, sender, outcomes, wire = sender_to(receiving)
+    for number in range(6):
+        sender.send(b"\x00\x53\x77\x40", number)
+    wire.run()
+    # Those with details may overtake those without, which go out in ranges.
+    found = {handle: (outcome, error) for handle, outcome, error in outcomes}
+    assert found[0] == (ACCEPTED, None)
+    assert found[1] == (RELEASED, None)
+    assert found[2][0] == REJECTED
+    assert isinstance(found[2][1], RemoteError)
+    assert str(found[2][1]) == "amqp:decode-error: what is this"
+    assert found[3] == (REJECTED, None)
+    assert found[4] == (MODIFIED, {"failed": True, "undeliverable": False})
+    assert found[5] == (MODIFIED, {"failed": False, "undeliverable": True})
+    assert len(outcomes) == 6
+
+
+def test_outcomes_may_come_late_and_in_any_order():
+    held = []
+    receiving = Receiving(lambda link, delivery: held.append((link, delivery)))
+    client, sender, outcomes, wire = sender_to(receiving)
+    for number in range(10):
+        sender.send(b"\x00\x53\x77\x40", number)
+    wire.run()
+    assert outcomes == []
+    for link, delivery in held[::2] + held[::-2]:
+        link.settle(delivery)
+    wire.run()
+    assert sorted(handle for handle, _, _ in outcomes) == list(range(10))
+
+
+def test_a_settled_message_has_no_outcome():
+    presettled = []
+    receiving = Receiving(
+        lambda link, delivery: presettled.append(link.presettled(delivery))
+    )
+    client, sender, outcomes, wire = sender_to(receiving)
+    sender.send(b"\x00\x53\x77\x40", "handle", settled=True)
+    sender.send(b"\x00\x53\x77\x40", "other")
+    wire.run()
+    assert presettled == [True, False]
+    assert outcomes == [] and sender.unsettled == 1
+
+
+def test_abandoned_messages_are_told_of_no_more():
+    held = []
+    receiving = Receiving(lambda link, delivery: held.append((link, delivery)))
+    client, sender, outcomes, wire = sender_to(receiving)
+    for number in range(3):
+        sender.send(b"\x00\x53\x77\x40", number)
+    wire.run()
+    assert sender.abandon() == [0, 1, 2]
+    for link, delivery in held:
+        link.settle(delivery)
+    wire.run()
+    assert outcomes == []
+
+
+def test_a_message_that_nobody_takes_is_released():
+    client, sender, outcomes, wire = sender_to(
+        lambda link: (link.accept(), link.flow(1))
+    )
+    sender.send(b"\x00\x53\x77\x40", "h")
+    wire.run()
+    assert outcomes == [("h", RELEASED, None)]
+
+
+def test_settling_on_a_link_that_is_gone():
+    held = []
+    receiving = Receiving(lambda link, delivery: held.append((link, delivery)))
+    client, sender, outcomes, wire = sender_to(receiving)
+    sender.send(b"\x00\x53\x77\x40", "h")
+    wire.run()
+    sender.close()
+    wire.run()
+    link, delivery = held[0]
+    assert link.settle(delivery) is False
+
+
+@pytest.mark.parametrize("size", [1, 400, 70_000, 1_000_000])
+@pytest.mark.parametrize("piece", [7919, 64 * 1024])
+@pytest.mark.parametrize("frame", [512, 64 * 1024])
+def test_messages_in_many_frames_and_pieces(size, piece, frame):
+    receiving = Receiving()
+    client, sender, outcomes, wire = sender_to(
+        receiving, server_options={"max_frame_size": frame}
+    )
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    sender.send(data, "large")
+    sender.send(b"small", "small")
+    wire.run(piece)
+    assert receiving.messages == [data, b"small"]
+    assert [handle for handle, _, _ in outcomes] == ["large", "small"]
+
+
+def test_large_messages_of_several_links_interleave():
+    receiving = Receiving()
+    client, server, wire = joined(
+        None, Recorder(receiving), None, {"max_frame_size": 1024}
+    )
+    links = [client.create_sender(Terminus(str(number))) for number in range(5)]
+    wire.run()
+    for number, link in enumerate(links):
+        link.send(bytes([number]) * 100_000, None)
+    wire.run(4096)
+    assert sorted(receiving.messages) == [
+        bytes([number]) * 100_000 for number in range(5)
+    ]
+    assert not server._unfinished
+
+
+# -- credit
+
+
+def test_nothing_is_sent_without_credit():
+    client, sender, outcomes, wire = sender_to(Receiving(credit=2))
+    sender.send(b"\x00\x53\x77\x40", 1)
+    sender.send(b"\x00\x53\x77\x40", 2)
+    with pytest.raises(LocalProtocolError, match="no credit"):
+        sender.send(b"\x00\x53\x77\x40", 3)
+
+
+def test_credit_is_told_of():
+    server_side = Recorder()
+    client, _, wire = joined(None, server_side)
+    sender = client.create_sender(Terminus("a"))
+    credits = []
+    sender.on_credit = lambda link: credits.append(link.credit)
+    wire.run()
+    assert credits == []
+    server_side.links[0].flow(3)
+    wire.run()
+    assert credits[-1] == 3
+    server_side.links[0].flow(2)
+    wire.run()
+    assert credits[-1] == 5
+
+
+def test_credit_on_a_closed_link_does_nothing():
+    server_side = Recorder()
+    client, _, wire = joined(None, server_side)
+    client.create_sender(Terminus("a"))
+    wire.run()
+    link = server_side.links[0]
+    link.close()
+    link.flow(10)
+    assert link.credit == 0 or link.state is LinkState.DETACHED
+    wire.run()
+
+
+def test_drain_gives_credit_back():
+    server = accepted(Recorder())
+    raw = RawPeer(server)
+    raw.run()
+    receiver = raw.session().receiver("r")
+    receiver.source.address = "a"
+    receiver.open()
+    raw.run()
+    receiver.drain(10)
+    raw.run()
+    assert receiver.credit == 0
+    # And where the owner wants to use it first:
+    link = server.handler.links[0]
+
+    def use_one(link):
+        if link.credit == 10:
+            link.send(b"\x00\x53\x77\x40", None)
+        link.drained()
+
+    link.on_drain = use_one
+    receiver.drain(10)
+    raw.run()
+    assert receiver.queued == 1
+    assert receiver.credit == receiver.queued
+
+
+# -- letting go
+
+
+def test_destroying_is_possible_at_any_time():
+    for stage in range(4):
+        client, server, wire = joined()
+        if stage > 0:
+            sender = client.create_sender(Terminus("a"))
+        if stage > 1:
+            wire.run()
+        if stage > 2:
+            sender.close()
+        client.destroy()
+        server.destroy()
+        if stage > 0:
+            assert sender.state is LinkState.DETACHED
+            assert sender.credit == 0
+
+
+def test_the_wire_itself_loses_nothing():
+    client, server, _ = joined()
+    wire = Wire(client, server)
+    client.create_sender(Terminus("a"))
+    before = wire.step()
+    assert before > 0 and wire.log[0]
