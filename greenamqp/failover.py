@@ -58,6 +58,11 @@ class Backoff:
     comes a pause of `interval`, longer by `step` each time, up to `maximum`.  Half of
     a pause is random, so that the clients of a bus that died do not come back all in
     the same moment.
+
+    A connection that was lost begins a first round anew if it lasted, that is, longer
+    than `interval` and than the latest pause.  One that did not counts as a failed
+    attempt, or a bus that opens connections only to close them would be asked again
+    and again without a pause.
     """
 
     def __init__(
@@ -74,16 +79,24 @@ class Backoff:
         self._maximum = maximum
         self._jitter = jitter
         self._failures = 0
+        self._pause = 0.0
 
     def reset(self) -> None:
-        """A host answered."""
+        """A first round begins anew."""
         self._failures = 0
 
-    def next_pause(self) -> float:
-        """An attempt failed, or the connection was lost: seconds until the next."""
+    def next_pause(self, lasted: float | None = None) -> float:
+        """An attempt failed, or the connection was lost: seconds until the next.
+
+        :param lasted: seconds for which the lost connection was open; None: it was
+            never
+        """
+        if lasted is not None and lasted >= max(self._interval, self._pause):
+            self.reset()
         self._failures += 1
         rounds, within = divmod(self._failures, self._hosts)
         if within:
             return 0.0
         pause = min(self._interval + (rounds - 1) * self._step, self._maximum)
-        return pause * (0.5 + 0.5 * self._jitter())
+        self._pause = pause * (0.5 + 0.5 * self._jitter())
+        return self._pause
