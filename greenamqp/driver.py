@@ -25,6 +25,7 @@ from greenamqp.engine import Message
 from greenamqp.failover import AMQP_PORT, AMQPS_PORT, Host
 from greenamqp.listener import Incoming, Listener, RpcIncoming
 from greenamqp.messenger import Destination, Messenger
+from greenamqp.policy import Policies
 
 LOG = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class GreenAMQPDriver(base.BaseDriver):
         self._lock = threading.Lock()
         self._messenger: Messenger | None = None
         self._hub_wish: str | None = None
+        #: What is asked of queues; see greenamqp.policy.
+        self.policies = Policies(self._options)
 
     def require_features(self, requeue: bool = False) -> None:
         """Requeueing is supported."""
@@ -76,6 +79,7 @@ class GreenAMQPDriver(base.BaseDriver):
                     self._options,
                     self._default_exchange,
                     self._url.virtual_host or None,
+                    self.policies,
                 )
             return self._messenger
 
@@ -295,6 +299,19 @@ class GreenAMQPDriver(base.BaseDriver):
                     addresser.notification_sources(target, pool) for target in targets
                 )
             ),
+        )
+
+    def subscribe_to_pool(
+        self, target: Target, pool: str, kind: type[Incoming]
+    ) -> Listener:
+        """A listener for what is sent to a whole topic, shared within a pool; without
+        waiting."""
+        return self._subscribe(
+            kind,
+            1,
+            None,
+            self._options.notify_server_credit,
+            lambda addresser: addresser.notification_sources(target, pool),
         )
 
     def _subscribe(

@@ -58,6 +58,9 @@ class Incoming(base.IncomingMessage):
     Its methods raise nothing: what fails is logged, as the base class wants it.
     """
 
+    #: Reads the body; raises BadMessage.
+    parse = staticmethod(codec.parse_request)
+
     def __init__(
         self, messenger: Messenger, arrival: _Arrival, request: codec.Request
     ) -> None:
@@ -92,6 +95,15 @@ class Incoming(base.IncomingMessage):
                     arrival.inlet.address,
                     "acknowledged" if outcome == ACCEPTED else "requeued",
                 )
+
+
+class AnyIncoming(Incoming):
+    """A message of any program: its JSON need not be oslo.messaging's.
+
+    ``message`` is what an oslo.messaging sender sent, or else the JSON value itself.
+    """
+
+    parse = staticmethod(codec.parse_any)
 
 
 class RpcIncoming(Incoming, base.RpcIncomingMessage):
@@ -316,7 +328,7 @@ class Listener(base.Listener):
             if not arrival.link.usable(arrival.delivery):
                 continue
             try:
-                request = codec.parse_request(arrival.message)
+                request = self._kind.parse(arrival.message)
             except codec.BadMessage as exc:
                 self._reject(
                     arrival.inlet,

@@ -118,6 +118,18 @@ def parse_request(message: Message) -> Request:
     return Request(request, context, monitor)
 
 
+def parse_any(message: Message) -> Request:
+    """What a message of any program holds: a request of oslo.messaging's as such, any
+    other JSON value with an empty context.
+
+    :raises BadMessage: if it is not JSON
+    """
+    data = loads(message.body)
+    if isinstance(data, dict) and "request" in data and "context" in data:
+        return parse_request(message)
+    return Request(data, {}, None)
+
+
 def reply_body(reply: typing.Any, failure: typing.Any) -> str:
     """The body of a reply; `failure` is an exc_info triple or None."""
     if failure:

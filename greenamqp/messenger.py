@@ -64,6 +64,7 @@ from greenamqp.engine import (
 from greenamqp.engine import Link as EngineLink
 from greenamqp.failover import Backoff, Host, Hosts
 from greenamqp.hubs import Hub, Timer, Waiter
+from greenamqp.policy import Policies
 from greenamqp.pump import Pump, Stream
 
 LOG = logging.getLogger(__name__)
@@ -73,6 +74,10 @@ CONNECT_TIMEOUT = 30.0
 
 # Seconds that close() waits for the peer's Close.
 CLOSE_TIMEOUT = 2.0
+
+# A connection that was up for so long was a sound one: when it is lost, the pauses
+# between attempts begin anew.  Seconds.
+SOUND_AFTER = 5.0
 
 # A message that the peer released is sent again after this pause, twice as long each
 # further time up to the option link_retry_delay.  A mesh of routers takes up to a
@@ -130,10 +135,13 @@ class Destination(typing.NamedTuple):
         """The destination of replies to `address`."""
         return cls(None, None, None, False, addressing.Service.RPC, address)
 
-    def terminus(self, addresser: addressing.Addresser) -> Terminus:
-        """As the bus at hand names it."""
+    def node(self, addresser: addressing.Addresser) -> addressing.Node:
+        """As the bus at hand names it.
+
+        :raises NotImplementedError: if the bus cannot keep the policy asked for
+        """
         if self.address is not None:
-            return Terminus(self.address)
+            return addressing.Node(self.address)
         target = Target(
             exchange=self.exchange,
             topic=self.topic,
@@ -276,7 +284,7 @@ class Outlet:
     __slots__ = (
         "_link",
         "_messenger",
-        "_resend_timer",
+        "_resting",
         "_retry_timer",
         "address",
         "destination",
@@ -294,14 +302,15 @@ class Outlet:
         self.refusal = ""
         self._link: Sender | None = None
         self._retry_timer: Timer | None = None
-        self._resend_timer: Timer | None = None
+        # What the peer released, until its pause is over.
+        self._resting: dict[Outgoing, Timer] = {}
 
     @property
     def in_use(self) -> bool:
         """Whether anything waits here, for credit or for its outcome."""
         return bool(
             self.pending
-            or self._resend_timer is not None
+            or self._resting
             or (self._link is not None and self._link.unsettled)
         )
 
@@ -368,13 +377,18 @@ class Outlet:
             return
         assert messenger.engine is not None
         assert messenger.addresser is not None
-        terminus = self.destination.terminus(messenger.addresser)
-        self.address = terminus.address
+        try:
+            node = self.destination.node(messenger.addresser)
+        except NotImplementedError as exc:
+            self._refused(str(exc), True)
+            return
+        self.address = node.address
         try:
             link = messenger.engine.create_sender(
-                terminus,
-                Terminus(terminus.address),
+                node,
+                Terminus(node.address),
                 name=f"{_LINK_NAME}/sender/[{self.address}]/{uuid.uuid4().hex}",
+                properties=node.link_properties,
             )
         except LocalProtocolError as exc:
             self._refused(str(exc), False)
@@ -431,9 +445,12 @@ class Outlet:
             FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16),
             messenger.options.link_retry_delay,
         )
-        messenger.hub.call_at(messenger.hub.now() + pause, lambda: self._resend(entry))
+        self._resting[entry] = messenger.hub.call_at(
+            messenger.hub.now() + pause, lambda: self._resend(entry)
+        )
 
     def _resend(self, entry: Outgoing) -> None:
+        del self._resting[entry]
         if not entry.done:
             self.submit(entry)
             self._messenger.flush()
@@ -517,6 +534,14 @@ class Outlet:
                 entry.failed(reason)
         self.pending.extendleft(reversed(again))
 
+    def withdraw(self, entry: Outgoing) -> None:
+        """Do not send this one any more, if it is not on its way."""
+        if entry in self.pending:
+            self.pending.remove(entry)
+        timer = self._resting.pop(entry, None)
+        if timer is not None:
+            timer.cancel()
+
     def close(self) -> None:
         """Detach the link; what waits is the caller's to see to."""
         if self._retry_timer is not None:
@@ -527,7 +552,14 @@ class Outlet:
             link.close()
 
     def fail_all(self, reason: str) -> None:
-        """Fail all that waits here."""
+        """Fail all that waits here, for good."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+        resting, self._resting = self._resting, {}
+        for entry, timer in resting.items():
+            timer.cancel()
+            entry.failed(reason)
         link, self._link = self._link, None
         if link is not None:
             for entry in link.abandon():
@@ -545,12 +577,13 @@ class Replies:
 
     __slots__ = (
         "_count",
-        "_granted",
+        "_credit",
         "_link",
         "_messenger",
         "_prefix",
-        "_used",
+        "_retry_timer",
         "address",
+        "refusal",
         "waiting",
     )
 
@@ -559,11 +592,13 @@ class Replies:
         self._prefix = uuid.uuid4().hex
         self._count = 0
         self._link: Receiver | None = None
+        self._retry_timer: Timer | None = None
         #: Where replies are to be sent; None while there is no such place.
         self.address: str | None = None
         self.waiting: dict[typing.Any, Call] = {}
-        self._granted = 0
-        self._used = 0
+        #: Why there is no such place, for those who time out meanwhile.
+        self.refusal = ""
+        self._credit = 0  # of the link, as the peer sees it
 
     def expect(self, call: Call) -> None:
         """A request leaves: its reply will be recognised by its message id."""
@@ -576,10 +611,9 @@ class Replies:
         self.waiting[message.id] = call
         if call.monitor is not None:
             call.monitor_deadline = self._messenger.hub.now() + call.monitor
-        missing = len(self.waiting) - self._granted
-        if missing > 0 and self._link is not None:
-            self._granted += missing
-            self._link.flow(missing)
+            if call.waiter is not None:
+                call.waiter.wake()  # it may have waited for the link, and only that
+        self._top_up()
 
     def forget(self, call: Call) -> None:
         """Its caller waits no longer."""
@@ -588,7 +622,11 @@ class Replies:
     def attach(self) -> None:
         """Attach the link, if the connection is up and it is not there yet."""
         messenger = self._messenger
-        if self._link is not None or messenger.state is not State.UP:
+        if (
+            self._link is not None
+            or self._retry_timer is not None
+            or messenger.state is not State.UP
+        ):
             return
         assert messenger.engine is not None
         try:
@@ -608,11 +646,9 @@ class Replies:
 
     def _attached(self, link: Receiver) -> None:
         self.address = link.remote_source.address
-        self._used = 0
-        self._granted = max(
-            self._messenger.options.reply_link_credit, len(self.waiting)
-        )
-        link.flow(self._granted)
+        self.refusal = ""
+        self._credit = 0
+        self._top_up()
         self._messenger.send_pending()
 
     def _detached(self, link: Receiver, error: RemoteError | None) -> None:
@@ -620,11 +656,16 @@ class Replies:
             return  # the messenger hears of the connection, and tells connection_lost
         reason = str(error) if error is not None else "no reason given"
         LOG.error("the link for replies was closed by the peer: %s", reason)
-        self.connection_lost(f"the link for replies was closed: {reason}")
+        self.refusal = f"the link for replies was closed: {reason}"
+        self.connection_lost(self.refusal)
         messenger = self._messenger
-        messenger.hub.call_at(
-            messenger.hub.now() + messenger.options.link_retry_delay, self.attach
+        self._retry_timer = messenger.hub.call_at(
+            messenger.hub.now() + messenger.options.link_retry_delay, self._retry
         )
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        self.attach()
 
     def _message(self, link: Receiver, delivery: Delivery, data: memoryview) -> None:
         try:
@@ -662,26 +703,36 @@ class Replies:
         self._used_credit()
 
     def _used_credit(self) -> None:
-        self._used += 1
-        if self._used * 2 >= self._granted:
-            used, self._used = self._used, 0
-            window = self._messenger.options.reply_link_credit
-            excess = self._granted - max(window, len(self.waiting))
-            if excess > 0:  # fewer calls wait now: shrink the window to what is asked
-                excess = min(excess, used)
-                self._granted -= excess
-                used -= excess
-            if used and self._link is not None:
-                self._link.flow(used)
+        self._credit -= 1
+        self._top_up()
+
+    def _top_up(self) -> None:
+        """Grant credit when half the window is used, or more calls wait than replies
+        may come; then for twice as many, so that not each call costs a frame."""
+        waiting = len(self.waiting)
+        window = self._messenger.options.reply_link_credit
+        if self._link is not None and (
+            self._credit < waiting or self._credit * 2 <= window
+        ):
+            grant = max(window, 2 * waiting) - self._credit
+            self._credit += grant
+            self._link.flow(grant)
 
     def connection_lost(self, reason: str) -> None:
         """The link is gone, and with it the address that replies are sent to."""
+        self._stop_timer()
         self._link = None
         self.address = None
         self.fail_all(f"{reason}; whether the request was carried out is unknown")
 
+    def _stop_timer(self) -> None:
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+
     def close(self) -> None:
         """Detach the link."""
+        self._stop_timer()
         link, self._link = self._link, None
         self.address = None
         if link is not None:
@@ -705,7 +756,7 @@ class Subscription:
     def __init__(
         self,
         messenger: Messenger,
-        sources: typing.Callable[[addressing.Addresser], list[Terminus]],
+        sources: typing.Callable[[addressing.Addresser], list[addressing.Node]],
         window: int,
         on_message: typing.Callable[[Inlet, Delivery, memoryview], None],
     ) -> None:
@@ -804,7 +855,7 @@ class Inlet:
 
     __slots__ = ("_returned", "_subscription", "_timer", "link", "source")
 
-    def __init__(self, subscription: Subscription, source: Terminus) -> None:
+    def __init__(self, subscription: Subscription, source: addressing.Node) -> None:
         self._subscription = subscription
         self.source = source
         self.link: Receiver | None = None
@@ -834,6 +885,7 @@ class Inlet:
                 Terminus(self.source.address),
                 name=f"{_LINK_NAME}/receiver/[{self.address}]/{uuid.uuid4().hex}",
                 settle_mode=SettleMode.MIXED,
+                properties=self.source.link_properties,
             )
         except LocalProtocolError as exc:
             LOG.error("cannot subscribe to %s: %s", self.address, exc)
@@ -848,7 +900,8 @@ class Inlet:
         messenger.flush()
 
     def _attached(self, link: Receiver) -> None:
-        link.flow(self._subscription.window)
+        if not self._subscription.stopped:
+            link.flow(self._subscription.window)
         self._subscription.inlet_attached()
 
     def _detached(self, link: Receiver, error: RemoteError | None) -> None:
@@ -940,6 +993,7 @@ class Messenger:
     :param options: the group of options
     :param default_exchange: for targets that name none
     :param virtual_host: of the transport URL, or None
+    :param policies: what is asked of queues
     """
 
     def __init__(
@@ -949,6 +1003,7 @@ class Messenger:
         options: typing.Any,
         default_exchange: str | None = None,
         virtual_host: str | None = None,
+        policies: Policies | None = None,
     ) -> None:
         self.hub = hub
         self.options = options
@@ -962,6 +1017,7 @@ class Messenger:
         self.last_failure = ""
         self._default_exchange = default_exchange
         self._virtual_host = virtual_host
+        self._policies = policies
         self._hosts = Hosts(hosts)
         self._backoff = Backoff(
             len(hosts),
@@ -978,6 +1034,11 @@ class Messenger:
         self._maintenance: Timer | None = None
         self._sweep: Timer | None = None
         self._closed_waiters: list[Waiter] = []
+        # Engines and streams that were given up, to be let go of before long.
+        self._discarded: list[tuple[Connection, Pump | None]] = []
+        self._bin_timer: Timer | None = None
+        # When the connection came up.
+        self._up_since = 0.0
         hub.acquire()
 
     # -- for the driver
@@ -1108,7 +1169,7 @@ class Messenger:
 
     def subscribe(
         self,
-        sources: typing.Callable[[addressing.Addresser], list[Terminus]],
+        sources: typing.Callable[[addressing.Addresser], list[addressing.Node]],
         window: int,
         on_message: typing.Callable[[Inlet, Delivery, memoryview], None],
     ) -> Subscription:
@@ -1150,6 +1211,7 @@ class Messenger:
                 outlet.fail_all(reason)
             self._outlets.clear()
             self.replies.fail_all(reason)
+            self.replies.close()
             for subscription in self._subscriptions:
                 subscription.close()
                 subscription._wake()
@@ -1169,6 +1231,7 @@ class Messenger:
             engine, self.engine = self.engine, None
             if engine is not None:
                 engine.destroy()
+            self._empty_bin()  # the hub's timers may go with its last user
         self.hub.release()
 
     # -- inside: the hub's context or its lock
@@ -1209,20 +1272,19 @@ class Messenger:
     def _leave(self, entry: Outgoing) -> bool:
         """Its sender waits no longer.  Returns whether it was done; if not, it is
         taken back as far as that goes, and whatever becomes of it goes unheard."""
-        if entry.done:
+        if entry.done and entry.error is None:
             return True
         with self.hub.lock:
+            if entry.is_call:
+                self.replies.forget(typing.cast(Call, entry))
             if entry.done:
                 return True
             entry.done = True
             outlet = self._outlets.get(entry.destination)
             if outlet is not None:
-                if entry in outlet.pending:
-                    outlet.pending.remove(entry)
+                outlet.withdraw(entry)
                 if not entry.last_reason:
                     entry.last_reason = outlet.refusal
-            if entry.is_call:
-                self.replies.forget(typing.cast(Call, entry))
             return False
 
     def _late(self, entry: Outgoing, reason: str = "") -> str:
@@ -1230,6 +1292,8 @@ class Messenger:
             reason = entry.last_reason
         if not reason and self.state is not State.UP:
             reason = self.last_failure or f"not connected to {self._hosts.current}"
+        if not reason and entry.is_call and self.replies.address is None:
+            reason = self.replies.refusal
         if not reason:
             if entry.is_call and entry.attempts:
                 reason = "no reply"
@@ -1248,8 +1312,8 @@ class Messenger:
                 continue
             if entry.deadline is not None and entry.deadline <= now:
                 outlet = self._outlets.get(entry.destination)
-                if outlet is not None and entry in outlet.pending:
-                    outlet.pending.remove(entry)
+                if outlet is not None:
+                    outlet.withdraw(entry)
                 entry.failed(self._late(entry))
             else:
                 left.append(entry)
@@ -1343,7 +1407,7 @@ class Messenger:
             return
         self.state = State.UP
         self._stop_timer()
-        self._backoff.reset()
+        self._up_since = self.hub.now()
         self.last_failure = ""
         properties = connection.remote_properties
         self.bus = addressing.Bus(
@@ -1356,6 +1420,7 @@ class Messenger:
             self._default_exchange,
             self._virtual_host if self.options.pseudo_vhost else None,
             self.bus,
+            self._policies,
         )
         LOG.info(
             "connected to %s (%s %s)",
@@ -1405,6 +1470,10 @@ class Messenger:
         if self.state in (State.CLOSED, State.WAITING):
             return
         was_up = self.state is State.UP
+        if was_up and self.hub.now() - self._up_since >= SOUND_AFTER:
+            # Not earlier: a bus that lets us in only to close on us would be tried
+            # again and again without a pause.
+            self._backoff.reset()
         where = self._where()
         self.state = State.WAITING
         self.last_failure = f"{where}: {reason}"
@@ -1438,14 +1507,21 @@ class Messenger:
         if engine is None:
             return
 
-        def discard() -> None:
-            # Not from within one of its own callbacks.
+        # Not from within one of its own callbacks.
+        self._discarded.append((engine, pump))
+        if self._bin_timer is None:
+            self._bin_timer = self.hub.call_at(self.hub.now(), self._empty_bin)
+
+    def _empty_bin(self) -> None:
+        if self._bin_timer is not None:
+            self._bin_timer.cancel()
+            self._bin_timer = None
+        discarded, self._discarded = self._discarded, []
+        for engine, pump in discarded:
             if pump is not None:
                 pump.flush()
                 pump.close()
             engine.destroy()
-
-        self.hub.call_at(self.hub.now(), discard)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -299,6 +299,23 @@ _new = [
     ),
 ]
 
+_queues = [
+    cfg.FloatOpt(
+        "queue_expires",
+        help="Seconds that a queue lives without a consumer, where the message bus can "
+        "be told. By default, what the bus does by itself.",
+    ),
+    cfg.FloatOpt(
+        "queue_message_ttl",
+        help="Seconds that a message lives in a queue, where the bus can be told.",
+    ),
+    cfg.IntOpt(
+        "queue_max_length",
+        help="Messages that a queue holds, where the bus can be told; more push out "
+        "the oldest.",
+    ),
+]
+
 OPTIONS: list[cfg.Opt] = [
     *_connection,
     *_security,
@@ -306,6 +323,7 @@ OPTIONS: list[cfg.Opt] = [
     *_addressing,
     *_credit,
     *_new,
+    *_queues,
 ]
 
 

@@ -63,7 +63,11 @@ class _BatchProcessing(notify_listener.BatchNotificationServer):
         self._allow_requeue = allow_requeue
 
 
-def _driver(transport: typing.Any) -> GreenAMQPDriver:
+def driver_of(transport: typing.Any) -> GreenAMQPDriver:
+    """The driver of a transport.
+
+    :raises TypeError: if it is another one than greenamqp's
+    """
     driver = transport._driver
     if not isinstance(driver, GreenAMQPDriver):
         raise TypeError(
@@ -143,7 +147,7 @@ class Server(service.ServiceBase):
                 f"executor must be one of {', '.join(executors.HUBS)}; "
                 f"it is {executor!r}"
             )
-        _driver(transport)
+        driver_of(transport)
         self._executor_name = executor
         self._pool_size = pool_size
         # Made by start(): a launcher makes the server, then forks, then starts it.
@@ -155,7 +159,7 @@ class Server(service.ServiceBase):
         name = self._executor_name
         # A monkey patched process has "threads" that are green: auto finds that out.
         wish = None if name in (None, "threading") else executors.HUBS[name]
-        return _driver(transport).use_hub(wish)
+        return driver_of(transport).use_hub(wish)
 
     def _make_executor(self) -> executors.Executor:
         hub = self._hub_of(self.transport)
@@ -190,7 +194,7 @@ class Server(service.ServiceBase):
         self, transport: typing.Any, target: Target, dispatcher: typing.Any
     ) -> Subscription:
         _need(target, "topic", "server")
-        driver = _driver(transport)
+        driver = driver_of(transport)
         wanted = target()  # the caller may change its own
         return self._add(
             f"RPC {wanted}",
@@ -236,7 +240,7 @@ class Server(service.ServiceBase):
             for target in targets
             for priority in priorities or dispatcher.supported_priorities
         ]
-        driver = _driver(transport)
+        driver = driver_of(transport)
         processing = (_BatchProcessing if batched else _NotificationProcessing)(
             dispatcher, allow_requeue
         )

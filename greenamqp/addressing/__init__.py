@@ -9,27 +9,33 @@ from __future__ import annotations
 
 import typing
 
-from greenamqp.addressing.base import Addresser, Bus, Service
+from greenamqp.addressing.base import Addresser, Bus, Node, Service
 from greenamqp.addressing.legacy import LegacyAddresser
 from greenamqp.addressing.routable import RoutableAddresser
+from greenamqp.policy import Policies
 
-__all__ = ["Addresser", "Bus", "Service", "choose"]
+__all__ = ["Addresser", "Bus", "Node", "Service", "choose"]
 
 # Peers that want legacy addresses: qpidd, and whoever does not say who it is.
 _LEGACY_PRODUCTS = ("qpid-cpp", "greenamqp", "")
 
 
 def choose(
-    options: typing.Any, default_exchange: str | None, vhost: str | None, bus: Bus
+    options: typing.Any,
+    default_exchange: str | None,
+    vhost: str | None,
+    bus: Bus,
+    policies: Policies | None = None,
 ) -> Addresser:
     """The addresser for a bus.
 
     :param options: the group of options
     :param default_exchange: the transport's own, for targets that name none
     :param vhost: what goes into each address as virtual host, or None
+    :param policies: what is asked of queues
     """
     mode = options.addressing_mode
     if mode == "dynamic":
         mode = "legacy" if bus.product in _LEGACY_PRODUCTS else "routable"
     family = LegacyAddresser if mode == "legacy" else RoutableAddresser
-    return family(options, default_exchange, vhost, bus)
+    return family(options, default_exchange, vhost, bus, policies)

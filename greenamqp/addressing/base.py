@@ -10,7 +10,8 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.engine import Terminus
+from greenamqp.engine import EXPIRE_NEVER, Terminus
+from greenamqp.policy import Policies
 
 
 class Service(enum.Enum):
@@ -39,6 +40,24 @@ class Bus:
         gets a copy of each message and may have many consumers."""
         return self.product == "greenamqp"
 
+    @property
+    def has_queue_policies(self) -> bool:
+        """Whether a link's properties can say how long a queue lives."""
+        return self.product == "greenamqp"
+
+    def __str__(self) -> str:
+        return f"{self.product} {self.version}".strip() or "of unknown product"
+
+
+@dataclasses.dataclass
+class Node(Terminus):
+    """A terminus, and what its link says besides.
+
+    :ivar link_properties: properties of the attach, or None
+    """
+
+    link_properties: dict[str, typing.Any] | None = None
+
 
 class Addresser(abc.ABC):
     """Makes termini of targets, for one connection to one bus.
@@ -46,6 +65,7 @@ class Addresser(abc.ABC):
     :param options: the group of options
     :param default_exchange: for targets that name none
     :param vhost: goes into each address, where the bus has no virtual hosts
+    :param policies: what is asked of queues
     """
 
     def __init__(
@@ -54,10 +74,12 @@ class Addresser(abc.ABC):
         default_exchange: str | None,
         vhost: str | None,
         bus: Bus,
+        policies: Policies | None = None,
     ) -> None:
         self._default_exchange = default_exchange
         self._vhost = vhost
         self._bus = bus
+        self._policies = policies or Policies()
 
     @abc.abstractmethod
     def multicast(self, target: Target, service: Service) -> str:
@@ -71,39 +93,66 @@ class Addresser(abc.ABC):
     def anycast(self, target: Target, service: Service) -> str:
         """The address of any server of a target."""
 
-    def destination(self, target: Target, service: Service) -> Terminus:
-        """Where messages for `target` are sent."""
-        if target.fanout:
-            return Terminus(self.multicast(target, service))
-        if target.server:
-            return Terminus(self.unicast(target, service))
-        return Terminus(self.anycast(target, service))
+    def destination(self, target: Target, service: Service) -> Node:
+        """Where messages for `target` are sent.
 
-    def rpc_sources(self, target: Target) -> list[Terminus]:
-        """What a server of `target` receives from."""
-        addresses = [
-            self.multicast(target, Service.RPC),
-            self.anycast(target, Service.RPC),
+        :raises NotImplementedError: if a policy is asked for that the bus cannot keep
+        """
+        if target.fanout:
+            return Node(self.multicast(target, service))
+        if target.server:
+            return self._queue(self.unicast(target, service), target)
+        return self._queue(self.anycast(target, service), target)
+
+    def rpc_sources(self, target: Target) -> list[Node]:
+        """What a server of `target` receives from.
+
+        :raises NotImplementedError: if a policy is asked for that the bus cannot keep
+        """
+        group = Target(exchange=target.exchange, topic=target.topic)
+        sources = [
+            Node(self.multicast(target, Service.RPC)),
+            self._queue(self.anycast(target, Service.RPC), group),
         ]
         if target.server:
-            addresses.insert(0, self.unicast(target, Service.RPC))
-        return [Terminus(address) for address in addresses]
+            unicast = self.unicast(target, Service.RPC)
+            sources.insert(0, self._queue(unicast, target))
+        return sources
 
-    def notification_sources(self, target: Target, pool: str | None) -> list[Terminus]:
+    def notification_sources(self, target: Target, pool: str | None) -> list[Node]:
         """What a listener for the notifications of `target` receives from.
 
-        :raises NotImplementedError: if a pool is named and the bus has none
+        :raises NotImplementedError: if a pool is named and the bus has none, or a
+            policy is asked for that it cannot keep
         """
         address = self.anycast(target, Service.NOTIFY)
         if pool is None:
-            return [Terminus(address)]
+            return [self._queue(address, target)]
         if not self._bus.has_shared_queues:
             raise NotImplementedError(
-                f"pool {pool!r}: the message bus "
-                f"({self._bus.product or 'of unknown product'}) gives no way to "
-                "have each pool get a copy of each notification"
+                f"pool {pool!r}: the message bus ({self._bus}) gives no way to have "
+                "each pool get a copy of each notification"
             )
-        return [Terminus(f"{address}::{pool}.{address}")]
+        node = self._queue(f"{address}::{pool}.{address}", target)
+        # The pool's messages wait for its members, also while it has none.
+        node.expiry_policy = EXPIRE_NEVER
+        return [node]
+
+    def _queue(self, address: str, target: Target) -> Node:
+        """The node of a queue, with what is asked of it."""
+        policy = self._policies.find(target)
+        if not policy:
+            return Node(address)
+        if not self._bus.has_queue_policies:
+            raise NotImplementedError(
+                f"{policy} for {address}: the message bus ({self._bus}) "
+                + (
+                    "stores nothing"
+                    if self._bus.is_router
+                    else "cannot be told over AMQP 1.0"
+                )
+            )
+        return Node(address, link_properties=policy.properties())
 
 
 def join(separator: str, *parts: str | None) -> str:

@@ -15,6 +15,7 @@ import typing
 from oslo_messaging import Target
 
 from greenamqp.addressing.base import Addresser, Bus, Service, join
+from greenamqp.policy import Policies
 
 
 class LegacyAddresser(Addresser):
@@ -26,8 +27,9 @@ class LegacyAddresser(Addresser):
         default_exchange: str | None,
         vhost: str | None,
         bus: Bus,
+        policies: Policies | None = None,
     ) -> None:
-        super().__init__(options, default_exchange, vhost, bus)
+        super().__init__(options, default_exchange, vhost, bus, policies)
         self._unicast = options.server_request_prefix
         self._multicast = options.broadcast_prefix
         self._anycast = options.group_request_prefix

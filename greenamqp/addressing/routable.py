@@ -16,6 +16,7 @@ import typing
 from oslo_messaging import Target
 
 from greenamqp.addressing.base import Addresser, Bus, Service, join
+from greenamqp.policy import Policies
 
 # The exchange where neither target, options nor control_exchange name one.
 _LAST_RESORT = "openstack"
@@ -30,8 +31,9 @@ class RoutableAddresser(Addresser):
         default_exchange: str | None,
         vhost: str | None,
         bus: Bus,
+        policies: Policies | None = None,
     ) -> None:
-        super().__init__(options, default_exchange, vhost, bus)
+        super().__init__(options, default_exchange, vhost, bus, policies)
         common = default_exchange or _LAST_RESORT
         self._prefix = {
             Service.RPC: options.rpc_address_prefix,

@@ -396,7 +396,9 @@ def _attach_consumer(peer: Peer, namespace: Namespace, link: Sender) -> None:
     elif source.address is None:
         raise Refused("amqp:invalid-field", "the source has no address")
     else:
-        address, bound = _resolve_source(namespace, source)
+        address, bound = _resolve_source(
+            namespace, source, link.remote_properties
+        )
         owner = address.owner
         if isinstance(owner, Endpoint) and owner.peer is not peer:
             raise Refused(
@@ -411,7 +413,9 @@ def _attach_consumer(peer: Peer, namespace: Namespace, link: Sender) -> None:
 
 
 def _resolve_source(
-    namespace: Namespace, source: Terminus
+    namespace: Namespace,
+    source: Terminus,
+    properties: typing.Mapping[typing.Any, typing.Any] | None,
 ) -> tuple[Address, Queue | None]:
     """The address and the bound queue that a source names.
 
@@ -419,7 +423,6 @@ def _resolve_source(
     """
     assert source.address is not None
     is_new = namespace.lookup(source.address) is None
-    properties = source.node_properties
     address, bound = namespace.resolve(source.address, source.capabilities, properties)
     if bound is None:
         return address, None
@@ -461,7 +464,7 @@ def _attach_producer(peer: Peer, namespace: Namespace, link: Receiver) -> None:
         AnonymousProducer(peer, namespace, link).top_up()
     else:
         address, bound = namespace.resolve(
-            target.address, target.capabilities, target.node_properties
+            target.address, target.capabilities, link.remote_properties
         )
         link.accept(max_message_size=limit)
         node = address if bound is None else BoundTarget(address, bound)

@@ -28,6 +28,7 @@ from greenamqp.engine.errors import (
     RemoteError,
 )
 from greenamqp.engine.link import (
+    EXPIRE_NEVER,
     Delivery,
     Link,
     LinkState,
@@ -40,6 +41,7 @@ from greenamqp.engine.link import (
 
 __all__ = [
     "ACCEPTED",
+    "EXPIRE_NEVER",
     "MODIFIED",
     "REJECTED",
     "RELEASED",

@@ -40,6 +40,10 @@ _from_buffer = capi.from_buffer
 Delivery = typing.Any
 
 
+#: Expiry policy of a terminus that lasts (AMQP 1.0 part 3, section 3.5.6).
+EXPIRE_NEVER: int = proton.Terminus.EXPIRE_NEVER
+
+
 class LinkState(enum.Enum):
     """Where a link is in its life; see the table at the top of this module."""
 
