@@ -19,6 +19,7 @@ from greenamqp.engine.connection import (
     Connection,
     ConnectionHandler,
     Sasl,
+    has_cyrus_sasl,
 )
 from greenamqp.engine.errors import (
     ConnectionFailed,
@@ -64,4 +65,5 @@ __all__ = [
     "Sender",
     "SettleMode",
     "Terminus",
+    "has_cyrus_sasl",
 ]

@@ -94,6 +94,12 @@ class Sasl:
     config_name: str = ""
 
 
+def has_cyrus_sasl() -> bool:
+    """Whether proton was built with Cyrus SASL: without it, it knows ANONYMOUS,
+    EXTERNAL and PLAIN."""
+    return bool(proton.SASL.extended())
+
+
 class ConnectionHandler(typing.Protocol):
     """What a connection tells its owner, always from inside ``process``."""
 
@@ -239,7 +245,8 @@ class Connection(pyngus.ConnectionEventHandler):
         0: never
     :param sasl: who logs in, and how; None: no SASL layer
     :param offered_capabilities: of the Open frame
-    :param trace: let proton write every frame to the process's stderr
+    :param trace: let proton write every frame to the process's stderr; those of a
+        login with a password are left out
     """
 
     def __init__(
@@ -281,7 +288,8 @@ class Connection(pyngus.ConnectionEventHandler):
         options: dict[str, typing.Any] = {
             "x-server": server,
             "max-frame-size": max_frame_size,
-            "x-trace-protocol": trace,
+            # The frames of a login hold its password.
+            "x-trace-protocol": trace and (sasl is None or not sasl.password),
         }
         if hostname is not None:
             options["hostname"] = hostname
@@ -303,6 +311,7 @@ class Connection(pyngus.ConnectionEventHandler):
                 if value:
                     options[key] = value
         self._idle_timeout = idle_timeout
+        self._trace_after_login = trace and not options["x-trace-protocol"]
         self._pyngus = _Lifecycle(self, container_id, options)
         self._transport = self._pyngus._pn_transport._impl
         self._collector = self._pyngus._pn_collector._impl
@@ -374,6 +383,12 @@ class Connection(pyngus.ConnectionEventHandler):
         sasl = self._pyngus._pn_sasl
         return sasl.outcome if sasl is not None else None
 
+    @property
+    def sasl_mechanism(self) -> str | None:
+        """The SASL mechanism that was chosen, None while there is none."""
+        sasl = self._pyngus._pn_sasl
+        return (sasl.mech or None) if sasl is not None else None
+
     # -- bytes
 
     def receive_data(self, data: typing.Any, size: int) -> int:
@@ -385,6 +400,9 @@ class Connection(pyngus.ConnectionEventHandler):
         if not isinstance(data, capi.ffi.CData):
             data = _from_buffer(data)
         taken = lib.pn_transport_push(self._transport, data, size)
+        if self._trace_after_login and self.sasl_outcome is not None:
+            self._trace_after_login = False
+            self._pyngus._pn_transport.trace(proton.Transport.TRACE_FRM)
         return taken if taken > 0 else 0
 
     def receive_eof(self) -> None:
