@@ -343,8 +343,8 @@ def _check(opts: typing.Any) -> None:
     unknown = set(opts.pre_settled) - set(options.PRE_SETTLED)
     if unknown:
         raise ValueError(
-            f"[{options.GROUP.name}] pre_settled: {', '.join(sorted(unknown))!r} is not "
-            f"allowed; allowed: {', '.join(options.PRE_SETTLED)}"
+            f"[{options.GROUP.name}] pre_settled: {', '.join(sorted(unknown))!r} is "
+            f"not allowed; allowed: {', '.join(options.PRE_SETTLED)}"
         )
 
 

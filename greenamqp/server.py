@@ -347,7 +347,9 @@ class Server(service.ServiceBase):
 def _need(target: Target, *fields: str) -> None:
     for field in fields:
         if not getattr(target, field):
-            raise exceptions.InvalidTarget(f"A server's target must have {field}", target)
+            raise exceptions.InvalidTarget(
+                f"a server's target must have a {field}", target
+            )
 
 
 class _OneServer(service.ServiceBase):

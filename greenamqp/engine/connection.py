@@ -137,6 +137,8 @@ class _Buffer:
 class _Session(PyngusSession):
     """A session that links share, and whose end is told to all of them."""
 
+    _pn_session: typing.Any
+
     def __init__(self, name: str, owner: Connection, pn_session: object = None) -> None:
         self.owner = owner
         self.local = pn_session is None
@@ -277,7 +279,7 @@ class Connection(pyngus.ConnectionEventHandler):
         self._closing = False
         self._reported = False
         self._now = 0.0
-        self._links: dict[typing.Any, Link] = {}  # by pn_link_t *
+        self._links: dict[typing.Any, Sender | Receiver] = {}  # by pn_link_t *
         self._sessions: list[_Session] = []
         self._session_count = 0
         self._link_count = 0
@@ -680,7 +682,9 @@ class Connection(pyngus.ConnectionEventHandler):
         self.deadline = None  # the peer's idle time-out is known now
         self.handler.connection_opened(self)
 
-    def connection_remote_closed(self, connection: typing.Any, condition: object) -> None:
+    def connection_remote_closed(
+        self, connection: typing.Any, condition: object
+    ) -> None:
         error = _remote_error(condition)
         if self._closing:
             return
@@ -714,7 +718,7 @@ class Connection(pyngus.ConnectionEventHandler):
         link = Receiver(self, endpoint)
         self._requested(link, _ReceiverEvents(link))
 
-    def _requested(self, link: Link, events: object) -> None:
+    def _requested(self, link: Sender | Receiver, events: object) -> None:
         link.state = LinkState.REQUESTED
         link._endpoint._handler = events
         self._links[link._pn] = link

@@ -122,7 +122,7 @@ class SaslServer:
         state = self.state
         if state is SaslState.HEADER or state is SaslState.AMQP:
             start = bytes(self._input[:8])
-            expected = (_AMQP_HEADER, _SASL_HEADER)
+            expected: tuple[bytes, ...] = (_AMQP_HEADER, _SASL_HEADER)
             if state is SaslState.AMQP:
                 expected = expected[:1]
             if not any(header.startswith(start) for header in expected):

@@ -24,6 +24,8 @@ import os
 import time
 import typing
 
+from greenamqp import fork
+
 LOG = logging.getLogger(__name__)
 
 Callback = typing.Callable[[], None]
@@ -36,6 +38,14 @@ class Flushable(typing.Protocol):
 
     def flush(self) -> None:
         """Write what can be written without blocking."""
+
+
+class Holder(typing.Protocol):
+    """What has descriptors and watches on this hub: a pump, an attempt to connect."""
+
+    def forked(self) -> None:
+        """This is a child process: close its copy of the descriptor, touch no watch,
+        timer or engine, and call nobody."""
 
 
 class Timer(abc.ABC):
@@ -91,8 +101,38 @@ class Hub(abc.ABC):
         self.pid = os.getpid()
         #: True while a wake-up runs: flushes wait for its end.
         self.busy = False
+        #: True in a child process if it was made before the fork: of no use there.
+        self.inherited = False
+        #: Who is to hear of a fork.
+        self.holders: set[Holder] = set()
         self._dirty: list[Flushable] = []
         self._users = 0
+        fork.tell(self)
+
+    # -- forks
+
+    def check(self) -> None:
+        """Nothing, in the process that made this hub.
+
+        :raises greenamqp.fork.ForkedError: in a child of it
+        """
+        if self.inherited:
+            raise fork.ForkedError(
+                f"process {os.getpid()} was forked from process {self.pid}, to which "
+                "this connection and its listeners belong: make new ones"
+            )
+
+    def forked(self) -> None:
+        """This is a child process: no callback runs any more, and nobody waits here."""
+        self.inherited = True
+        self._dirty.clear()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the child's copies of all descriptors."""
+        holders, self.holders = self.holders, set()
+        for holder in holders:
+            holder.forked()
 
     # -- for those who keep connections
 
@@ -108,9 +148,11 @@ class Hub(abc.ABC):
         if self._users == 0:
             self._stop()
 
+    @abc.abstractmethod
     def _start(self) -> None:
         """The first user came."""
 
+    @abc.abstractmethod
     def _stop(self) -> None:
         """The last user went: leave no thread, green thread, timer or fd."""
 
@@ -175,7 +217,7 @@ class Hub(abc.ABC):
         """Run `function` where this hub's waiters can wait, and return its result or
         raise its exception.  From any native thread, whose wait is a real one."""
 
-    def breathe(self) -> None:
+    def breathe(self) -> None:  # noqa: B027 - threads have their turn anyway
         """Between two pieces of work, outside the hub's context: let output leave and
         others have their turn, if it is time for that."""
 

@@ -50,9 +50,9 @@ class _Watch(Watch):
             loop.remove(self._writer)
             self._writer = None
         if on_writable is not None:
-            callback = on_writable
+            hub, callback = self._hub, on_writable
             self._writer = loop.add(
-                WRITE, self._fd, lambda _fd: self._hub._wakeup(callback), _throwback, None
+                WRITE, self._fd, lambda _fd: hub._wakeup(callback), _throwback, None
             )
 
     def close(self) -> None:
