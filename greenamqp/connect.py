@@ -7,13 +7,14 @@ TLS.  It succeeds or fails once, by its deadline.
 
 from __future__ import annotations
 
+import _socket  # the class that no monkey patching replaces
 import errno
 import os
 import socket
+import ssl
 import typing
 
-import _socket  # the class that no monkey patching replaces
-
+from greenamqp import diagnosis, tls
 from greenamqp.hubs import Hub, Timer, Watch
 from greenamqp.pump import Stream
 
@@ -27,10 +28,21 @@ class Attempt:
 
     :param deadline: monotonic instant at which the attempt counts as failed
     :param done: called once, in the hub's context, with the stream or the reason
+    :param context: makes the context for TLS, and may read files and raise ValueError;
+        None: no TLS
+    :param server_name: whose certificate the peer must show; default: the host's
     """
 
     def __init__(
-        self, hub: Hub, hostname: str, port: int, deadline: float, done: Done
+        self,
+        hub: Hub,
+        hostname: str,
+        port: int,
+        deadline: float,
+        done: Done,
+        *,
+        context: typing.Callable[[], ssl.SSLContext] | None = None,
+        server_name: str | None = None,
     ) -> None:
         self._hub = hub
         self._hostname = hostname
@@ -39,7 +51,14 @@ class Attempt:
         self._addresses: list[tuple[typing.Any, ...]] = []
         self._socket: typing.Any = None
         self._watch: Watch | None = None
+        self._make_context = context
+        self._context: ssl.SSLContext | None = None
+        self._server_name = server_name or hostname
+        self._handshake: tls.Handshake | None = None
+        self._tls_stream: tls.TlsStream | None = None
         self._reason = "no address"
+        #: what it is at, for people
+        self.stage = "looking its name up"
         self._timer: Timer | None = hub.call_at(deadline, self._timed_out)
         hub.offload(self._resolve, self._resolved)
 
@@ -48,8 +67,14 @@ class Attempt:
         self._done = None
         self._drop_socket()
         self._stop_timer()
+        if self._handshake is not None:
+            self._handshake.cancel()
+            self._handshake = None
 
     def _resolve(self) -> list[tuple[typing.Any, ...]]:
+        if self._make_context is not None:
+            # Here, since it reads files as well.
+            self._context = self._make_context()
         # The module's function, not _socket's: cooperative where it is patched.
         return socket.getaddrinfo(
             self._hostname, self._port, type=socket.SOCK_STREAM
@@ -58,9 +83,13 @@ class Attempt:
     def _resolved(self, result: typing.Any, error: Exception | None) -> None:
         if self._done is None:
             return
-        if error is not None:
+        if isinstance(error, OSError):
             self._finish(None, f"cannot look the name up: {error}")
             return
+        if error is not None:
+            self._finish(None, str(error))
+            return
+        self.stage = "connecting"
         self._addresses = list(result)
         self._next_address()
 
@@ -102,11 +131,39 @@ class Attempt:
             self._watch = None
         stream, self._socket = self._socket, None
         prepare(stream)
-        self._finish(stream, None)
+        if self._context is None:
+            self._finish(stream, None)
+            return
+        self.stage = "shaking hands for TLS"
+        try:
+            self._tls_stream = tls.client_stream(
+                stream, self._context, self._server_name
+            )
+        except tls.TlsSetupError as exc:
+            stream.close()
+            self._finish(None, str(exc))
+            return
+        # The attempt's own timer is the deadline.
+        self._handshake = tls.Handshake(
+            self._hub, self._tls_stream, float("inf"), self._shaken
+        )
+
+    def _shaken(self, error: str | None) -> None:
+        self._handshake = None
+        stream, self._tls_stream = self._tls_stream, None
+        # Not the next address: the host was reached, and this is its answer.
+        self._finish(stream if error is None else None, error)
 
     def _timed_out(self) -> None:
         self._timer = None
-        self._finish(None, "no answer in time")
+        handshake, self._handshake = self._handshake, None
+        if handshake is None:
+            self._finish(None, "no answer in time")
+            return
+        assert self._tls_stream is not None
+        reason = diagnosis.handshake_late(self._tls_stream.greeting)
+        handshake.cancel()
+        self._finish(None, reason)
 
     def _finish(self, stream: Stream | None, reason: str | None) -> None:
         done, self._done = self._done, None

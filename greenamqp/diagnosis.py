@@ -133,8 +133,8 @@ def handshake_late(greeting: bytes) -> str:
     if greeting:
         return "the TLS handshake was not complete in time"
     return (
-        "the peer accepted the connection and did not answer the TLS handshake in time: "
-        "does it speak TLS on this port?"
+        "the peer accepted the connection and did not answer the TLS handshake in "
+        "time: does it speak TLS on this port?"
     )
 
 
@@ -159,6 +159,15 @@ def sasl_offer(greeting: bytes) -> tuple[str, ...] | None:
         return tuple(_mechanisms(body))
     except (IndexError, struct.error):
         return None
+
+
+def wants_no_sasl(greeting: bytes, allowed: typing.Sequence[str]) -> bool:
+    """Whether a peer may let a client in without SASL that has no credentials: it
+    answered with plain AMQP, or offers none of the mechanisms `allowed`."""
+    if greeting.startswith(_AMQP_HEADER):
+        return True
+    offer = sasl_offer(greeting)
+    return offer is not None and not set(offer) & set(allowed)
 
 
 def _mechanisms(body: bytes) -> typing.Iterator[str]:
@@ -257,7 +266,10 @@ def opening_failed(
             f"the peer refused the login of {who} by SASL {mechanism}: wrong user name "
             "or password"
         )
-    if outcome in (_SASL_SYS, _SASL_PERM, _SASL_TEMP):
+    if outcome in (_SASL_SYS, _SASL_PERM, _SASL_TEMP) and mechanism not in (
+        None,
+        "none",
+    ):
         return f"the peer could not check the login of {who}: an error on its side"
     if offer is not None:
         usable = [name for name in offer if not allowed or name in allowed]

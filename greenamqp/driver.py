@@ -22,10 +22,11 @@ from greenamqp import hubs, options
 from greenamqp import message as codec
 from greenamqp.addressing import Service
 from greenamqp.engine import Message
-from greenamqp.failover import AMQP_PORT, AMQPS_PORT, Host
+from greenamqp.failover import AMQP_PORT, Host
 from greenamqp.listener import Incoming, Listener, RpcIncoming
 from greenamqp.messenger import Destination, Messenger
 from greenamqp.policy import Policies
+from greenamqp.security import Security
 
 LOG = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class GreenAMQPDriver(base.BaseDriver):
         proxy = common.ConfigOptsProxy(conf, url, options.GROUP.name)
         self._options = proxy.oslo_messaging_amqp
         _check(self._options)
+        Security(self._options).check()
         self._lock = threading.Lock()
         self._messenger: Messenger | None = None
         self._hub_wish: str | None = None
@@ -350,7 +352,8 @@ def _check(opts: typing.Any) -> None:
 
 def _hosts(url: typing.Any, opts: typing.Any) -> list[Host]:
     """The hosts of a transport URL, in its order."""
-    default_port = AMQPS_PORT if opts.ssl else AMQP_PORT
+    # With TLS too: the predecessor knew no other, and its URLs must go on working.
+    default_port = AMQP_PORT
     hosts = [
         Host(
             host.hostname or "localhost",

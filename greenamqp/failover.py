@@ -7,9 +7,8 @@ import dataclasses
 import random
 import typing
 
-#: The port of a host for which the URL gives none (IANA: amqp, amqps).
+#: The port of a host for which the URL gives none (IANA: amqp).
 AMQP_PORT = 5672
-AMQPS_PORT = 5671
 
 
 @dataclasses.dataclass(frozen=True)

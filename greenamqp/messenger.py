@@ -42,7 +42,7 @@ import uuid
 
 from oslo_messaging import Target, exceptions
 
-from greenamqp import addressing, connect
+from greenamqp import addressing, connect, diagnosis
 from greenamqp.engine import (
     MODIFIED,
     REJECTED,
@@ -56,7 +56,6 @@ from greenamqp.engine import (
     Message,
     Receiver,
     RemoteError,
-    Sasl,
     Sender,
     SettleMode,
     Terminus,
@@ -66,6 +65,7 @@ from greenamqp.failover import Backoff, Host, Hosts
 from greenamqp.hubs import Hub, Timer, Waiter
 from greenamqp.policy import Policies
 from greenamqp.pump import Pump, Stream
+from greenamqp.security import Security
 
 LOG = logging.getLogger(__name__)
 
@@ -1019,6 +1019,9 @@ class Messenger:
         self._virtual_host = virtual_host
         self._policies = policies
         self._hosts = Hosts(hosts)
+        self._security = Security(options)
+        # Hosts that want no SASL layer, each with what it answered to one.
+        self._without_sasl: dict[Host, str] = {}
         self._backoff = Backoff(
             len(hosts),
             options.connection_retry_interval,
@@ -1291,7 +1294,7 @@ class Messenger:
         if not reason:
             reason = entry.last_reason
         if not reason and self.state is not State.UP:
-            reason = self.last_failure or f"not connected to {self._hosts.current}"
+            reason = self.last_failure or f"{self._where()}: {self._progress()}"
         if not reason and entry.is_call and self.replies.address is None:
             reason = self.replies.refusal
         if not reason:
@@ -1333,13 +1336,29 @@ class Messenger:
         self.state = State.CONNECTING
         host = self._hosts.current
         LOG.debug("connecting to %s", host)
+        security = self._security
+        secured: dict[str, typing.Any] = {}
+        if security.tls:
+            secured = {
+                "context": security.context,
+                "server_name": security.server_name(host, self._virtual_host),
+            }
         self._attempt = connect.Attempt(
             self.hub,
             host.hostname,
             host.port,
             self.hub.now() + CONNECT_TIMEOUT,
             self._connected,
+            **secured,
         )
+
+    def _progress(self) -> str:
+        """How far the first attempt to connect has come."""
+        if self.state is State.OPENING:
+            assert self._pump is not None
+            return self._explain("connected, and no answer to the Open frame yet")
+        stage = getattr(self._attempt, "stage", "not connected")
+        return f"still {stage}"
 
     def _connected(self, stream: Stream | None, reason: str | None) -> None:
         self._attempt = None
@@ -1365,10 +1384,10 @@ class Messenger:
         command = os.path.basename(sys.argv[0]) or "python"
         prefix = options.container_name or command
         vhost = self._virtual_host
-        username = host.username
-        realm = options.sasl_default_realm
-        if username and realm and "@" not in username:
-            username = f"{username}@{realm}"
+        sasl = None
+        if host not in self._without_sasl:
+            sasl = self._security.login(host)
+            self._security.warn_of_plain(host, sasl)
         return Connection(
             # Names are made when they are needed: after a fork they differ.
             f"{prefix}.{os.getpid()}.{uuid.uuid4().hex}",
@@ -1380,15 +1399,52 @@ class Messenger:
                 "node": platform.node() or "unknown",
             },
             idle_timeout=options.idle_timeout,
-            sasl=Sasl(
-                username=username or None,
-                password=host.password or None,
-                mechanisms=options.sasl_mechanisms,
-                config_dir=options.sasl_config_dir,
-                config_name=options.sasl_config_name,
-            ),
+            sasl=sasl,
             trace=options.trace,
         )
+
+    def _explain(self, reason: str) -> str:
+        """Why no Open frame came, from what the peer said in its place."""
+        engine, pump = self.engine, self._pump
+        if engine is None or pump is None:
+            return reason
+        host = self._hosts.current
+        sasl = host not in self._without_sasl
+        login = self._security.login(host)
+        vhost = None if self.options.pseudo_vhost else self._virtual_host
+        return diagnosis.opening_failed(
+            reason,
+            pump.greeting or b"",
+            tls=self._security.tls,
+            sasl=sasl,
+            allowed=login.mechanisms.split(),
+            outcome=engine.sasl_outcome,
+            mechanism=engine.sasl_mechanism,
+            user=login.username,
+            vhost=vhost,
+        )
+
+    def _opening_failed(self, reason: str) -> str:
+        """Explain, and choose what to try next time."""
+        host = self._hosts.current
+        before = self._without_sasl.pop(host, None)
+        if before is not None:
+            return f"{before}; without SASL: {self._explain(reason)}"
+        pump = self._pump
+        login = self._security.login(host)
+        explained = self._explain(reason)
+        if (
+            pump is not None
+            and not login.username
+            and not self._security.sasl_wanted
+            and diagnosis.wants_no_sasl(
+                pump.greeting or b"", login.mechanisms.split()
+            )
+        ):
+            # Nobody asked for a login, so none is lost: the predecessor would have
+            # gone without SASL at once.
+            self._without_sasl[host] = explained
+        return explained
 
     def _opening_timed_out(self) -> None:
         self._timer = None
@@ -1406,6 +1462,8 @@ class Messenger:
         if connection is not self.engine or self.state is not State.OPENING:
             return
         self.state = State.UP
+        if self._pump is not None:
+            self._pump.greeting = None
         self._stop_timer()
         self._up_since = self.hub.now()
         self.last_failure = ""
@@ -1423,10 +1481,12 @@ class Messenger:
             self._policies,
         )
         LOG.info(
-            "connected to %s (%s %s)",
+            "connected to %s (%s %s), %s, login: %s",
             self._where(),
             self.bus.product or "a peer that does not say what it is",
             self.bus.version,
+            "TLS" if self._security.tls else "no TLS",
+            connection.sasl_mechanism or "none",
         )
         if self.replies.waiting or any(
             entry.is_call
@@ -1475,6 +1535,8 @@ class Messenger:
             # again and again without a pause.
             self._backoff.reset()
         where = self._where()
+        if self.state is State.OPENING:
+            reason = self._opening_failed(reason)
         self.state = State.WAITING
         self.last_failure = f"{where}: {reason}"
         self.addresser = None

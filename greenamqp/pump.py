@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import typing
 
+from greenamqp.diagnosis import GREETING_SIZE
 from greenamqp.engine import Connection, capi
 from greenamqp.hubs import Hub, Timer, Watch
 
@@ -66,6 +67,9 @@ class Pump:
         self._timer: Timer | None = None
         self._armed: float | None = None
         self._blocked = False
+        #: The peer's first bytes, to say what it is if it is no AMQP 1.0 peer; its
+        #: owner sets None when it has seen enough.
+        self.greeting: bytes | None = b""
         self._input = memoryview(bytearray(BUFFER_SIZE))
         self._input_pointer = capi.from_buffer(self._input)
         self._output = memoryview(bytearray(BUFFER_SIZE))
@@ -81,6 +85,9 @@ class Pump:
         assert self._stream is not None
         self._watch = self.hub.watch(self._stream.fileno(), self._readable)
         self._process()
+        if getattr(self._stream, "buffered", False):
+            # TLS: what came in one piece with the end of its handshake.
+            self._readable()
 
     def flush_now(self) -> None:
         """Have the engine's output written: now, or with the running wake-up's."""
@@ -152,6 +159,8 @@ class Pump:
             if size == 0:
                 self._end_of_stream()
                 return
+            if self.greeting is not None and len(self.greeting) < GREETING_SIZE:
+                self.greeting += bytes(view[: min(size, GREETING_SIZE)])
             taken = engine.receive_data(self._input_pointer, size)
             while 0 < taken < size:
                 # The engine takes only as much as it has room for: once it has

@@ -24,6 +24,7 @@ after monkey patching, as its setters recurse without end when it is patched lat
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 import typing
@@ -387,7 +388,7 @@ class TlsStream:
         raise BlockingIOError
 
     def _decrypt(self, buffer: memoryview) -> int:
-        """All that can be decrypted now; notes the end of the stream, or its failure."""
+        """All that can be decrypted now; notes the stream's end, or its failure."""
         filled = 0
         while filled < len(buffer) and self._failure is None:
             try:
@@ -470,7 +471,7 @@ class TlsStream:
 class Handshake:
     """A handshake that a hub drives.  For use in the hub's context.
 
-    :param deadline: monotonic instant at which it counts as failed
+    :param deadline: monotonic instant at which it counts as failed, or infinity
     :param done: called once, in the hub's context: with None when it is complete, else
         with the reason, the stream being closed
     """
@@ -485,7 +486,9 @@ class Handshake:
         self._hub = hub
         self._stream = stream
         self._done: typing.Callable[[str | None], None] | None = done
-        self._timer: Timer | None = hub.call_at(deadline, self._timed_out)
+        self._timer: Timer | None = (
+            hub.call_at(deadline, self._timed_out) if deadline < math.inf else None
+        )
         self._watch: Watch | None = hub.watch(stream.fileno(), self._step)
         # Not at once: `done` must not be called before its owner has this object.
         hub.call_at(hub.now(), self._step)

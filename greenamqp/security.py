@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the options and the transport URL say about TLS and about logging in.
+
+:class:`Security` is the policy; :mod:`greenamqp.tls` and the engine carry it out.
+Files are read anew for each connection, so that a renewed certificate is used without
+a restart.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import ssl
+import typing
+
+from greenamqp import tls
+from greenamqp.engine import Sasl, has_cyrus_sasl
+from greenamqp.failover import Host
+
+LOG = logging.getLogger(__name__)
+
+# What proton does by itself, without Cyrus SASL.
+_BUILT_IN = ("ANONYMOUS", "EXTERNAL", "PLAIN")
+
+# What a user name and password are good for, where Cyrus SASL is there: all but
+# ANONYMOUS, for which nobody gives a user name.
+_CYRUS = (
+    "GSSAPI",
+    "GSS-SPNEGO",
+    "SCRAM-SHA-512",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-1",
+    "DIGEST-MD5",
+    "CRAM-MD5",
+)
+
+# Hosts for which this process has warned that a password goes there in the clear.
+_warned: set[str] = set()
+
+
+class Security:
+    """How connections are secured, as the group of options says."""
+
+    def __init__(self, options: typing.Any) -> None:
+        self._options = options
+        #: Any file that only TLS needs switches it on, as in the predecessor.
+        self.tls = bool(
+            options.ssl or options.ssl_ca_file or options.ssl_cert_file
+        )
+        self._mechanisms = tuple(options.sasl_mechanisms.upper().split())
+
+    def check(self) -> None:
+        """Try what can be tried without a connection.
+
+        :raises ValueError: names the option and what is wrong with it
+        """
+        options = self._options
+        if options.ssl_key_file and not options.ssl_cert_file:
+            LOG.warning(
+                "ssl_key_file is not used: it needs ssl_cert_file, which is not set"
+            )
+        if self.tls:
+            self.context()
+        if self._mechanisms and not has_cyrus_sasl():
+            missing = [name for name in self._mechanisms if name not in _BUILT_IN]
+            problem = (
+                f"sasl_mechanisms: {' '.join(missing)} cannot be used, as "
+                "python-qpid-proton is built without Cyrus SASL here; without it there "
+                f"are {', '.join(_BUILT_IN)}"
+            )
+            if len(missing) == len(self._mechanisms):
+                raise ValueError(problem)
+            if missing:
+                LOG.warning("%s", problem)
+
+    def context(self) -> ssl.SSLContext:
+        """A TLS context.  Reads files.
+
+        :raises ValueError: names the option and what is wrong with it
+        """
+        options = self._options
+        try:
+            return tls.client_context(
+                options.ssl_ca_file,
+                options.ssl_cert_file,
+                options.ssl_key_file,
+                options.ssl_key_password,
+            )
+        except tls.TlsSetupError as exc:
+            raise ValueError(
+                f"TLS cannot be set up (ssl_ca_file, ssl_cert_file, ssl_key_file, "
+                f"ssl_key_password): {exc}"
+            ) from None
+
+    def server_name(self, host: Host, virtual_host: str | None) -> str:
+        """Whose certificate the peer must show."""
+        if self._options.ssl_verify_vhost and virtual_host:
+            return virtual_host
+        return host.hostname
+
+    @property
+    def sasl_wanted(self) -> bool:
+        """Whether any option speaks of SASL."""
+        options = self._options
+        return bool(
+            self._mechanisms or options.sasl_config_dir or options.sasl_config_name
+        )
+
+    def login(self, host: Host) -> Sasl:
+        """Who logs in at `host`, and by which mechanisms.
+
+        Without the option sasl_mechanisms a user name is never dropped for ANONYMOUS;
+        a client certificate may do in its place (EXTERNAL).
+        """
+        options = self._options
+        user = host.username or None
+        realm = options.sasl_default_realm
+        if user and realm and "@" not in user:
+            user = f"{user}@{realm}"
+        mechanisms = self._mechanisms
+        if not mechanisms:
+            cyrus = has_cyrus_sasl()
+            external = ("EXTERNAL",) if options.ssl_cert_file else ()
+            if user:
+                mechanisms = (*external, *(_CYRUS if cyrus else ()), "PLAIN")
+            elif not cyrus:
+                mechanisms = (*external, "ANONYMOUS")
+            # else Cyrus knows what there is without a user name (Kerberos tickets)
+        return Sasl(
+            username=user,
+            # A user without a password has an empty one, as in the predecessor.
+            password=(host.password or "") if user else None,
+            mechanisms=" ".join(mechanisms),
+            config_dir=options.sasl_config_dir,
+            config_name=options.sasl_config_name,
+        )
+
+    def warn_of_plain(self, host: Host, login: Sasl) -> None:
+        """Warn, once per host, if a password may go there in the clear."""
+        if self.tls or not login.username or is_loopback(host.hostname):
+            return
+        if "PLAIN" not in login.mechanisms.split() or str(host) in _warned:
+            return
+        _warned.add(str(host))
+        LOG.warning(
+            "the password of user %r goes to %s without TLS: whoever is in between can "
+            "read it (ssl=true switches TLS on)",
+            login.username,
+            host,
+        )
+
+
+def is_loopback(hostname: str) -> bool:
+    """Whether a host name certainly means this machine."""
+    if hostname.lower().rstrip(".") in ("localhost", "localhost.localdomain"):
+        return True
+    try:
+        return ipaddress.ip_address(hostname).is_loopback
+    except ValueError:
+        return False
