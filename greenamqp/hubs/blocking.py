@@ -74,6 +74,12 @@ class BlockingHub(Hub):
             self._reactor.close()
             self._reactor = None
 
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._calls.clear()
+        self._work.clear()
+        self._stop()
+
     def fileno(self) -> int:
         """Readable whenever `turn` has something to do, deadlines included."""
         assert self._reactor is not None, "acquire() the hub first"
@@ -86,6 +92,7 @@ class BlockingHub(Hub):
         """
         reactor = self._reactor
         if reactor is None:
+            self.check()
             raise RuntimeError("nothing to wait for: the transport was cleaned up")
         upcoming = reactor.next_deadline()
         if deadline is not None and (upcoming is None or deadline < upcoming):

@@ -36,6 +36,7 @@ class _Watch(Watch):
         self._reader: typing.Any = hub.hub.loop.io(fd, _READ)
         self._reader.start(hub._wakeup, on_readable)
         self._writer: typing.Any = None
+        hub._watches.add(self)
 
     def want_write(self, on_writable: Callback | None) -> None:
         if self._writer is not None:
@@ -52,6 +53,7 @@ class _Watch(Watch):
             self._reader.stop()
             self._reader.close()
             self._reader = None
+            self._hub._watches.discard(self)
 
 
 class GeventHub(GreenHub):
@@ -62,6 +64,21 @@ class GeventHub(GreenHub):
     def __init__(self) -> None:
         super().__init__()
         self.hub = get_hub()
+        self._watches: set[_Watch] = set()
+
+    def _let_go(self) -> None:
+        """gevent makes its loop anew after a fork and puts every watch into the new
+        one, ours of the parent's sockets included: they are stopped, but not before
+        that has happened, as before they would be stopped in the parent's loop."""
+        if self._get_ident() == self._thread:
+            self.hub.loop.run_callback(self._let_go_of_watches)
+        else:
+            super()._let_go()
+
+    def _let_go_of_watches(self) -> None:
+        for watch in list(self._watches):
+            watch.close()
+        super()._let_go()
 
     def _switch(self) -> None:
         self.hub.switch()

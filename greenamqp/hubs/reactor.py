@@ -119,11 +119,14 @@ class Reactor:
             self._epoll.register(self._alarm.fd, select.EPOLLIN)
 
     def close(self) -> None:
-        """Let go of the epoll set and of all fds that it holds by itself."""
+        """Let go of the epoll set and of all fds that it holds by itself.  Idempotent."""
+        if self._eventfd < 0:
+            return
         self._epoll.close()
         if self._alarm is not None:
             self._alarm.close()
         os.close(self._eventfd)
+        self._eventfd = -1
         self._watches.clear()
         self._timers.clear()
 

@@ -31,6 +31,7 @@ class ThreadWaiter(Waiter):
 
     def wait(self, deadline: float | None) -> bool:
         hub = self._hub
+        hub.check()
         if hub.inside():
             # A callback of the application, called by the hub's thread, waits: let
             # the thread go on with its work meanwhile, or it would wait for itself.
@@ -82,6 +83,19 @@ class ThreadsHub(Hub):
         self._thread: typing.Any = None
         self._ident: int | None = None
         self._stopping = False
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        # Another thread of the parent may have held it; here is none to release it.
+        self.lock = native.original("threading", "RLock")()
+        self._calls.clear()
+        self._work.clear()
+        self._ready.clear()
+        # Ends the loop, should it be the hub's own thread that forked.
+        self._stopping = True
+        reactor, self._reactor = self._reactor, None
+        if reactor is not None:
+            reactor.close()
 
     def inside(self) -> bool:
         """Whether the calling thread is the hub's own."""
