@@ -599,8 +599,10 @@ class Connection(pyngus.ConnectionEventHandler):
         if kind == _TRANSPORT_ERROR:
             self._fail(self._transport_error())
             return
+        if self.failed is not None:
+            return  # what follows the fault makes no sense
         try:
-            if kind == _LINK_INIT and self._duplicate(event):
+            if kind == _LINK_INIT and self._misnamed(event):
                 return
             wrapped = proton.Event.wrap(event)
             if kind == _LINK_REMOTE_DETACH:
@@ -632,14 +634,18 @@ class Connection(pyngus.ConnectionEventHandler):
     def _known_session(event: typing.Any) -> bool:
         return getattr(event.context, "context", None) is not None
 
-    def _duplicate(self, event: typing.Any) -> bool:
+    def _misnamed(self, event: typing.Any) -> bool:
         """Refuse a second link of the same name and role: pyngus would leave it open
         without a word.  (AMQP 1.0, 2.6.1: such an attach steals the link, which a
-        driver never wants.)"""
+        driver never wants.)  And one without a name."""
         pn = lib.pn_event_link(event)
         if pn in self._links:
             return False
-        name = capi.ffi.string(lib.pn_link_name(pn)).decode()
+        pn_name = lib.pn_link_name(pn)
+        if pn_name == _NULL:
+            self._fail("the peer attached a link without a name")
+            return True
+        name = capi.ffi.string(pn_name).decode()
         registry = (
             self._pyngus._sender_links
             if lib.pn_link_is_sender(pn)

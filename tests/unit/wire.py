@@ -72,8 +72,8 @@ class Wire:
     def __init__(self, one: Connection, other: Connection, now: float = 1.0) -> None:
         self.ends = (one, other)
         self.now = now
-        #: all that crossed, from each end
-        self.log: tuple[bytearray, bytearray] = (bytearray(), bytearray())
+        #: all that crossed, from each end, in the pieces it crossed in
+        self.log: tuple[list[bytes], list[bytes]] = ([], [])
 
     def step(self, limit: int = _SIZE) -> int:
         """Move up to `limit` bytes each way; returns how many moved."""
@@ -84,7 +84,7 @@ class Wire:
             data = output(self.ends[index], limit)
             if data:
                 moved += len(data)
-                self.log[index].extend(data)
+                self.log[index].append(data)
                 feed(self.ends[1 - index], data, self.now)
         for end in self.ends:
             end.process(self.now)
@@ -121,10 +121,16 @@ def accepted(handler=None, sasl: SaslServer | None = None, **options):
 
 
 class RawPeer:
-    """proton alone at the other end: for what no engine would do to its peer."""
+    """proton alone at the other end: for what no engine would do to its peer.
+
+    Whoever frees a session lets go of its links' Python objects first: proton frees
+    them with it, whoever else holds them.
+    """
 
     def __init__(self, server: Connection, container: str = "raw") -> None:
         self.server = server
+        #: what becomes of the bytes that it sends
+        self.patch: typing.Callable[[bytes], bytes] = lambda data: data
         self.connection = proton.Connection()
         self.connection.container = container
         self.transport = proton.Transport()
@@ -145,9 +151,9 @@ class RawPeer:
             moved = False
             self.server.process(now)
             while (size := self.transport.pending()) > 0:
-                data = self.transport.peek(size)
+                data = bytes(self.transport.peek(size))
                 self.transport.pop(len(data))
-                feed(self.server, data, now)
+                feed(self.server, self.patch(data), now)
                 moved = True
             while data := output(self.server):
                 offset = 0
