@@ -9,7 +9,10 @@ are called.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import typing
+import weakref
 
 import eventlet
 from eventlet import hubs as eventlet_hubs
@@ -74,6 +77,25 @@ class EventletHub(GreenHub):
     def __init__(self) -> None:
         super().__init__()
         self.loop = eventlet_hubs.get_hub()
+        if hasattr(self.loop, "loop"):
+            # After eventlet's own hook, which in a child names the parent's asyncio
+            # loop as the one that runs: the order is that of registration.
+            running = weakref.ref(self.loop.loop)
+            os.register_at_fork(after_in_child=lambda: _stop_running(running))
+
+    def forked(self) -> None:
+        """Give the child an eventlet hub of its own, if it has inherited ours.
+
+        Eventlet goes on with the parent's epoll set, in which the parent's sockets
+        are, and with its timers.  The recipe is eventlet's and oslo.service's: the
+        old hub is left as it is, with the green threads that wait in it, and the next
+        wait of the child makes another.
+        """
+        super().forked()
+        if self._users and self._get_ident() == self._thread:
+            kind = type(self.loop)
+            module = sys.modules[kind.__module__]
+            eventlet_hubs.use_hub(module if module.Hub is kind else kind)
 
     def _switch(self) -> None:
         self.loop.switch()
@@ -92,6 +114,14 @@ class EventletHub(GreenHub):
 
     def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
         eventlet.spawn_n(_logged, function, *args)
+
+
+def _stop_running(reference: weakref.ref[typing.Any]) -> None:
+    """In a child: the asyncio loop beneath eventlet's inherited hub does not run."""
+    import asyncio.events
+
+    if asyncio.events._get_running_loop() is reference():
+        asyncio.events._set_running_loop(None)
 
 
 def _logged(function: typing.Callable[..., object], *args: object) -> None:

@@ -53,6 +53,7 @@ class GreenWaiter(Waiter):
     def wait(self, deadline: float | None) -> bool:
         hub = self._hub
         while not self._woken:
+            hub.check()
             if deadline is not None:
                 if deadline <= hub.now():
                     return False
@@ -153,6 +154,8 @@ class GreenHub(Hub):
 
     def _wakeup(self, callback: Callback | None) -> None:
         """One wake-up: see the module base.  Runs in the hub's greenlet."""
+        if self.inherited:
+            return  # of a watch or timer that the parent set
         self.busy = True
         try:
             if callback is not None:
@@ -259,6 +262,17 @@ class GreenHub(Hub):
             self._alarm_timer = None
             self._alarm = float("inf")
 
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._ready.clear()
+        self._expects.clear()
+        self._idle.clear()
+        self._from_outside.clear()
+        self._eventfd_watch = None
+        eventfd, self._eventfd = self._eventfd, -1
+        if eventfd >= 0:
+            os.close(eventfd)
+
     def _called_from_outside(self) -> None:
         try:
             os.eventfd_read(self._eventfd)
@@ -276,6 +290,7 @@ class GreenHub(Hub):
     def run_inside(
         self, function: typing.Callable[..., typing.Any], *args: typing.Any
     ) -> typing.Any:
+        self.check()
         if not self.foreign():
             return function(*args)
         done = self._allocate_lock()
