@@ -113,6 +113,9 @@ class Pump:
             except BlockingIOError:
                 sent = 0
             except OSError as exc:
+                # The peer may have said why, in bytes that are not read yet.
+                self._blocked = True
+                self._readable()
                 self.abort(f"the connection was lost while writing: {exc}")
                 return
             if sent:
