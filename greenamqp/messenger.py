@@ -75,10 +75,6 @@ CONNECT_TIMEOUT = 30.0
 # Seconds that close() waits for the peer's Close.
 CLOSE_TIMEOUT = 2.0
 
-# A connection that was up for so long was a sound one: when it is lost, the pauses
-# between attempts begin anew.  Seconds.
-SOUND_AFTER = 5.0
-
 # A message that the peer released is sent again after this pause, twice as long each
 # further time up to the option link_retry_delay.  A mesh of routers takes up to a
 # second to know a new consumer everywhere.  Seconds.
@@ -1122,6 +1118,9 @@ class Messenger:
             monitor=monitor,
             mandatory=mandatory,
         )
+        if monitor is not None:
+            # From now on, not from the sending: it may be long until that.
+            call.monitor_deadline = self.hub.now() + monitor
         self._submit(call)
         waiter = typing.cast(Waiter, call.waiter)
         late = ""
@@ -1530,10 +1529,6 @@ class Messenger:
         if self.state in (State.CLOSED, State.WAITING):
             return
         was_up = self.state is State.UP
-        if was_up and self.hub.now() - self._up_since >= SOUND_AFTER:
-            # Not earlier: a bus that lets us in only to close on us would be tried
-            # again and again without a pause.
-            self._backoff.reset()
         where = self._where()
         if self.state is State.OPENING:
             reason = self._opening_failed(reason)
@@ -1550,7 +1545,9 @@ class Messenger:
                 del self._outlets[outlet.destination]
         # After the outlets: what they keep for another attempt is not waited for.
         self.replies.connection_lost(self.last_failure)
-        pause = self._backoff.next_pause()
+        pause = self._backoff.next_pause(
+            self.hub.now() - self._up_since if was_up else None
+        )
         self._hosts.advance()
         LOG.warning(
             "%s %s: %s; trying %s in %.1f s",
