@@ -329,8 +329,12 @@ OPTIONS: list[cfg.Opt] = [
 
 def register(conf: cfg.ConfigOpts) -> None:
     """Make the options known to `conf`.  May be called again."""
-    conf.register_group(GROUP)
-    conf.register_opts(OPTIONS, group=GROUP)
+    # A group of its own: one that two configurations share, or of which oslo.config
+    # made a shallow copy, would carry what is set in one over to the other.
+    conf.register_group(
+        cfg.OptGroup(name=GROUP.name, title=GROUP.title, help=GROUP.help)
+    )
+    conf.register_opts(OPTIONS, group=GROUP.name)
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:
