@@ -15,6 +15,8 @@ _EXPORTS = {
     "Server": "greenamqp.server",
     "get_batch_notification_listener": "greenamqp.server",
     "get_notification_listener": "greenamqp.server",
+    "get_notification_transport": "greenamqp.transport",
+    "get_rpc_transport": "greenamqp.transport",
     "join_consumer_pool": "greenamqp.pool",
     "set_queue_policy": "greenamqp.policy",
 }
