@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a router does with messages, credit and outcomes; no connections."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenamqp.broker.namespace import Refused
+from greenamqp.broker.router import (
+    ACCEPTED,
+    LOST,
+    RELEASED,
+    Result,
+    RouterAddress,
+    RouterNamespace,
+)
+from greenamqp.broker.settings import Settings
+
+REJECTED = Result("rejected", ("amqp:decode-error", "no"))
+
+
+class Sends:
+    def __init__(self):
+        self.credited = 0
+        self.outcomes = []
+        self.gone = []
+
+    def give_credit(self):
+        self.credited += 1
+
+    def settle(self, token, result):
+        self.outcomes.append((token, result))
+
+    def passed(self, token):
+        self.gone.append(token)
+
+
+class Receives:
+    def __init__(self, address, credit=0):
+        self.credit = 0
+        self.listed = False
+        self.transits = []
+        self.got = []
+        self.address = address
+        address.attach_receiver(self)
+        self.grant(credit)
+
+    def grant(self, credit):
+        self.credit += credit
+        if self.credit > 0:
+            self.address.ready(self)
+
+    def deliver(self, transit, data, settled):
+        assert self.credit > 0
+        self.credit -= 1
+        self.got.append((data, settled))
+        self.transits.append(transit)
+
+    def leave(self):
+        self.address.detach_receiver(self)
+        for transit in self.transits:
+            transit.outcome(LOST)
+
+
+@pytest.fixture
+def anycast():
+    return RouterAddress("a", multicast=False)
+
+
+@pytest.fixture
+def multicast():
+    return RouterAddress("m", multicast=True)
+
+
+def test_a_sender_gets_credit_when_the_first_receiver_comes(anycast):
+    early, late = Sends(), Sends()
+    anycast.attach_sender(early)
+    assert early.credited == 0
+    Receives(anycast)
+    assert early.credited == 1
+    Receives(anycast)
+    anycast.attach_sender(late)
+    assert (early.credited, late.credited) == (1, 1)
+
+
+def test_nobody_there(anycast, multicast):
+    for address in (anycast, multicast):
+        sender = Sends()
+        address.attach_sender(sender)
+        address.send(sender, 1, b"x", settled=False)
+        address.send(sender, 2, b"x", settled=True)
+        assert sender.outcomes == [(1, RELEASED)]
+        assert sender.gone == [2]
+
+
+@pytest.mark.parametrize("result", [ACCEPTED, RELEASED, REJECTED, LOST])
+def test_the_receivers_outcome_is_the_senders(anycast, result):
+    sender, receiver = Sends(), Receives(anycast, 10)
+    anycast.attach_sender(sender)
+    anycast.send(sender, "token", b"data", settled=False)
+    assert sender.outcomes == []
+    assert receiver.got == [(b"data", False)]
+    receiver.transits[0].outcome(result)
+    assert sender.outcomes == [("token", result)]
+
+
+def test_receivers_take_turns(anycast):
+    sender = Sends()
+    receivers = [Receives(anycast, 10) for _ in range(2)]
+    for number in range(6):
+        anycast.send(sender, number, bytes([number]), settled=False)
+    assert [[data[0] for data, _ in each.got] for each in receivers] == [
+        [0, 2, 4],
+        [1, 3, 5],
+    ]
+
+
+def test_without_credit_unsettled_waits_and_settled_is_dropped(anycast):
+    sender, receiver = Sends(), Receives(anycast)
+    anycast.send(sender, 1, b"waits", settled=False)
+    anycast.send(sender, 2, b"dropped", settled=True)
+    assert receiver.got == [] and sender.gone == [2]
+    receiver.grant(5)
+    assert receiver.got == [(b"waits", False)]
+    anycast.send(sender, 3, b"settled", settled=True)
+    assert receiver.got[-1] == (b"settled", True)
+    assert sender.gone == [2, 3]
+    assert sender.outcomes == []
+
+
+def test_what_waits_goes_to_whoever_has_credit_first(anycast):
+    sender = Sends()
+    one, other = Receives(anycast), Receives(anycast)
+    for number in range(4):
+        anycast.send(sender, number, b"x", settled=False)
+    other.grant(1)
+    one.grant(2)
+    assert (len(one.got), len(other.got)) == (2, 1)
+
+
+def test_the_last_receiver_that_leaves_releases_what_waits(anycast):
+    sender, receiver = Sends(), Receives(anycast, 1)
+    for number in range(3):
+        anycast.send(sender, number, b"x", settled=False)
+    receiver.leave()
+    assert sorted(sender.outcomes, key=lambda pair: pair[0]) == [
+        (0, LOST),
+        (1, RELEASED),
+        (2, RELEASED),
+    ]
+
+
+def test_a_receiver_that_leaves_another_behind(anycast):
+    sender = Sends()
+    one, other = Receives(anycast, 1), Receives(anycast)
+    anycast.send(sender, 1, b"x", settled=False)
+    anycast.send(sender, 2, b"x", settled=False)
+    one.leave()
+    assert sender.outcomes == [(1, LOST)]
+    other.grant(1)
+    assert len(other.got) == 1
+
+
+def test_what_a_sender_leaves_behind_is_forgotten(anycast, multicast):
+    for address in (anycast, multicast):
+        sender, staying = Sends(), Sends()
+        receiver = Receives(address)
+        address.attach_sender(sender)
+        address.send(sender, 1, b"gone", settled=False)
+        address.send(staying, 2, b"there", settled=False)
+        address.detach_sender(sender)
+        receiver.grant(5)
+        assert receiver.got == [(b"there", False)]
+
+
+def test_multicast_copies(multicast):
+    sender = Sends()
+    receivers = [Receives(multicast, 10) for _ in range(3)]
+    multicast.send(sender, 1, b"x", settled=False)
+    assert all(each.got == [(b"x", False)] for each in receivers)
+    for each in receivers[:2]:
+        each.transits[0].outcome(ACCEPTED)
+    assert sender.outcomes == []
+    receivers[2].transits[0].outcome(ACCEPTED)
+    assert sender.outcomes == [(1, ACCEPTED)]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "heard"),
+    [
+        ((RELEASED, ACCEPTED, REJECTED), ACCEPTED),
+        ((RELEASED, LOST, REJECTED), LOST),
+        ((RELEASED, RELEASED, REJECTED), REJECTED),
+        ((RELEASED, RELEASED, RELEASED), RELEASED),
+    ],
+)
+def test_one_outcome_for_all(multicast, outcomes, heard):
+    sender = Sends()
+    receivers = [Receives(multicast, 1) for _ in outcomes]
+    multicast.send(sender, 1, b"x", settled=False)
+    for receiver, outcome in zip(receivers, outcomes, strict=True):
+        receiver.transits[0].outcome(outcome)
+    assert sender.outcomes == [(1, heard)]
+
+
+def test_multicast_waits_for_the_slow_one(multicast):
+    sender = Sends()
+    slow, fast = Receives(multicast), Receives(multicast, 10)
+    for number in range(3):
+        multicast.send(sender, number, bytes([number]), settled=False)
+    for transit in fast.transits:
+        transit.outcome(ACCEPTED)
+    assert len(fast.got) == 3 and sender.outcomes == []
+    slow.grant(2)
+    assert [data for data, _ in slow.got] == [b"\x00", b"\x01"]
+    for transit in slow.transits:
+        transit.outcome(ACCEPTED)
+    assert sender.outcomes == [(0, ACCEPTED), (1, ACCEPTED)]
+    slow.transits.clear()
+    slow.leave()
+    assert sender.outcomes[2] == (2, ACCEPTED)
+
+
+def test_multicast_of_settled_messages_drops_for_the_slow_one(multicast):
+    sender = Sends()
+    slow, fast = Receives(multicast), Receives(multicast, 10)
+    multicast.send(sender, 1, b"x", settled=True)
+    slow.grant(5)
+    assert slow.got == [] and fast.got == [(b"x", True)]
+    assert sender.gone == [1]
+
+
+def test_credit_that_is_taken_back(anycast):
+    sender, receiver = Sends(), Receives(anycast, 5)
+    receiver.credit = 0
+    anycast.not_ready(receiver)
+    anycast.send(sender, 1, b"x", settled=False)
+    assert receiver.got == []
+
+
+# -- the addresses of a router
+
+
+@pytest.mark.parametrize(
+    ("name", "multicast"),
+    [
+        ("broadcast.nova.compute.all", True),
+        ("unicast.nova.compute", False),
+        ("exclusive.nova.compute.host", False),
+        ("openstack.org/om/rpc/multicast/nova/compute", True),
+        ("openstack.org/om/notify/anycast/nova/notifications.info", False),
+        ("openstack.org/om/rpc/unicast/broadcast/x", False),
+        ("anything", False),
+        ("openstack.org/om/rpc", False),
+    ],
+)
+def test_what_an_address_is(name, multicast):
+    namespace = RouterNamespace("", Settings(), "R")
+    assert namespace.resolve(name).multicast is multicast
+
+
+def test_an_address_lives_while_somebody_is_attached():
+    namespace = RouterNamespace("", Settings(), "R")
+    sender = Sends()
+    address = namespace.resolve("a")
+    address.attach_sender(sender)
+    receiver = Receives(address)
+    assert namespace.resolve("a") is address is namespace.lookup("a")
+    receiver.leave()
+    namespace.release(address)
+    assert namespace.lookup("a") is address
+    address.detach_sender(sender)
+    namespace.release(address)
+    assert namespace.lookup("a") is None
+    assert namespace.idle
+
+
+def test_temporary_addresses_look_like_a_routers():
+    namespace = RouterNamespace("", Settings(), "Router.1")
+    one, other = namespace.make_dynamic(), namespace.make_dynamic()
+    assert one.name.startswith("amqp:/_topo/0/Router.1/temp.")
+    assert one.name != other.name
+
+
+def test_addresses_are_limited_and_may_be_refused():
+    settings = Settings(max_addresses=2, refused_prefixes=("secret",))
+    namespace = RouterNamespace("", settings, "R")
+    with pytest.raises(Refused) as refused:
+        namespace.resolve("secret.place")
+    assert refused.value.condition == "amqp:unauthorized-access"
+    with pytest.raises(Refused):
+        namespace.resolve("")
+    namespace.resolve("1")
+    namespace.resolve("2")
+    with pytest.raises(Refused) as refused:
+        namespace.resolve("3")
+    assert refused.value.condition == "amqp:resource-limit-exceeded"
+    with pytest.raises(Refused):
+        namespace.make_dynamic()
