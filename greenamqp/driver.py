@@ -50,7 +50,7 @@ class GreenAMQPDriver(base.BaseDriver):
         super().__init__(conf, url, default_exchange, allowed_remote_exmods or [])
         options.register(conf)
         proxy = common.ConfigOptsProxy(conf, url, options.GROUP.name)
-        self._options = proxy.oslo_messaging_amqp
+        self._options = options.read(proxy.oslo_messaging_amqp)
         _check(self._options)
         Security(self._options).check()
         self._lock = threading.Lock()

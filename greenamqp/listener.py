@@ -33,6 +33,7 @@ from greenamqp.engine import (
     DecodeError,
     Delivery,
     Message,
+    Received,
     Receiver,
 )
 from greenamqp.hubs import Hub, Timer, Waiter, native
@@ -49,7 +50,7 @@ class _Arrival(typing.NamedTuple):
     inlet: Inlet
     link: Receiver
     delivery: Delivery
-    message: Message
+    message: Received
 
 
 class Incoming(base.IncomingMessage):
@@ -116,6 +117,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         self.client_timeout = request.call_monitor_timeout
         self._reply_to = arrival.message.reply_to
         self._correlation_id = arrival.message.id
+        if self._reply_to:
+            messenger.requests_at_work += 1
 
     def reply(self, reply: typing.Any = None, failure: typing.Any = None) -> None:
         """Send the result, or a failure (an exc_info triple), to the caller.
@@ -125,7 +128,10 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         if not self._reply_to:
             LOG.debug("no reply to %s: its sender wants none", self.msg_id)
             return
-        options = self._messenger.options
+        messenger = self._messenger
+        options = messenger.options
+        # The last one of a batch takes the others' replies with it in one write.
+        messenger.requests_at_work -= 1
         self._post(
             "RPC reply",
             Message(
@@ -136,6 +142,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             timeout=options.default_reply_timeout,
             retries=options.default_reply_retry,
             settled="rpc-reply" in options.pre_settled,
+            urgent=messenger.requests_at_work <= 0,
         )
 
     def heartbeat(self) -> None:
@@ -161,6 +168,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         timeout: float,
         retries: int,
         settled: bool,
+        urgent: bool = True,
     ) -> None:
         messenger = self._messenger
         hub = messenger.hub
@@ -178,6 +186,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             deadline=hub.now() + timeout,
             retries=retries,
             settled=settled,
+            urgent=urgent,
         )
 
 
@@ -279,7 +288,7 @@ class Listener(base.Listener):
         link = inlet.link
         assert link is not None
         try:
-            message = link.connection.codec.decode(data)
+            message = link.connection.codec.decode_request(data)
         except DecodeError as exc:
             self._reject(inlet, link, delivery, None, str(exc))
             return

@@ -54,6 +54,7 @@ from greenamqp.engine import (
     LinkState,
     LocalProtocolError,
     Message,
+    Received,
     Receiver,
     RemoteError,
     Sender,
@@ -265,7 +266,7 @@ class Call(Outgoing):
         self, *args: typing.Any, monitor: float | None, mandatory: bool
     ) -> None:
         super().__init__(*args, mandatory=mandatory)
-        self.reply: Message | None = None
+        self.reply: Received | None = None
         self.monitor = monitor
         self.monitor_deadline: float | None = None
         self.was_accepted = False
@@ -665,7 +666,7 @@ class Replies:
 
     def _message(self, link: Receiver, delivery: Delivery, data: memoryview) -> None:
         try:
-            message = link.connection.codec.decode(data)
+            message = link.connection.codec.decode_reply(data)
         except DecodeError as exc:
             LOG.error("a reply that cannot be decoded was rejected: %s", exc)
             link.settle(
@@ -1008,6 +1009,8 @@ class Messenger:
         self.addresser: addressing.Addresser | None = None
         self.bus = addressing.Bus()
         self.replies = Replies(self)
+        #: Requests that were handed to servers and are not replied to yet.
+        self.requests_at_work = 0
         self.pid = os.getpid()
         #: Why the last attempt failed, for those who time out meanwhile.
         self.last_failure = ""
@@ -1099,7 +1102,7 @@ class Messenger:
         settled: bool = False,
         monitor: float | None = None,
         mandatory: bool = False,
-    ) -> Message:
+    ) -> Received:
         """Send a request and wait for its reply.  May block until `deadline`.
 
         :param monitor: seconds without a heartbeat after which to give up
@@ -1144,7 +1147,7 @@ class Messenger:
             raise TimeoutError(self._late(call, late))
         if call.error is not None:
             raise call.error
-        return typing.cast(Message, call.reply)
+        return typing.cast(Received, call.reply)
 
     def post(
         self,
@@ -1155,12 +1158,16 @@ class Messenger:
         deadline: float,
         retries: int | None = None,
         settled: bool = False,
+        urgent: bool = True,
     ) -> None:
-        """Send without waiting: for replies.  A failure is logged.  Does not block."""
+        """Send without waiting: for replies.  A failure is logged.  Does not block.
+
+        :param urgent: write it now; else with whatever else is written before long
+        """
         entry = Outgoing(
             what, destination, message, deadline, retries, settled, False, None
         )
-        self._submit(entry)
+        self._submit(entry, urgent)
         if not entry.done:
             with self.hub.lock:
                 self._unattended.append(entry)
@@ -1254,7 +1261,7 @@ class Messenger:
             if outlet.pending:
                 outlet.send_pending()
 
-    def _submit(self, entry: Outgoing) -> None:
+    def _submit(self, entry: Outgoing, urgent: bool = True) -> None:
         with self.hub.lock:
             if self.state is State.CLOSED:
                 entry.failed("the transport was cleaned up")
@@ -1266,10 +1273,12 @@ class Messenger:
             if entry.is_call and self.replies.address is None:
                 self.replies.attach()
             outlet.submit(entry)
-            if self.state is State.UP:
+            if self.state is not State.UP:
+                self._wanted()
+            elif urgent:
                 self.flush()
             else:
-                self._wanted()
+                self.flush_soon()
 
     def _leave(self, entry: Outgoing) -> bool:
         """Its sender waits no longer.  Returns whether it was done; if not, it is

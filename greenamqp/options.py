@@ -9,6 +9,7 @@ that the predecessor did not have come last.
 
 from __future__ import annotations
 
+import types
 import typing
 
 from oslo_config import cfg
@@ -335,6 +336,14 @@ def register(conf: cfg.ConfigOpts) -> None:
         cfg.OptGroup(name=GROUP.name, title=GROUP.title, help=GROUP.help)
     )
     conf.register_opts(OPTIONS, group=GROUP.name)
+
+
+def read(group: typing.Any) -> types.SimpleNamespace:
+    """The values of all options, read once: oslo.config takes a microsecond for each
+    look, and the driver looks several times for each message."""
+    values = {opt.dest: getattr(group, opt.dest) for opt in OPTIONS}
+    values["pre_settled"] = frozenset(values["pre_settled"])
+    return types.SimpleNamespace(**values)
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:

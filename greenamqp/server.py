@@ -39,6 +39,37 @@ SUBSCRIBE_TIMEOUT = 30.0
 _Process = typing.Callable[[list[base.IncomingMessage]], object]
 
 
+class _RPCDispatcher(rpc_dispatcher.RPCDispatcher):
+    """oslo.messaging's dispatcher, without what a request that is not monitored does
+    not need: it makes a thread and an event for each, which it then does not use."""
+
+    def dispatch(self, incoming: typing.Any) -> typing.Any:
+        if incoming.client_timeout:
+            return super().dispatch(incoming)
+        message = incoming.message
+        method = message.get("method")
+        namespace = message.get("namespace")
+        version = message.get("version", "1.0")
+        found_compatible = False
+        for endpoint in self.endpoints:
+            target = getattr(endpoint, "target", None) or self._default_target
+            if not (
+                self._is_namespace(target, namespace)
+                and self._is_compatible(target, version)
+            ):
+                continue
+            if hasattr(endpoint, method) and self.access_policy.is_allowed(
+                endpoint, method
+            ):
+                return self._do_dispatch(
+                    endpoint, method, incoming.ctxt, message.get("args", {})
+                )
+            found_compatible = True
+        if found_compatible:
+            raise rpc_dispatcher.NoSuchMethod(method)
+        raise rpc_dispatcher.UnsupportedVersion(version, method=method)
+
+
 class _RPCProcessing(rpc_server.RPCServer):
     """What oslo.messaging's server does with one request, without being a server."""
 
@@ -187,7 +218,7 @@ class Server(service.ServiceBase):
         :raises InvalidTarget: if the target names no topic or no server
         """
         transport = transport or self.transport
-        dispatcher = rpc_dispatcher.RPCDispatcher(endpoints, serializer, access_policy)
+        dispatcher = _RPCDispatcher(endpoints, serializer, access_policy)
         return self._listen(transport, target, dispatcher)
 
     def _listen(

@@ -14,6 +14,7 @@ from greenamqp.engine.capi import (
     Codec,
     DecodeError,
     Message,
+    Received,
 )
 from greenamqp.engine.connection import (
     Connection,
@@ -59,6 +60,7 @@ __all__ = [
     "LocalProtocolError",
     "Message",
     "Outcome",
+    "Received",
     "Receiver",
     "RemoteError",
     "Sasl",

@@ -181,6 +181,21 @@ class Message:
         self.delivery_count = 0
         self.first_acquirer = False
 
+    def _is_plain(self) -> bool:
+        """Whether `_plain` can encode it: what the driver sends mostly is."""
+        return (
+            type(self.body) is str
+            and self.properties is None
+            and self.annotations is None
+            and self.subject is None
+            and self.content_type is None
+            and self.priority == _DEFAULT_PRIORITY
+            and not self.expiry_time
+            and not self.creation_time
+            and type(self.id) in _PLAIN_IDS
+            and type(self.correlation_id) in _PLAIN_IDS
+        )
+
     def __repr__(self) -> str:
         # The body may hold credentials of the application: it is not shown.
         shown = {
@@ -225,6 +240,102 @@ def _as_message_id(value: MessageId) -> dict[str, typing.Any]:
     return {"type": _ULONG, "u": {"as_ulong": value}}
 
 
+class Received:
+    """What a receiver of requests or replies looks at: a few fields of a message, for
+    a third of what all of them cost to decode.  Fields as in Message."""
+
+    __slots__ = ("body", "correlation_id", "id", "reply_to")
+
+    def __init__(
+        self,
+        body: typing.Any,
+        id: MessageId | None = None,
+        reply_to: str | None = None,
+        correlation_id: MessageId | None = None,
+    ) -> None:
+        self.body = body
+        self.id = id
+        self.reply_to = reply_to
+        self.correlation_id = correlation_id
+
+
+# Which ids _plain can encode.
+_PLAIN_IDS = (str, type(None))
+
+# Section descriptors (AMQP 1.0 part 3, section 3.2) with what proton writes after them
+# when the section is empty.
+_EMPTY_HEADER = b"\x00\x53\x70\x45"
+_EMPTY_PROPERTIES = b"\x00\x53\x73\x45"
+_NULL_FIELD = b"\x40"
+
+
+def _string(text: str) -> bytes:
+    """A str8-utf8 or str32-utf8 (part 1, section 1.6.20)."""
+    data = text.encode()
+    if len(data) < 256:
+        return b"\xa1" + bytes((len(data),)) + data
+    return b"\xb1" + len(data).to_bytes(4, "big") + data
+
+
+def _list(descriptor: bytes, fields: list[bytes]) -> bytes:
+    """A described list8 or list32 (part 1, section 1.6.22)."""
+    content = b"".join(fields)
+    if len(content) < 255:  # the size counts the byte of the count too
+        return descriptor + bytes((0xC0, len(content) + 1, len(fields))) + content
+    return (
+        descriptor
+        + b"\xd0"
+        + (len(content) + 4).to_bytes(4, "big")
+        + len(fields).to_bytes(4, "big")
+        + content
+    )
+
+
+def _plain(message: Message) -> bytes:
+    """The bytes of a plain message (see Message._is_plain), as proton writes them.
+
+    Putting them together here costs a fifth of handing each field to proton; a test
+    compares the two for whatever hypothesis comes up with.
+    """
+    if message.ttl is not None:
+        ttl = _milliseconds(message.ttl)
+        header = _list(
+            b"\x00\x53\x70",
+            [
+                b"\x41" if message.durable else _NULL_FIELD,
+                _NULL_FIELD,
+                b"\x52" + bytes((ttl,))
+                if ttl < 256
+                else b"\x70" + ttl.to_bytes(4, "big"),
+            ],
+        )
+    elif message.durable:
+        header = b"\x00\x53\x70\xc0\x02\x01\x41"
+    else:
+        header = _EMPTY_HEADER
+    # message-id, user-id, to, subject, reply-to, correlation-id; nulls at the end are
+    # left out.
+    fields = [
+        _NULL_FIELD if message.id is None else _string(typing.cast(str, message.id)),
+        _NULL_FIELD,
+        _NULL_FIELD if message.address is None else _string(message.address),
+        _NULL_FIELD,
+        _NULL_FIELD if message.reply_to is None else _string(message.reply_to),
+    ]
+    if message.correlation_id is not None:
+        fields.append(_string(typing.cast(str, message.correlation_id)))
+    else:
+        while fields and fields[-1] is _NULL_FIELD:
+            fields.pop()
+    properties = _list(b"\x00\x53\x73", fields) if fields else _EMPTY_PROPERTIES
+    return b"".join((header, properties, b"\x00\x53\x77", _string(message.body)))
+
+
+def _milliseconds(ttl: float) -> int:
+    """A ttl as AMQP counts it: whole milliseconds, of which 0 would mean "none"."""
+    return max(1, min(int(ttl * 1000), 2**32 - 1))
+
+
 class Codec:
     """Encodes and decodes messages with one pn_message_t that is kept.
 
@@ -248,6 +359,12 @@ class Codec:
         refuse a message with no body section at all, and every receiver reads
         both alike.
         """
+        if message._is_plain():
+            return _plain(message)
+        return self._encode(message)
+
+    def _encode(self, message: Message) -> bytes:
+        """By proton, for any message."""
         msg = self._message
         lib.pn_message_clear(msg)
         # Strings that proton copies are held in locals until it has.
@@ -258,8 +375,7 @@ class Codec:
         if message.priority != _DEFAULT_PRIORITY:
             lib.pn_message_set_priority(msg, message.priority)
         if message.ttl is not None:
-            # AMQP counts a ttl in whole milliseconds, and 0 means "none".
-            lib.pn_message_set_ttl(msg, max(1, min(int(message.ttl * 1000), 2**32 - 1)))
+            lib.pn_message_set_ttl(msg, _milliseconds(message.ttl))
         if message.id is not None:
             lib.pn_message_set_id(msg, _as_message_id(message.id))
         if message.correlation_id is not None:
@@ -306,17 +422,67 @@ class Codec:
 
     def decode(self, data: bytes | bytearray | memoryview) -> Message:
         """The message that `data` holds; raises DecodeError if it holds none."""
+        return self._decode(data, self._fields)
+
+    def decode_request(self, data: bytes | bytearray | memoryview) -> Received:
+        """What a request's or notification's receiver looks at: id, reply_to, body.
+
+        :raises DecodeError: if `data` holds no message
+        """
+        return self._decode(data, self._request_fields)
+
+    def decode_reply(self, data: bytes | bytearray | memoryview) -> Received:
+        """What a reply's receiver looks at: correlation_id and body.
+
+        :raises DecodeError: if `data` holds no message
+        """
+        return self._decode(data, self._reply_fields)
+
+    def _decode(
+        self,
+        data: bytes | bytearray | memoryview,
+        fields: typing.Callable[[typing.Any], typing.Any],
+    ) -> typing.Any:
         msg = self._message
         if lib.pn_message_decode(msg, from_buffer(data), len(data)) != 0:
             raise DecodeError("not an AMQP 1.0 message")
         try:
-            return self._fields(msg)
+            return fields(msg)
         except UnicodeDecodeError as exc:
             raise DecodeError(f"a string in the message is not UTF-8: {exc}") from None
         except RecursionError:
             raise DecodeError("the message is nested too deep") from None
         except ProtonException as exc:
             raise DecodeError(f"the message makes no sense: {exc}") from None
+
+    def _request_fields(self, msg: typing.Any) -> Received:
+        return Received(
+            self._body(msg),
+            _message_id(lib.pn_message_get_id(msg)),
+            _text(lib.pn_message_get_reply_to(msg)),
+        )
+
+    def _reply_fields(self, msg: typing.Any) -> Received:
+        return Received(
+            self._body(msg),
+            correlation_id=_message_id(lib.pn_message_get_correlation_id(msg)),
+        )
+
+    @staticmethod
+    def _body(msg: typing.Any) -> typing.Any:
+        # Asked for anew each time: that is when proton decodes the section.
+        data = lib.pn_message_body(msg)
+        lib.pn_data_rewind(data)
+        if not lib.pn_data_next(data):
+            return None
+        kind = lib.pn_data_type(data)
+        if kind == _STRING:
+            raw = lib.pn_data_get_string(data)
+            return ffi.unpack(raw.start, raw.size).decode() if raw.size else ""
+        if kind == _BINARY:
+            raw = lib.pn_data_get_binary(data)
+            return bytes(ffi.buffer(raw.start, raw.size)) if raw.size else b""
+        return _owned(Data(data).get_object())
 
     def _fields(self, msg: typing.Any) -> Message:
         message = Message.__new__(Message)
@@ -337,21 +503,7 @@ class Codec:
         message.inferred = lib.pn_message_is_inferred(msg)
         message.properties = _mapping(lib.pn_message_properties(msg))
         message.annotations = _mapping(lib.pn_message_annotations(msg))
-        # Asked for anew each time: that is when proton decodes the section.
-        data = lib.pn_message_body(msg)
-        lib.pn_data_rewind(data)
-        if not lib.pn_data_next(data):
-            message.body = None
-            return message
-        kind = lib.pn_data_type(data)
-        if kind == _STRING:
-            raw = lib.pn_data_get_string(data)
-            message.body = ffi.unpack(raw.start, raw.size).decode() if raw.size else ""
-        elif kind == _BINARY:
-            raw = lib.pn_data_get_binary(data)
-            message.body = bytes(ffi.buffer(raw.start, raw.size)) if raw.size else b""
-        else:
-            message.body = _owned(Data(data).get_object())
+        message.body = self._body(msg)
         return message
 
 
