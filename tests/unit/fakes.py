@@ -1,0 +1,687 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A world without sockets, threads and time: what the messenger's tests run in.
+
+:class:`World` is a hub with a clock that stands still unless a test moves it, and the
+network behind it.  A messenger in it connects to :class:`Peer`, the other end of the
+connection, which is made of the same engine.  Whoever waits is a greenlet that
+:meth:`World.go` starts; the test itself is the hub's context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import typing
+
+import greenlet
+from oslo_config import cfg
+
+from greenamqp import connect
+from greenamqp import options as driver_options
+from greenamqp.engine import ACCEPTED, LinkState, Message, Terminus
+from greenamqp.engine.sasl import AcceptedConnection, SaslServer
+from greenamqp.failover import Host
+from greenamqp.hubs.base import Hub, Timer, Waiter, Watch
+from greenamqp.messenger import Messenger
+from tests.unit.wire import feed, output
+
+# A world that moves this often without coming to rest has run wild.
+_RESTLESS = 20_000
+
+
+def conf(**overrides: typing.Any) -> cfg.ConfigOpts:
+    """Configuration that no file and no other test has touched."""
+    made = cfg.ConfigOpts()
+    driver_options.register(made)
+    made([], default_config_files=[], default_config_dirs=[])
+    for name, value in overrides.items():
+        made.set_override(name, value, group=driver_options.GROUP.name)
+    return made
+
+
+def options(**overrides: typing.Any) -> typing.Any:
+    """The driver's group of options, all at their defaults but for `overrides`."""
+    return conf(**overrides).oslo_messaging_amqp
+
+
+class _Timer(Timer):
+    def __init__(self, callback: typing.Callable[[], None]) -> None:
+        self.callback: typing.Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class _Waiter(Waiter):
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._woken = False
+        self.greenlet: greenlet.greenlet | None = None
+
+    def wait(self, deadline: float | None) -> bool:
+        world = self._world
+        current = greenlet.getcurrent()
+        assert current is not world.greenlet, "the hub's context must not wait"
+        while not self._woken:
+            if deadline is not None and deadline <= world.now():
+                return False
+            if deadline is not None:
+                world.waiting[self] = deadline
+            self.greenlet = current
+            try:
+                world.greenlet.switch()
+            finally:
+                self.greenlet = None
+                world.waiting.pop(self, None)
+        self._woken = False
+        return True
+
+    def wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            self._world.ready.append(self)
+
+
+class _Watch(Watch):
+    def __init__(
+        self, world: World, fd: int, on_readable: typing.Callable[[], None]
+    ) -> None:
+        self._world = world
+        self.fd = fd
+        self.on_readable = on_readable
+        self.on_writable: typing.Callable[[], None] | None = None
+        assert fd not in world.watches, "watched twice"
+        world.watches[fd] = self
+
+    def want_write(self, on_writable: typing.Callable[[], None] | None) -> None:
+        self.on_writable = on_writable
+
+    def close(self) -> None:
+        if self._world.watches.get(self.fd) is self:
+            del self._world.watches[self.fd]
+
+
+class Task:
+    """Something that may wait, in a greenlet of its own."""
+
+    def __init__(
+        self, world: World, function: typing.Callable, args: tuple, kwargs: dict
+    ) -> None:
+        self.done = False
+        self._result: typing.Any = None
+        self.error: BaseException | None = None
+        self._world = world
+        self._greenlet = greenlet.greenlet(self._run, parent=world.greenlet)
+        self._call = (function, args, kwargs)
+        self._greenlet.switch()
+
+    def _run(self) -> None:
+        function, args, kwargs = self._call
+        try:
+            self._result = function(*args, **kwargs)
+        except BaseException as exc:
+            self.error = exc
+        self.done = True
+
+    def result(self) -> typing.Any:
+        """What it returned; raises what it raised."""
+        assert self.done, "it still waits"
+        if self.error is not None:
+            raise self.error
+        return self._result
+
+    def throw(self, error: BaseException) -> None:
+        """Throw it out of its wait, as a green thread's time-out does."""
+        self._greenlet.throw(error)
+
+
+class Stream:
+    """One end of a connection without a network; knobs for what networks do."""
+
+    _numbers = itertools.count(100_000)
+
+    def __init__(self) -> None:
+        self._fd = next(self._numbers)
+        #: what the other end sent and this one has not read yet
+        self.inbound = bytearray()
+        #: what this end wrote and the other has not taken yet
+        self.outbound = bytearray()
+        #: bytes that may be written before there is no room; None: any number
+        self.room: int | None = None
+        #: bytes that one read, one write takes at the most
+        self.read_limit: int | None = None
+        self.write_limit: int | None = None
+        self.eof = False
+        self.read_error: OSError | None = None
+        self.write_error: OSError | None = None
+        self.closed = False
+        #: sizes of all reads and writes that moved something
+        self.reads: list[int] = []
+        self.writes: list[int] = []
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def recv_into(self, buffer: memoryview) -> int:
+        assert not self.closed
+        if self.inbound:
+            size = min(len(self.inbound), len(buffer))
+            if self.read_limit is not None:
+                size = min(size, self.read_limit)
+            buffer[:size] = self.inbound[:size]
+            del self.inbound[:size]
+            self.reads.append(size)
+            return size
+        if self.read_error is not None:
+            raise self.read_error
+        if self.eof:
+            return 0
+        raise BlockingIOError
+
+    def send(self, data: memoryview) -> int:
+        assert not self.closed
+        assert len(data), "nothing to write"
+        if self.write_error is not None:
+            raise self.write_error
+        size = len(data)
+        if self.write_limit is not None:
+            size = min(size, self.write_limit)
+        if self.room is not None:
+            size = min(size, self.room)
+            self.room -= size
+        if size == 0:
+            raise BlockingIOError
+        self.outbound += data[:size]
+        self.writes.append(size)
+        return size
+
+    def close(self) -> None:
+        assert not self.closed, "closed twice"
+        self.closed = True
+
+    @property
+    def readable(self) -> bool:
+        return bool(self.inbound or self.eof or self.read_error)
+
+    @property
+    def writable(self) -> bool:
+        return self.room is None or self.room > 0 or self.write_error is not None
+
+
+class World(Hub):
+    """The hub, its clock, and all that moves."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.greenlet = greenlet.getcurrent()
+        self.clock = 1000.0
+        self.ready: list[_Waiter] = []
+        self.waiting: dict[_Waiter, float] = {}  # those with a deadline
+        self.watches: dict[int, _Watch] = {}
+        self.streams: dict[int, Stream] = {}
+        self.peers: list[Peer] = []
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._order = itertools.count()
+        self._calls: list[typing.Callable[[], None]] = []
+        self.started = 0
+        self.stopped = 0
+        #: timers that were set when the last user went
+        self.left_behind = 0
+
+    # -- for tests
+
+    def go(
+        self, function: typing.Callable, *args: typing.Any, **kwargs: typing.Any
+    ) -> Task:
+        """Begin something that may wait; it runs until it does."""
+        return Task(self, function, args, kwargs)
+
+    def settle(self) -> None:
+        """Let everything happen that happens at this instant."""
+        for _ in range(_RESTLESS):
+            if not self._move():
+                return
+        raise AssertionError("the world does not come to rest")
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass, and everything happen that happens in them."""
+        end = self.clock + seconds
+        while True:
+            self.settle()
+            coming = [instant for instant in self._instants() if instant <= end]
+            if not coming:
+                break
+            self.clock = max(self.clock, min(coming))
+        self.clock = end
+
+    @property
+    def timers(self) -> int:
+        """How many timers are set."""
+        return sum(timer.callback is not None for _, _, timer in self._timers)
+
+    # -- how things move
+
+    def _instants(self) -> typing.Iterator[float]:
+        for instant, _, timer in self._timers:
+            if timer.callback is not None:
+                yield instant
+        yield from self.waiting.values()
+        for peer in self.peers:
+            if not peer.gone and peer.engine.deadline is not None:
+                yield peer.engine.deadline
+
+    def _move(self) -> bool:
+        moved = False
+        for waiter, deadline in list(self.waiting.items()):
+            if deadline <= self.clock:
+                del self.waiting[waiter]
+                self.ready.append(waiter)
+        if self.ready or self._calls or self._dirty:
+            calls, self._calls = self._calls, []
+            self._wakeup(*calls)
+            moved = True
+        while self._timers and self._timers[0][0] <= self.clock:
+            timer = heapq.heappop(self._timers)[2]
+            if timer.callback is not None:
+                callback, timer.callback = timer.callback, None
+                self._wakeup(callback)
+                moved = True
+        for peer in list(self.peers):
+            moved |= peer.work()
+        for fd, watch in list(self.watches.items()):
+            stream = self.streams[fd]
+            assert not stream.closed, "watched after it was closed"
+            if watch.on_writable is not None and stream.writable:
+                self._wakeup(watch.on_writable)
+                moved = True
+            if self.watches.get(fd) is watch and stream.readable:
+                self._wakeup(watch.on_readable)
+                moved = True
+        return moved
+
+    def _wakeup(self, *callbacks: typing.Callable[[], None]) -> None:
+        # No error is caught: in a test each is one too many.
+        self.busy = True
+        try:
+            for callback in callbacks:
+                callback()
+            ready, self.ready = self.ready, []
+            for waiter in ready:
+                if waiter.greenlet is not None:
+                    waiter.greenlet.switch()
+            self._flush_dirty()
+        finally:
+            self.busy = False
+
+    # -- the hub's contract
+
+    def now(self) -> float:  # type: ignore[override]
+        return self.clock
+
+    def _start(self) -> None:
+        self.started += 1
+
+    def _stop(self) -> None:
+        # As a hub with a loop of its own does: with the last user goes everything.
+        self.stopped += 1
+        self.left_behind = self.timers
+        self._timers.clear()
+        self._calls.clear()
+
+    def watch(self, fd: int, on_readable: typing.Callable[[], None]) -> Watch:
+        return _Watch(self, fd, on_readable)
+
+    def call_at(self, instant: float, callback: typing.Callable[[], None]) -> Timer:
+        timer = _Timer(callback)
+        heapq.heappush(self._timers, (instant, next(self._order), timer))
+        return timer
+
+    def waiter(self) -> Waiter:
+        return _Waiter(self)
+
+    def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
+        self._calls.append(lambda: self.go(function, *args))
+
+    def deliver(self, function: typing.Callable[[], None]) -> None:
+        self.spawn(function)
+
+    def current(self) -> typing.Hashable:
+        return greenlet.getcurrent()
+
+    def call_inside(self, callback: typing.Callable[[], None]) -> None:
+        self._calls.append(callback)
+
+    def foreign(self) -> bool:
+        return False
+
+    def run_inside(
+        self, function: typing.Callable[..., typing.Any], *args: typing.Any
+    ) -> typing.Any:
+        return function(*args)
+
+
+class Received(typing.NamedTuple):
+    """A message that a peer got."""
+
+    address: str
+    message: Message
+    settled: bool
+    at: float
+    link: typing.Any
+    delivery: typing.Any
+
+
+class Peer:
+    """The bus's end of one connection.
+
+    Every attribute may be changed at any time by the test.
+
+    :ivar outcome: what becomes of a message: an outcome, ``(outcome, extra)`` with
+        keyword arguments of ``Receiver.settle``, or None to leave it unsettled
+    :ivar credit: what each link that sends to us is given at once
+    :ivar refuse: addresses whose links are refused, each with condition and text
+    :ivar max_message_size: of links that send to us
+    :ivar silent: say and read nothing any more
+    """
+
+    def __init__(
+        self,
+        world: World,
+        stream: Stream,
+        host: Host | None = None,
+        *,
+        passwords: dict[str, str] | None = None,
+        product: str = "",
+        credit: int = 1000,
+        answer: bool = True,
+        **engine_options: typing.Any,
+    ) -> None:
+        self.world = world
+        self.stream = stream
+        self.host = host
+        self.events: list[tuple] = []
+        self.received: list[Received] = []
+        self.inbound: dict[str, typing.Any] = {}  # by address: links that send to us
+        self.outbound: dict[str, typing.Any] = {}  # by address: links that we send on
+        self.attaches: list[str] = []
+        self.outcomes: list[tuple[typing.Any, int]] = []
+        self.outcome: typing.Callable[[Message], typing.Any] = lambda message: ACCEPTED
+        self.credit = credit
+        self.refuse: dict[str, tuple[str, str]] = {}
+        self.max_message_size = 0
+        self.silent = False
+        #: Whether links that are asked for are answered.
+        self.answer = answer
+        self.unanswered: list[typing.Any] = []
+        self._dynamic = itertools.count(1)
+        if product:
+            engine_options.setdefault("properties", {})["product"] = product
+        sasl = SaslServer(passwords) if passwords is not None else SaslServer()
+        self.engine = AcceptedConnection("bus", self, sasl, **engine_options)
+        self.engine.open()
+        world.peers.append(self)
+
+    # -- moving
+
+    @property
+    def gone(self) -> bool:
+        """Whether nothing comes from it any more."""
+        stream = self.stream
+        hung_up = stream.closed and not stream.outbound
+        return self.silent or stream.eof or hung_up
+
+    def work(self) -> bool:
+        """Take what came and send what is due; returns whether anything moved."""
+        if self.gone:
+            self.stream.outbound.clear()
+            return False
+        moved = False
+        data = bytes(self.stream.outbound)
+        self.stream.outbound.clear()
+        if data:
+            moved = True
+            feed(self.engine, data, self.world.now())
+        self.engine.process(self.world.now())
+        while sent := output(self.engine):
+            moved = True
+            self.stream.inbound += sent
+        return moved
+
+    def cut(self, error: OSError | None = None) -> None:
+        """The connection breaks: by the end of the stream, or an error."""
+        self.stream.eof = True
+        self.stream.read_error = error
+
+    # -- what tests have it say
+
+    def send(
+        self, address: str, message: Message | bytes, settled: bool = False
+    ) -> object:
+        """Send to the link that receives from `address`; returns the handle that
+        ``outcomes`` names it by."""
+        handle = object()
+        data = (
+            message if isinstance(message, bytes) else self.engine.codec.encode(message)
+        )
+        self.outbound[address].send(data, handle, settled)
+        return handle
+
+    def reply(self, to: Received, body: str | None, settled: bool = False) -> object:
+        """Answer a request that came."""
+        reply_to = to.message.reply_to
+        assert reply_to is not None
+        return self.send(reply_to, Message(body, correlation_id=to.message.id), settled)
+
+    def answer_links(self) -> None:
+        """Answer all links that were not, and those to come."""
+        self.answer = True
+        waiting, self.unanswered = self.unanswered, []
+        for link in waiting:
+            self.link_requested(self.engine, link)
+
+    # -- what happens to it
+
+    def connection_opened(self, connection: object) -> None:
+        self.events.append(("opened",))
+
+    def connection_closed(self, connection: object, error: object) -> None:
+        self.events.append(("closed", error))
+
+    def connection_failed(self, connection: object, error: object) -> None:
+        self.events.append(("failed", str(error)))
+
+    def link_requested(self, connection: object, link: typing.Any) -> None:
+        if not self.answer:
+            self.unanswered.append(link)
+            return
+        remote = link.remote_source if link.is_sender else link.remote_target
+        address = remote.address or ""
+        if address in self.refuse:
+            self.attaches.append(address)
+            link.reject(*self.refuse[address])
+            return
+        if link.is_sender:
+            if remote.dynamic:
+                address = f"reply-{id(self):x}-{next(self._dynamic)}"
+                link.accept(source=Terminus(address, dynamic=True))
+            else:
+                link.accept()
+            self.outbound[address] = link
+            link.on_settled = lambda _link, handle, outcome, _error: (
+                self.outcomes.append((handle, outcome))
+            )
+        else:
+            link.accept(max_message_size=self.max_message_size)
+            self.inbound[address] = link
+            link.on_message = lambda *args: self._message(address, *args)
+            if self.credit:
+                link.flow(self.credit)
+        self.attaches.append(address)
+        link.on_detached = lambda gone, _error: self._gone(address, gone)
+
+    def _gone(self, address: str, link: object) -> None:
+        for links in (self.inbound, self.outbound):
+            if links.get(address) is link:
+                del links[address]
+
+    def _message(
+        self, address: str, link: typing.Any, delivery: object, data: memoryview
+    ) -> None:
+        message = self.engine.codec.decode(data)
+        settled = link.is_settled(delivery)
+        self.received.append(
+            Received(address, message, settled, self.world.now(), link, delivery)
+        )
+        outcome = self.outcome(message)
+        if outcome is not None:
+            extra: dict = {}
+            if isinstance(outcome, tuple):
+                outcome, extra = outcome
+            link.settle(delivery, outcome, **extra)
+
+    def settle(self, received: Received, outcome: int, **extra: typing.Any) -> None:
+        """Settle a message that was left unsettled."""
+        assert received.link.settle(received.delivery, outcome, **extra)
+
+
+class Network:
+    """What a messenger connects through, in place of real sockets.
+
+    :ivar script: what becomes of each attempt in turn: a reason for it to fail, or a
+        dict of arguments for the Peer; when it is used up, `default` is for all others
+    """
+
+    def __init__(self, world: World, **default: typing.Any) -> None:
+        self.world = world
+        self.attempts: list[tuple[float, str, int]] = []
+        self.peers: list[Peer] = []
+        self.script: list[typing.Any] = []
+        self.default: typing.Any = default
+        #: seconds that an attempt takes
+        self.delay = 0.0
+        #: attempts that run now
+        self.running: list[object] = []
+
+    @property
+    def peer(self) -> Peer:
+        """The newest one."""
+        return self.peers[-1]
+
+    def attempt(
+        self,
+        hub: World,
+        hostname: str,
+        port: int,
+        deadline: float,
+        done: typing.Callable,
+    ) -> object:
+        """In place of greenamqp.connect.Attempt."""
+        self.attempts.append((hub.now(), hostname, port))
+        plan = self.script.pop(0) if self.script else self.default
+        running = _Attempt(self)
+
+        def finish() -> None:
+            running.end()
+            if isinstance(plan, str):
+                done(None, plan)
+                return
+            stream = Stream()
+            self.world.streams[stream.fileno()] = stream
+            self.peers.append(Peer(self.world, stream, **plan))
+            done(stream, None)
+
+        running.timer = hub.call_at(hub.now() + self.delay, finish)
+        self.running.append(running)
+        return running
+
+
+class _Attempt:
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.timer: Timer | None = None
+
+    def end(self) -> None:
+        self._network.running.remove(self)
+
+    def cancel(self) -> None:
+        if self in self._network.running:
+            self.end()
+            assert self.timer is not None
+            self.timer.cancel()
+
+
+class Setting(typing.NamedTuple):
+    """A messenger and the world that it is in."""
+
+    world: World
+    network: Network
+    messenger: Messenger
+
+    @property
+    def peer(self) -> Peer:
+        """The other end of the newest connection."""
+        return self.network.peer
+
+
+@contextlib.contextmanager
+def setting(
+    hosts: typing.Sequence[Host] = (Host("bus", 5672),),
+    *,
+    default_exchange: str | None = "openstack",
+    virtual_host: str | None = None,
+    network: dict[str, typing.Any] | None = None,
+    **overrides: typing.Any,
+) -> typing.Iterator[Setting]:
+    """A messenger in a world of its own; options as `overrides`.
+
+    At the end the messenger is closed, and nothing of it may be left.  An error that
+    was caught and logged with its traceback fails the test.
+    """
+    world = World()
+    mistakes = _Mistakes()
+    logging.getLogger("greenamqp").addHandler(mistakes)
+    net = Network(world, **network or {})
+    original, connect.Attempt = connect.Attempt, net.attempt
+    try:
+        messenger = Messenger(
+            world, hosts, options(**overrides), default_exchange, virtual_host
+        )
+        yield Setting(world, net, messenger)
+        closing = world.go(messenger.close)
+        world.advance(10)
+        assert closing.result() is None
+        leftovers(world)
+        assert not mistakes.found, "\n".join(mistakes.found)
+    finally:
+        connect.Attempt = original
+        logging.getLogger("greenamqp").removeHandler(mistakes)
+
+
+class _Mistakes(logging.Handler):
+    """Notes what was logged with a traceback: a callback's mistake."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.setFormatter(logging.Formatter())
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.found.append(self.format(record))
+
+
+def leftovers(world: World) -> None:
+    """Fail if anything of a closed messenger is left."""
+    assert world.stopped == world.started
+    assert not world.watches
+    assert all(stream.closed for stream in world.streams.values())
+    assert world.left_behind == world.timers == 0
+
+
+def attached(link: typing.Any) -> bool:
+    """Whether a peer's link is up."""
+    return link.state is LinkState.ATTACHED
