@@ -396,9 +396,7 @@ def _attach_consumer(peer: Peer, namespace: Namespace, link: Sender) -> None:
     elif source.address is None:
         raise Refused("amqp:invalid-field", "the source has no address")
     else:
-        address, bound = _resolve_source(
-            namespace, source, link.remote_properties
-        )
+        address, bound = _resolve_source(namespace, source, _properties(link, source))
         owner = address.owner
         if isinstance(owner, Endpoint) and owner.peer is not peer:
             raise Refused(
@@ -410,6 +408,17 @@ def _attach_consumer(peer: Peer, namespace: Namespace, link: Sender) -> None:
     consumer = Consumer(peer, namespace, link, address, bound)
     if source.dynamic and address.owner is None:
         address.owner = consumer
+
+
+def _properties(
+    link: typing.Any, terminus: Terminus
+) -> dict[typing.Any, typing.Any] | None:
+    """What a peer wants of the queue, if it is to be made: it may say so in the
+    terminus's dynamic-node-properties or in the link's properties."""
+    of_link = link.remote_properties
+    if not isinstance(of_link, dict) or not of_link:
+        return terminus.node_properties
+    return {**(terminus.node_properties or {}), **of_link}
 
 
 def _resolve_source(
@@ -443,7 +452,7 @@ def _dynamic(
         peer.engine.remote_container or "",
         link.name,
         terminus.capabilities,
-        terminus.node_properties,
+        _properties(link, terminus),
     )
 
 
@@ -464,7 +473,7 @@ def _attach_producer(peer: Peer, namespace: Namespace, link: Receiver) -> None:
         AnonymousProducer(peer, namespace, link).top_up()
     else:
         address, bound = namespace.resolve(
-            target.address, target.capabilities, link.remote_properties
+            target.address, target.capabilities, _properties(link, target)
         )
         link.accept(max_message_size=limit)
         node = address if bound is None else BoundTarget(address, bound)

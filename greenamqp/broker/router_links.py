@@ -135,6 +135,8 @@ class _RouterIncoming(Incoming):
 
     def __init__(self, peer: Peer, namespace: RouterNamespace, link: Receiver) -> None:
         super().__init__(peer, link)
+        # Credit goes back nearly as outcomes come: the window is all that there is.
+        self.low = self.window // 10
         self.namespace = namespace
         #: messages whose outcome is due
         self.open = 0
