@@ -60,11 +60,21 @@ class Attempt:
         #: what it is at, for people
         self.stage = "looking its name up"
         self._timer: Timer | None = hub.call_at(deadline, self._timed_out)
+        hub.holders.add(self)
         hub.offload(self._resolve, self._resolved)
+
+    def forked(self) -> None:
+        """See :class:`greenamqp.hubs.base.Holder`."""
+        stream = self._socket if self._tls_stream is None else self._tls_stream
+        self._done = self._socket = self._tls_stream = None
+        self._handshake = self._watch = self._timer = None
+        if stream is not None:
+            os.close(stream.detach())
 
     def cancel(self) -> None:
         """Give up; nothing is called any more."""
         self._done = None
+        self._hub.holders.discard(self)
         self._drop_socket()
         self._stop_timer()
         if self._handshake is not None:
@@ -167,6 +177,7 @@ class Attempt:
 
     def _finish(self, stream: Stream | None, reason: str | None) -> None:
         done, self._done = self._done, None
+        self._hub.holders.discard(self)
         self._drop_socket()
         self._stop_timer()
         if done is not None:

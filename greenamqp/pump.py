@@ -3,7 +3,8 @@
 
 One pump belongs to one connection.  It runs in its hub's context: the hub calls when
 the stream is readable, writable again, or when the engine's deadline has come, and
-flushes it at the end of each wake-up.  Nobody else reads or writes the stream.
+flushes it at the end of each wake-up.  Nobody else reads or writes the stream, but for
+:mod:`greenamqp.guard`, which takes turns with the pump.
 
 While a write waits for room, whoever has more to send appends to the engine and
 leaves; the rest goes out, in order, when the hub says that there is room.
@@ -11,10 +12,13 @@ leaves; the rest goes out, in order, when the hub says that there is room.
 
 from __future__ import annotations
 
+import _socket  # the class that no monkey patching replaces
+import os
 import typing
 
 from greenamqp.diagnosis import GREETING_SIZE
 from greenamqp.engine import Connection, capi
+from greenamqp.guard import GUARD, Charge
 from greenamqp.hubs import Hub, Timer, Watch
 
 # One read and one write take up to this much.  Bytes.
@@ -28,7 +32,7 @@ READS_PER_WAKEUP = 8
 class Stream(typing.Protocol):
     """What a pump needs of a non-blocking socket, or of TLS on top of one.
 
-    Both raise BlockingIOError when nothing can be read or written now.
+    Reading and writing raise BlockingIOError when nothing can be read or written now.
     """
 
     def recv_into(self, buffer: memoryview, /) -> int:
@@ -42,6 +46,9 @@ class Stream(typing.Protocol):
 
     def close(self) -> None:
         """Close it."""
+
+    def detach(self) -> int:
+        """Give the descriptor up, saying nothing to the peer, and return it."""
 
 
 class Pump:
@@ -67,6 +74,11 @@ class Pump:
         self._timer: Timer | None = None
         self._armed: float | None = None
         self._blocked = False
+        # When the engine was last told that time passes.
+        self._ticked: float | None = None
+        # When it was to be told next.
+        self._due: float | None = None
+        self._charge: Charge | None = None
         #: The peer's first bytes, to say what it is if it is no AMQP 1.0 peer; its
         #: owner sets None when it has seen enough.
         self.greeting: bytes | None = b""
@@ -83,6 +95,7 @@ class Pump:
     def start(self) -> None:
         """Begin: the engine's first bytes go out."""
         assert self._stream is not None
+        self.hub.holders.add(self)
         self._watch = self.hub.watch(self._stream.fileno(), self._readable)
         self._process()
         if getattr(self._stream, "buffered", False):
@@ -102,33 +115,64 @@ class Pump:
         stream = self._stream
         if stream is None or self._blocked:
             return
+        try:
+            if self._charge is None:
+                self._write(stream)
+            else:
+                self._write_in_turn(stream, self._charge)
+        except BlockingIOError:
+            self._blocked = True
+            assert self._watch is not None
+            self._watch.want_write(self._writable)
+        except OSError as exc:
+            # The peer may have said why, in bytes that are not read yet.
+            self._blocked = True
+            self._readable()
+            self.abort(f"the connection was lost while writing: {exc}")
+        else:
+            if self.engine.closed:
+                # Our Close is written and the peer's was read.  Not before: a socket
+                # that is closed with bytes unread takes back what was just written.
+                self._finish()
+
+    def _write(self, stream: Stream) -> bool:
+        """Write all that the engine has; returns whether that was anything.
+
+        :raises BlockingIOError: not all of it could be written now
+        :raises OSError: the connection broke
+        """
         engine = self.engine
         pointer = self._output_pointer
-        while True:
-            size = engine.data_to_send(pointer, BUFFER_SIZE)
-            if size == 0:
-                break
-            try:
-                sent = stream.send(self._output[:size])
-            except BlockingIOError:
-                sent = 0
-            except OSError as exc:
-                # The peer may have said why, in bytes that are not read yet.
-                self._blocked = True
-                self._readable()
-                self.abort(f"the connection was lost while writing: {exc}")
-                return
-            if sent:
-                engine.data_sent(sent)
+        anything = False
+        while size := engine.data_to_send(pointer, BUFFER_SIZE):
+            sent = stream.send(self._output[:size])
+            engine.data_sent(sent)
             if sent < size:
-                self._blocked = True
-                assert self._watch is not None
-                self._watch.want_write(self._writable)
-                return
-        if engine.closed:
-            # Our Close is written and the peer's was read.  Not before: a socket that
-            # is closed with bytes unread takes back what was just written.
-            self._finish()
+                raise BlockingIOError
+            anything = True
+        return anything
+
+    def _write_in_turn(self, stream: Stream, charge: Charge) -> None:
+        """As _write, where the guard writes as well."""
+        with charge.lock:
+            charge.begin()
+            anything = self._write(stream)
+            engine = self.engine
+            charge.written(anything, engine.opened and not engine.ended)
+
+    def keep_alive(self) -> bool:
+        """Have the guard write heartbeats while the hub does not run.
+
+        To be called when the connection is open; the guard was acquired.  Returns
+        False where it cannot: over TLS.
+        """
+        stream = self._stream
+        if not isinstance(stream, _socket.socket):
+            return False
+        patience = self.engine.remote_idle_timeout
+        if patience and self._charge is None:
+            self._charge = GUARD.add(stream, patience)
+        return True
 
     def abort(self, reason: str) -> None:
         """Give the connection up: the engine tells its handler the reason."""
@@ -204,11 +248,27 @@ class Pump:
             return
         deadline = self.engine.deadline
         if deadline != self._armed:
+            self._look_back()
             self._arm(deadline)
         self.hub.flush_now(self)
 
+    def _look_back(self) -> None:
+        """The engine's clock ticks: did it wait too long for that?
+
+        It ticks several times in an idle time-out, whatever else happens.  So if the
+        hub did not run for a while, that began between the last tick and the one that
+        was due next; the middle of it is taken.
+        """
+        now = self.hub.now()
+        last, self._ticked = self._ticked, now
+        patience = self.engine.idle_timeout
+        if patience and last is not None and self._due is not None:
+            blocked = now - (last + self._due) / 2
+            if blocked > patience / 2:
+                self.hub.was_blocked(blocked, patience)
+
     def _arm(self, deadline: float | None) -> None:
-        self._armed = deadline
+        self._armed = self._due = deadline
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -218,6 +278,9 @@ class Pump:
     def _deadline_came(self) -> None:
         self._timer = None
         self._armed = None
+        # If the hub did not run for a while, the peer may have spoken meanwhile.  That
+        # counts before the time does, or a peer that was never silent would be lost.
+        self._readable()
         if self._stream is not None:
             self._process()
 
@@ -230,8 +293,19 @@ class Pump:
         self.engine.process(self.hub.now())
         self._closed()
 
+    def forked(self) -> None:
+        """See :class:`greenamqp.hubs.base.Holder`."""
+        stream, self._stream = self._stream, None
+        self._watch = self._timer = self._charge = None
+        if stream is not None:
+            os.close(stream.detach())
+
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None
+        self.hub.holders.discard(self)
+        if self._charge is not None:
+            GUARD.remove(self._charge)
+            self._charge = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -457,6 +457,10 @@ class TlsStream:
         except OSError:
             pass  # whoever reads or writes next meets it
 
+    def detach(self) -> int:
+        """Give the socket's descriptor up, saying nothing to the peer; returns it."""
+        return self._socket.detach()
+
     def close(self) -> None:
         """Say goodbye as far as that goes without waiting, and close the socket."""
         if self._established and not self._ended:

@@ -67,8 +67,9 @@ MAX_MESSAGE_SIZE = 128 * 1024 * 1024
 MAX_UNFINISHED = 2 * MAX_MESSAGE_SIZE
 
 # How often at least time is looked at, as a share of an idle time-out: proton finds
-# out only when asked that bytes have come or gone since it was last asked.
-TICKS_PER_IDLE_TIMEOUT = 4
+# out only when asked that bytes have come or gone since it was last asked.  And who
+# wonders how long time was not looked at knows it to this precision.
+TICKS_PER_IDLE_TIMEOUT = 8
 
 _DELIVERY = lib.PN_DELIVERY
 _LINK_FLOW = lib.PN_LINK_FLOW
@@ -375,6 +376,12 @@ class Connection(pyngus.ConnectionEventHandler):
         return lib.pn_transport_get_remote_idle_timeout(self._transport) / 1000.0
 
     @property
+    def idle_timeout(self) -> float:
+        """Seconds: the shorter of both ends' idle time-outs; 0 if neither has one."""
+        ours, theirs = self._idle_timeout, self.remote_idle_timeout
+        return min(ours, theirs) if ours and theirs else ours or theirs
+
+    @property
     def remote_channel_max(self) -> int:
         """The highest channel the peer allows; it takes one session more than that."""
         return self._pyngus._pn_transport.remote_channel_max
@@ -587,13 +594,10 @@ class Connection(pyngus.ConnectionEventHandler):
             # Nothing to keep up yet; the peer's wish comes with its Open frame.
             self.deadline = None if not self.opened else float("inf")
             return
-        wishes = [
-            timeout
-            for timeout in (self._idle_timeout, self.remote_idle_timeout)
-            if timeout
-        ]
         # proton rounds down; a tick too early costs a wake-up, one too late a beat.
-        self.deadline = min(now + min(wishes) / TICKS_PER_IDLE_TIMEOUT, due / 1000.0)
+        self.deadline = min(
+            now + self.idle_timeout / TICKS_PER_IDLE_TIMEOUT, due / 1000.0
+        )
 
     def _lifecycle(self, event: typing.Any, kind: int) -> None:
         if kind == _TRANSPORT_ERROR:

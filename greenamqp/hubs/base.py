@@ -107,6 +107,8 @@ class Hub(abc.ABC):
         self.holders: set[Holder] = set()
         self._dirty: list[Flushable] = []
         self._users = 0
+        # When it was last found to have been blocked.
+        self._blocked_until = 0.0
         fork.tell(self)
 
     # -- forks
@@ -220,6 +222,23 @@ class Hub(abc.ABC):
     def breathe(self) -> None:  # noqa: B027 - threads have their turn anyway
         """Between two pieces of work, outside the hub's context: let output leave and
         others have their turn, if it is time for that."""
+
+    def was_blocked(self, seconds: float, patience: float) -> None:
+        """A connection finds that the hub did not run for so long, while one of its
+        ends was to hear from the other within `patience` seconds.  Warns, once for
+        all connections."""
+        now = self.now()
+        if now - seconds < self._blocked_until:
+            return
+        self._blocked_until = now
+        LOG.warning(
+            "this process did not let the %s hub run for %.1f s, with an idle time-out "
+            "of %g s: a message bus may have taken it for dead.  Something computes, "
+            "or waits without the hub's knowledge",
+            self.name,
+            seconds,
+            patience,
+        )
 
     # -- flushing
 

@@ -119,7 +119,7 @@ class Reactor:
             self._epoll.register(self._alarm.fd, select.EPOLLIN)
 
     def close(self) -> None:
-        """Let go of the epoll set and of all fds that it holds by itself.  Idempotent."""
+        """Let go of the epoll set and of its own other descriptors.  Idempotent."""
         if self._eventfd < 0:
             return
         self._epoll.close()
