@@ -27,6 +27,9 @@ class Working:
         self.gate.enter()
         return "done"
 
+    def same(self, ctxt, value):
+        return value
+
     def quick(self, ctxt):
         return "quick"
 
@@ -47,6 +50,25 @@ def test_heartbeats_keep_a_long_call_alive(bus, target):
     assert not call.done()
     # Calls without heartbeats go on meanwhile.
     assert client.call({}, "quick") == "quick"
+    endpoint.gate.open()
+    assert call.result() == "done"
+
+
+def test_heartbeats_amid_other_replies(bus, target):
+    """Replies to others come before, between and after the heartbeats of a call."""
+    endpoint = Working()
+    bus.server(endpoint, target)
+    client = bus.client(target, timeout=FOREVER, call_monitor_timeout=MONITOR)
+    call = in_thread(client.call, {}, "work")
+    endpoint.gate.wait_entered()
+    over = threading.Event()
+    timer = threading.Timer(1.5 * MONITOR, over.set)
+    timer.start()
+    count = 0
+    while not over.is_set():
+        count += 1
+        assert client.call({}, "same", value=count) == count
+        assert not call.done()
     endpoint.gate.open()
     assert call.result() == "done"
 

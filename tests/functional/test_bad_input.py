@@ -1,0 +1,518 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input from the bus, and buses that are bad: an error, and life goes on.
+
+Peers that put anything on the wire run as programs of their own (raw.py,
+scripted.py). Addresses are spelt out here, in the legacy form, which the tests ask
+for by option: they are part of the wire format.
+"""
+
+import json
+import logging
+import socket
+import urllib.parse
+
+import oslo_messaging
+import pytest
+from oslo_messaging import MessageDeliveryFailure, MessagingTimeout, Target
+
+from tests.functional import buses
+from tests.functional.harness import InfoBatches, InfoOnly, Recorder, in_thread
+from tests.functional.scripted import DESCRIPTION
+
+pytestmark = pytest.mark.needs("amqp")
+
+EXCHANGE = "bad-input"
+LEGACY = {"oslo_messaging_amqp": {"addressing_mode": "legacy"}}
+
+#: A connection that cannot be made is given up after the least that can be set.
+IMPATIENT = {"oslo_messaging_amqp": {"default_send_timeout": 5}}
+
+DEEP = 200_000
+
+#: Bodies that are no request and no notification.
+BAD_BODIES = {
+    "no JSON": "this is { not JSON",
+    "cut off JSON": '{"request": {"method": "ech',
+    "empty": "",
+    "list": "[1, 2, 3]",
+    "number": "42",
+    "null": "null",
+    "text": '"text"',
+    "too deep": "[" * DEEP + "]" * DEEP,
+    "deep in a dict": '{"request": ' + "[" * DEEP + "]" * DEEP + "}",
+    "no request": "{}",
+    "request is null": '{"request": null, "context": {}}',
+    "request is a list": '{"request": [], "context": {}}',
+    "context is a list": '{"request": {"method": "echo"}, "context": [1]}',
+    "bad envelope": '{"request": {"oslo.version": "2.0", "oslo.message": "{"}, '
+    '"context": {}}',
+    "unknown envelope": '{"request": {"oslo.version": "9.9", "oslo.message": "{}"}, '
+    '"context": {}}',
+    "not UTF-8": {"data": "fffe00"},
+    "bytes": {"data": "00" * 100},
+    "AMQP map": {"value": {"request": {"method": "echo"}, "context": {}}},
+    "AMQP list": {"value": [1, 2, 3]},
+    "AMQP number": {"value": 1},
+    "AMQP null": {"value": None},
+}
+
+
+class Echo:
+    def __init__(self):
+        self.got = Recorder()
+
+    def echo(self, ctxt, value):
+        self.got.add(value)
+        return value
+
+
+@pytest.fixture
+def target(topic):
+    return Target(topic=topic, server="server")
+
+
+class Sender:
+    """A raw sender to the bus."""
+
+    def __init__(self, bus):
+        self._program = bus.program("raw", "send", buses.raw_url(bus.bus.url))
+
+    def send(self, address, body, **properties):
+        """Send one message; returns what the bus said of it."""
+        request = {"address": address, "body": body, **properties}
+        self._program.say(json.dumps(request))
+        return json.loads(self._program.read())["outcome"]
+
+
+@pytest.fixture
+def sender(bus):
+    return Sender(bus)
+
+
+@pytest.mark.needs("raw_broker")
+class TestMessages:
+    @pytest.mark.parametrize("which", BAD_BODIES)
+    def test_bad_request_is_rejected(self, bus, target, sender, caplog, which):
+        """Once and for all, with address and id in the log; the next one is served."""
+        transport = bus.rpc_transport(EXCHANGE, options=LEGACY)
+        echo = Echo()
+        bus.server(echo, target, transport)
+        client = bus.client(target, transport)
+        assert client.call({}, "echo", value="before") == "before"
+        for address in (
+            f"unicast.{EXCHANGE}.{target.topic}",
+            f"exclusive.{EXCHANGE}.{target.topic}.server",
+            f"broadcast.{EXCHANGE}.{target.topic}.all",
+        ):
+            caplog.clear()
+            ident = f"id-of-the-bad-one-{which}"
+            assert sender.send(address, BAD_BODIES[which], id=ident) == "accepted"
+            # Both ways in: what follows on the same link comes after the bad one.
+            for client_target in (client, client.prepare(server=None)):
+                assert client_target.call({}, "echo", value="after") == "after"
+            if address.startswith("broadcast"):
+                # Nothing was called by this way since, so it may still be coming.
+                client.prepare(fanout=True, server=None).cast(
+                    {}, "echo", value="fanout"
+                )
+                echo.got.wait_for(lambda got: "fanout" in got, "fanout")
+            reports = [
+                record
+                for record in caplog.records
+                if record.levelno >= logging.WARNING
+                and address in record.getMessage()
+                and ident in record.getMessage()
+            ]
+            assert len(reports) == 1, [r.getMessage() for r in caplog.records]
+        # It is gone: a server that starts anew does not meet it again.
+        bus.stop_servers()
+        caplog.clear()
+        again = Echo()
+        bus.server(again, target, transport)
+        assert client.call({}, "echo", value="again") == "again"
+        bus.stop_servers()
+        assert again.got.items == ["again"]
+        assert not [r for r in caplog.records if ident in r.getMessage()]
+
+    @pytest.mark.parametrize("which", BAD_BODIES)
+    def test_bad_notification_is_rejected(self, bus, topic, sender, caplog, which):
+        transport = bus.notification_transport(EXCHANGE, options=LEGACY)
+        endpoint = InfoOnly()
+        bus.listener(endpoint, [Target(topic=topic)], transport)
+        notifier = bus.notifier([topic], transport=transport)
+        address = f"unicast.{EXCHANGE}.{topic}.info"
+        ident = f"id-of-the-bad-one-{which}"
+        assert sender.send(address, BAD_BODIES[which], id=ident) == "accepted"
+        notifier.info({}, "after", {})
+        assert endpoint.got.wait(1) == ["after"]
+        reports = [
+            record
+            for record in caplog.records
+            if record.levelno >= logging.WARNING
+            and address in record.getMessage()
+            and ident in record.getMessage()
+        ]
+        assert len(reports) == 1, [r.getMessage() for r in caplog.records]
+
+    def test_bad_messages_do_not_use_up_the_credit(self, bus, topic, sender, caplog):
+        """Many more than the window holds; each gives its credit back."""
+        window = 5
+        options = {"oslo_messaging_amqp": LEGACY["oslo_messaging_amqp"].copy()}
+        options["oslo_messaging_amqp"]["notify_server_credit"] = window
+        transport = bus.notification_transport(EXCHANGE, options=options)
+        endpoint = InfoOnly()
+        bus.listener(endpoint, [Target(topic=topic)], transport)
+        for number in range(4 * window):
+            sender.send(f"unicast.{EXCHANGE}.{topic}.info", "bad", id=str(number))
+        bus.notifier([topic], transport=transport).info({}, "good", {})
+        assert endpoint.got.wait(1) == ["good"]
+
+    def test_bad_messages_in_a_batch(self, bus, topic, sender, caplog):
+        """The rest of the batch is delivered."""
+        transport = bus.notification_transport(EXCHANGE, options=LEGACY)
+        endpoint = InfoBatches()
+        bus.batch_listener(
+            endpoint, [Target(topic=topic)], transport, batch_size=4, batch_timeout=1
+        )
+        notifier = bus.notifier([topic], transport=transport)
+        for number in range(6):
+            notifier.info({}, str(number), {})
+            sender.send(f"unicast.{EXCHANGE}.{topic}.info", "bad", id=str(number))
+        endpoint.got.wait_for(lambda got: sum(map(len, got)) == 6, "six messages")
+        bus.stop_servers()
+        assert sorted(endpoint.events()) == [str(n) for n in range(6)]
+
+    def test_request_without_a_method(self, bus, target, sender):
+        """Well formed, but nothing that a dispatcher can use."""
+        transport = bus.rpc_transport(EXCHANGE, options=LEGACY)
+        bus.server(Echo(), target, transport)
+        address = f"unicast.{EXCHANGE}.{target.topic}"
+        for request in ({}, {"method": None}, {"method": 1}, {"method": "echo"}):
+            body = json.dumps({"request": request, "context": {}})
+            assert sender.send(address, body) == "accepted"
+        client = bus.client(target, transport)
+        assert client.call({}, "echo", value="after") == "after"
+
+    def test_request_that_wants_no_reply_or_an_impossible_one(
+        self, bus, target, sender
+    ):
+        """An endpoint's result that can go nowhere harms nobody."""
+        transport = bus.rpc_transport(EXCHANGE, options=LEGACY)
+        echo = Echo()
+        bus.server(echo, target, transport)
+        address = f"unicast.{EXCHANGE}.{target.topic}"
+        body = json.dumps(
+            {"request": {"method": "echo", "args": {"value": 1}}, "context": {}}
+        )
+        assert sender.send(address, body) == "accepted"
+        for reply_to in ("", "nobody/at-this-address", "/", "x" * 5000, "%00"):
+            assert sender.send(address, body, id="i", reply_to=reply_to) == "accepted"
+        echo.got.wait(6)
+        client = bus.client(target, transport)
+        for number in range(5):
+            assert client.call({}, "echo", value=number) == number
+
+    def test_unknown_keys_and_properties_pass(self, bus, target, sender):
+        """A later version may say more than this one knows."""
+        transport = bus.rpc_transport(EXCHANGE, options=LEGACY)
+        echo = Echo()
+        bus.server(echo, target, transport)
+        body = json.dumps(
+            {
+                "request": {
+                    "method": "echo",
+                    "args": {"value": "known"},
+                    "unknown": [1],
+                },
+                "context": {"what": {"is": "this"}},
+                "unknown": {"a": "b"},
+            }
+        )
+        address = f"unicast.{EXCHANGE}.{target.topic}"
+        properties = {"x-unknown": "y", "another": 1}
+        assert sender.send(address, body, properties=properties) == "accepted"
+        assert echo.got.wait(1) == ["known"]
+
+
+@pytest.mark.needs("raw_broker")
+class TestReplies:
+    """A server that is no good: the client must not be led astray by it."""
+
+    @pytest.fixture
+    def server(self, bus, topic):
+        program = bus.program(
+            "raw",
+            "serve",
+            buses.raw_url(bus.bus.url),
+            f"unicast.{EXCHANGE}.{topic}",
+        )
+        assert program.read() == "ready"
+        return program
+
+    @pytest.fixture
+    def client(self, bus, topic):
+        transport = bus.rpc_transport(EXCHANGE, options=LEGACY)
+        return bus.client(Target(topic=topic), transport)
+
+    @staticmethod
+    def right(request, value="right", **more):
+        return {
+            "address": request["reply_to"],
+            "correlation_id": request["id"],
+            "body": json.dumps({"response": value}),
+            **more,
+        }
+
+    def call(self, client, server, *replies_of):
+        """Make a call that the server answers with ``replies_of(request)`` each."""
+        calling = in_thread(client.call, {"c": 1}, "method", argument=1)
+        request = json.loads(server.read())
+        server.say(json.dumps([reply(request) for reply in replies_of]))
+        return request, calling
+
+    def test_wire_format_of_a_request(self, client, server):
+        request, calling = self.call(client, server, self.right)
+        assert calling.result() == "right"
+        body = json.loads(request["body"])
+        assert body["request"] == {"method": "method", "args": {"argument": 1}}
+        assert body["context"]["c"] == 1
+        assert request["reply_to"]
+        assert request["ttl"] > 0
+
+    def test_reply_for_nobody(self, client, server):
+        def for_nobody(request):
+            return self.right(request, "wrong") | {"correlation_id": "no such call"}
+
+        def without_id(request):
+            reply = self.right(request, "wrong")
+            del reply["correlation_id"]
+            return reply
+
+        def garbage(request):
+            return self.right(request) | {"correlation_id": "x", "body": "{{{"}
+
+        for _ in range(3):
+            _, calling = self.call(
+                client, server, for_nobody, without_id, garbage, self.right
+            )
+            assert calling.result() == "right"
+
+    def test_second_reply_to_the_same_call(self, client, server):
+        _, first = self.call(
+            client, server, self.right, lambda r: self.right(r, "second")
+        )
+        assert first.result() == "right"
+        _, next_call = self.call(client, server, lambda r: self.right(r, "next"))
+        assert next_call.result() == "next"
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "no JSON",
+            "[]",
+            "[" * DEEP,
+            {"data": "fffe"},
+            {"value": {"response": 1}},
+            json.dumps({"failure": "no JSON"}),
+            json.dumps({"failure": 17}),
+            json.dumps({"failure": json.dumps([1])}),
+            json.dumps({"failure": "[" * DEEP}),
+        ],
+        ids=lambda body: str(body)[:20],
+    )
+    def test_reply_that_cannot_be_read(self, client, server, body):
+        """An error that says so, not a time-out, and the next call is fine."""
+        _, calling = self.call(client, server, lambda r: self.right(r, body=body))
+        with pytest.raises(oslo_messaging.MessagingException) as caught:
+            calling.result()
+        assert not isinstance(caught.value, MessagingTimeout)
+        assert str(caught.value)
+        _, calling = self.call(client, server, self.right)
+        assert calling.result() == "right"
+
+    def test_failure_that_names_a_module_imports_nothing(self, client, server):
+        import sys
+
+        module = "this"  # prints a poem when it is imported
+        assert module not in sys.modules
+        failure = json.dumps(
+            {
+                "class": "Evil",
+                "module": module,
+                "message": "text",
+                "tb": [],
+                "args": [],
+                "kwargs": {},
+            }
+        )
+        body = json.dumps({"failure": failure})
+        _, calling = self.call(client, server, lambda r: self.right(r, body=body))
+        with pytest.raises(oslo_messaging.RemoteError, match="text"):
+            calling.result()
+        assert module not in sys.modules
+
+
+# -- values that cannot be sent -------------------------------------------------
+
+
+def test_value_that_cannot_be_serialised(bus, target):
+    """The caller is told; nothing is sent, and the transport goes on."""
+    echo = Echo()
+    bus.server(echo, target)
+    client = bus.client(target)
+    circular = []
+    circular.append(circular)
+    with pytest.raises(Exception, match=r"(?i)circular|recursion|serial|depth"):
+        client.call({}, "echo", value=circular)
+    assert client.call({}, "echo", value=1) == 1
+    assert echo.got.items == [1]
+
+
+def test_result_that_cannot_be_serialised(bus, target):
+    """The caller hears of it at once rather than by its time-out."""
+
+    class Endpoint(Echo):
+        def circular(self, ctxt):
+            value = []
+            value.append(value)
+            return value
+
+    bus.server(Endpoint(), target)
+    client = bus.client(target, timeout=3)
+    with pytest.raises(oslo_messaging.MessagingException):
+        client.call({}, "circular")
+    assert client.call({}, "echo", value=1) == 1
+
+
+# -- bad buses ---------------------------------------------------------------------
+
+
+def url_of(port, user=""):
+    return f"amqp://{user}127.0.0.1:{port}"
+
+
+@pytest.fixture
+def dead_port():
+    """A port of this host where nobody listens, and nobody will."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+class TestBuses:
+    def test_unreachable_host(self, bus, topic, dead_port):
+        """Call and cast fail in time, and say where they wanted to go and why not."""
+        transport = bus.rpc_transport(url=url_of(dead_port), options=IMPATIENT)
+        client = bus.client(Target(topic=topic), transport, timeout=2)
+        with pytest.raises(MessagingTimeout) as caught:
+            client.call({}, "echo", value=1)
+        assert f"127.0.0.1:{dead_port}" in str(caught.value)
+        assert "refused" in str(caught.value).lower()
+        with pytest.raises(MessageDeliveryFailure) as caught:
+            client.cast({}, "echo", value=1)
+        assert f"127.0.0.1:{dead_port}" in str(caught.value)
+        assert "refused" in str(caught.value).lower()
+
+    def test_unknown_host(self, bus, topic):
+        transport = bus.rpc_transport(
+            url="amqp://no-such-host.invalid:5672", options=IMPATIENT
+        )
+        client = bus.client(Target(topic=topic), transport, timeout=2)
+        with pytest.raises(MessagingTimeout, match=r"no-such-host\.invalid"):
+            client.call({}, "echo", value=1)
+
+    def test_notification_to_an_unreachable_host(self, bus, topic, dead_port, caplog):
+        """The notifier never raises: it logs, and the service goes on."""
+        transport = bus.notification_transport(
+            url=url_of(dead_port),
+            options={"oslo_messaging_amqp": {"default_notify_timeout": 5}},
+        )
+        bus.notifier([topic], transport=transport).info({}, "event", {})
+        text = caplog.text
+        assert "Could not send notification" in text
+        assert f"127.0.0.1:{dead_port}" in text
+
+    def test_unreachable_host_first_in_the_url(self, bus, topic, dead_port):
+        """The next host of the URL is taken."""
+        bus.server(Echo(), Target(topic=topic, server="s"))
+        netloc = urllib.parse.urlsplit(bus.bus.url).netloc
+        transport = bus.rpc_transport(
+            url=f"{bus.bus.scheme}://127.0.0.1:{dead_port},{netloc}"
+        )
+        client = bus.client(Target(topic=topic), transport)
+        assert client.call({}, "echo", value=1) == 1
+
+    @pytest.mark.parametrize("what", ["silent", "garbage", "close", "refuse"])
+    def test_host_that_is_no_use(self, bus, topic, what):
+        port = int(bus.program("scripted", what).read())
+        transport = bus.rpc_transport(url=url_of(port), options=IMPATIENT)
+        client = bus.client(Target(topic=topic), transport, timeout=3)
+        with pytest.raises(MessagingTimeout) as caught:
+            client.call({}, "echo", value=1)
+        assert f"127.0.0.1:{port}" in str(caught.value)
+        if what == "refuse":
+            assert DESCRIPTION in str(caught.value)
+        # ... and another transport is none the worse for it.
+        bus.server(Echo(), Target(topic=topic, server="s"))
+        assert bus.client(Target(topic=topic)).call({}, "echo", value=1) == 1
+
+    def test_links_are_refused(self, bus, topic):
+        port = int(bus.program("scripted", "refuse-links").read())
+        transport = bus.rpc_transport(url=url_of(port), options=IMPATIENT)
+        client = bus.client(Target(topic=topic), transport, timeout=5)
+        for attempt in (client.call, client.cast):
+            with pytest.raises((MessagingTimeout, MessageDeliveryFailure)) as caught:
+                attempt({}, "echo", value=1)
+            assert DESCRIPTION in str(caught.value)
+
+    def test_message_larger_than_the_link_allows(self, bus, topic):
+        peer = bus.program("scripted", "small", "10000")
+        port = int(peer.read())
+        transport = bus.rpc_transport(url=url_of(port), options=IMPATIENT)
+        client = bus.client(Target(topic=topic), transport)
+        client.cast({}, "echo", value="small")
+        assert peer.read().startswith("took ")
+        with pytest.raises(MessageDeliveryFailure, match="10000"):
+            client.cast({}, "echo", value="x" * 20000)
+        client.cast({}, "echo", value="small again")
+        assert peer.read().startswith("took ")
+
+    @pytest.fixture
+    def guarded(self):
+        """A broker that wants to know who is there."""
+        broker = buses.EmbeddedBroker("--user", "alice:se/cr@et")
+        yield broker.port
+        broker.stop()
+
+    def test_right_password(self, bus, topic, guarded):
+        url = url_of(guarded, "alice:se%2Fcr%40et@")
+        bus.server(Echo(), Target(topic=topic, server="s"), bus.rpc_transport(url=url))
+        client = bus.client(Target(topic=topic), bus.rpc_transport(url=url))
+        assert client.call({}, "echo", value=1) == 1
+
+    @pytest.mark.parametrize("user", ["alice:other-password@", "bob:se%2Fcr%40et@", ""])
+    def test_wrong_password(self, bus, topic, guarded, user):
+        transport = bus.rpc_transport(url=url_of(guarded, user), options=IMPATIENT)
+        client = bus.client(Target(topic=topic), transport, timeout=3)
+        with pytest.raises((MessagingTimeout, MessageDeliveryFailure)) as caught:
+            client.call({}, "echo", value=1)
+        assert "auth" in str(caught.value).lower() or "sasl" in str(caught.value).lower()
+        assert "se/cr@et" not in str(caught.value)
+        assert "other-password" not in str(caught.value)
+
+    def test_wrong_password_is_not_logged(self, bus, topic, guarded, caplog):
+        caplog.set_level(logging.DEBUG)
+        secret = "pa55-that-nobody-may-see"
+        transport = bus.rpc_transport(
+            url=url_of(guarded, f"alice:{secret}@"), options=IMPATIENT
+        )
+        client = bus.client(Target(topic=topic), transport, timeout=2)
+        with pytest.raises((MessagingTimeout, MessageDeliveryFailure)):
+            client.call({}, "echo", value=1)
+        greenamqp = [r for r in caplog.records if r.name.startswith("greenamqp")]
+        assert greenamqp
+        assert not [r for r in greenamqp if secret in r.getMessage()]
+
+    def test_option_that_does_not_exist(self, bus):
+        with pytest.raises(Exception, match="no_such_option"):
+            bus.rpc_transport(url=bus.bus.url + "/?no_such_option=1")
