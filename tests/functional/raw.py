@@ -5,11 +5,16 @@ Runs in a process of its own, in native threads, on proton alone:
 
     python -m tests.functional.raw product URL        what the bus says it is
     python -m tests.functional.raw send URL           sends what stdin says
+    python -m tests.functional.raw serve URL ADDRESS  receives, and replies as told
 
 ``send`` reads JSON objects, one per line: ``address``, ``body`` (a string, or
 ``{"data": hex}`` for a data section, ``{"value": anything}`` for an AMQP value) and
 any of ``properties``, ``correlation_id``, ``reply_to``, ``id``, ``subject``. For
 each it prints a line of JSON with the ``outcome`` at the bus.
+
+``serve`` prints ``ready``, then for each message a line of JSON with its ``id``,
+``reply_to``, ``correlation_id``, ``ttl`` and ``body``, and reads one line: a list of
+messages as for ``send``, which it sends.
 """
 
 import json
@@ -62,9 +67,34 @@ def send(url: str) -> None:
     connection.close()
 
 
+def serve(url: str, address: str) -> None:
+    connection = BlockingConnection(url, timeout=TIMEOUT)
+    receiver = connection.create_receiver(address, credit=10)
+    print("ready", flush=True)
+    while True:
+        got = receiver.receive(timeout=None)
+        receiver.accept()
+        heard = {
+            "id": got.id if isinstance(got.id, str) else str(got.id),
+            "reply_to": got.reply_to,
+            "correlation_id": got.correlation_id,
+            "ttl": got.ttl,
+            "body": got.body,
+        }
+        print(json.dumps(heard), flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            break
+        for request in json.loads(line):
+            sender = connection.create_sender(request["address"])
+            sender.send(message(request), timeout=TIMEOUT)
+            sender.close()
+    connection.close()
+
+
 def main() -> None:
     command, *arguments = sys.argv[1:]
-    {"product": product, "send": send}[command](*arguments)
+    {"product": product, "send": send, "serve": serve}[command](*arguments)
 
 
 if __name__ == "__main__":
