@@ -390,6 +390,9 @@ class Outlet:
         except LocalProtocolError as exc:
             self._refused(str(exc), False)
             return
+        except ValueError as exc:  # AMQP has no way to write such a name
+            self._refused(str(exc), True)
+            return
         self._link = link
         link.on_attached = self._attached
         link.on_detached = self._detached
@@ -887,6 +890,9 @@ class Inlet:
         except LocalProtocolError as exc:
             LOG.error("cannot subscribe to %s: %s", self.address, exc)
             self._retry_later()
+            return
+        except ValueError as exc:  # AMQP has no way to write such a name
+            LOG.error("cannot subscribe to %r: %s", self.address, exc)
             return
         self.link = link
         self._returned = 0
