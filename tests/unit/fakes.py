@@ -17,14 +17,16 @@ import typing
 
 import greenlet
 from oslo_config import cfg
+from oslo_messaging import Target
 
 from greenamqp import connect
 from greenamqp import options as driver_options
+from greenamqp.addressing import Service
 from greenamqp.engine import ACCEPTED, LinkState, Message, Terminus
 from greenamqp.engine.sasl import AcceptedConnection, SaslServer
 from greenamqp.failover import Host
 from greenamqp.hubs.base import Hub, Timer, Waiter, Watch
-from greenamqp.messenger import Messenger
+from greenamqp.messenger import Destination, Messenger, State
 from tests.unit.wire import feed, output
 
 # A world that moves this often without coming to rest has run wild.
@@ -255,8 +257,11 @@ class World(Hub):
             coming = [instant for instant in self._instants() if instant <= end]
             if not coming:
                 break
-            self.clock = max(self.clock, min(coming))
-        self.clock = end
+            # What was due and has not happened waits for the next millisecond: the
+            # engine counts in those.
+            instant = min(coming)
+            self.clock = instant if instant > self.clock else self.clock + 0.001
+        self.clock = max(self.clock, end)
 
     @property
     def timers(self) -> int:
@@ -614,6 +619,10 @@ class _Attempt:
             self.timer.cancel()
 
 
+#: Where the tests send to, if they do not care.
+RPC = Destination.of(Target(topic="t"), Service.RPC)
+
+
 class Setting(typing.NamedTuple):
     """A messenger and the world that it is in."""
 
@@ -625,6 +634,78 @@ class Setting(typing.NamedTuple):
     def peer(self) -> Peer:
         """The other end of the newest connection."""
         return self.network.peer
+
+    def send(
+        self,
+        body: str = "{}",
+        timeout: float = 60.0,
+        destination: Destination = RPC,
+        what: str = "notification",
+        **options: typing.Any,
+    ) -> Task:
+        """Begin to send something."""
+        return self.world.go(
+            self.messenger.send,
+            what,
+            destination,
+            Message(body),
+            deadline=self.world.now() + timeout,
+            **options,
+        )
+
+    def notify(self, body: str = "{}", **options: typing.Any) -> Task:
+        """Begin to send what may arrive twice."""
+        return self.send(body, repeatable=True, **options)
+
+    def cast(self, body: str = "{}", **options: typing.Any) -> Task:
+        """Begin to send what may not."""
+        return self.send(body, what="RPC cast", **options)
+
+    def call(
+        self,
+        body: str = "{}",
+        timeout: float = 60.0,
+        destination: Destination = RPC,
+        **options: typing.Any,
+    ) -> Task:
+        """Begin a call."""
+        return self.world.go(
+            self.messenger.call,
+            destination,
+            Message(body),
+            deadline=self.world.now() + timeout,
+            **options,
+        )
+
+    def post(
+        self,
+        body: str = "{}",
+        timeout: float = 60.0,
+        destination: Destination = RPC,
+        **options: typing.Any,
+    ) -> None:
+        """Send and do not wait."""
+        self.messenger.post(
+            "RPC reply",
+            destination,
+            Message(body),
+            deadline=self.world.now() + timeout,
+            **options,
+        )
+
+    def up(self) -> None:
+        """Connect."""
+        task = self.notify()
+        self.world.settle()
+        assert task.result() is None
+        assert self.messenger.state is State.UP
+        self.peer.received.clear()
+
+    def lose(self) -> None:
+        """Lose the connection and have it made again."""
+        self.peer.cut()
+        self.world.advance(5)
+        assert self.messenger.state is State.UP
 
 
 @contextlib.contextmanager

@@ -7,49 +7,16 @@ import logging
 import os
 
 import pytest
-from oslo_messaging import Target, exceptions
+from oslo_messaging import exceptions
 
 from greenamqp import messenger as messenger_module
-from greenamqp.addressing import Node, Service
+from greenamqp.addressing import Node
 from greenamqp.engine import RELEASED, Message, Terminus
 from greenamqp.failover import Host
 from greenamqp.messenger import Destination, State
 from tests.unit import fakes
 
 TWO_HOSTS = (Host("one", 5672), Host("two", 5673))
-NOTIFY = Destination.of(Target(topic="t"), Service.NOTIFY)
-RPC = Destination.of(Target(topic="t"), Service.RPC)
-
-
-def notify(s, timeout=60.0, **options):
-    """Begin to send a notification."""
-    return s.world.go(
-        s.messenger.send,
-        "notification",
-        options.pop("destination", NOTIFY),
-        Message("{}"),
-        deadline=s.world.now() + timeout,
-        repeatable=True,
-        **options,
-    )
-
-
-def call(s, timeout=60.0, **options):
-    return s.world.go(
-        s.messenger.call,
-        RPC,
-        Message("{}"),
-        deadline=s.world.now() + timeout,
-        **options,
-    )
-
-
-def up(s):
-    """Connect."""
-    task = notify(s)
-    s.world.settle()
-    assert task.result() is None
-    assert s.messenger.state is State.UP
 
 
 @pytest.fixture(autouse=True)
@@ -77,12 +44,16 @@ def test_whoever_wants_something_connects(wish):
     with fakes.setting() as s:
         s.network.delay = 1.0
         if wish == "send":
-            notify(s)
+            s.notify()
         elif wish == "call":
-            call(s)
+            s.call()
         elif wish == "post":
             s.messenger.post(
-                "reply", RPC, Message("{}"), deadline=s.world.now() + 10, settled=True
+                "reply",
+                fakes.RPC,
+                Message("{}"),
+                deadline=s.world.now() + 10,
+                settled=True,
             )
         else:
             s.messenger.subscribe(lambda _: [Node("a")], 10, lambda *a: None)
@@ -98,7 +69,7 @@ def test_whoever_wants_something_connects(wish):
 
 def test_connected_it_says_open_and_waits_for_the_peers():
     with fakes.setting() as s:
-        task = notify(s)
+        task = s.notify()
         s.world.settle()
         assert s.messenger.state is State.UP
         assert task.result() is None
@@ -108,7 +79,7 @@ def test_connected_it_says_open_and_waits_for_the_peers():
 def test_a_host_that_refuses_is_tried_again_after_the_pause():
     with fakes.setting(connection_retry_interval=4) as s:
         s.network.script = ["Connection refused"]
-        task = notify(s)
+        task = s.notify()
         s.world.advance(3.9)
         assert s.messenger.state is State.WAITING
         assert "bus:5672: cannot connect: Connection refused" in (
@@ -137,7 +108,7 @@ def test_pauses_grow_by_the_backoff_up_to_the_maximum():
 def test_all_hosts_are_tried_in_turn_before_any_pause():
     with fakes.setting(TWO_HOSTS, connection_retry_interval=5) as s:
         s.network.script = ["no route", "refused", "refused"]
-        notify(s)
+        s.notify()
         s.world.advance(20)
         assert s.messenger.state is State.UP
         assert s.network.attempts == [
@@ -151,7 +122,7 @@ def test_all_hosts_are_tried_in_turn_before_any_pause():
 def test_an_attempt_that_succeeds_too_late_is_dropped():
     with fakes.setting() as s:
         s.network.delay = 5.0
-        sending = notify(s)
+        sending = s.notify()
         closing = s.world.go(s.messenger.close)
         assert s.network.running == []  # the attempt was cancelled
         s.world.advance(10)
@@ -179,7 +150,7 @@ def test_no_answer_to_the_open_frame(monkeypatch):
 
     monkeypatch.setattr(fakes, "Peer", Silent)
     with fakes.setting(idle_timeout=0) as s:
-        task = notify(s)
+        task = s.notify()
         s.world.advance(messenger_module.CONNECT_TIMEOUT - 1)
         assert s.messenger.state is State.OPENING
         s.world.advance(1.5)
@@ -204,7 +175,7 @@ def test_a_connection_that_breaks_while_it_opens(error, monkeypatch):
     whole = fakes.Peer
     with fakes.setting(connection_retry_interval=2) as s:
         monkeypatch.setattr(fakes, "Peer", Broken)
-        task = notify(s)
+        task = s.notify()
         s.world.settle()
         assert s.messenger.state is State.WAITING
         assert "reset" in s.messenger.last_failure or (
@@ -222,7 +193,7 @@ def test_a_peer_that_closes_instead_of_opening(monkeypatch):
 
     monkeypatch.setattr(fakes, "Peer", Unwilling)
     with fakes.setting(virtual_host="there") as s:
-        notify(s)
+        s.notify()
         s.world.settle()
         assert s.messenger.state is State.WAITING
         assert "bus:5672/there" in s.messenger.last_failure
@@ -232,7 +203,7 @@ def test_a_peer_that_closes_instead_of_opening(monkeypatch):
 def test_wrong_credentials():
     hosts = (Host("bus", 5672, "me", "no secret"),)
     with fakes.setting(hosts, network={"passwords": {"me": "the real one"}}) as s:
-        task = notify(s, timeout=10)
+        task = s.notify(timeout=10)
         s.world.advance(11)
         with pytest.raises(TimeoutError) as caught:
             task.result()
@@ -247,10 +218,10 @@ def test_each_host_has_credentials_of_its_own():
             {"passwords": {"u1": "p1"}},
             {"passwords": {"u2": "p2"}},
         ]
-        up(s)
+        s.up()
         assert s.peer.engine.user == "u1"
         s.peer.cut()
-        notify(s)
+        s.notify()
         s.world.advance(5)
         assert s.messenger.state is State.UP
         assert s.peer.engine.user == "u2"
@@ -264,7 +235,7 @@ def test_each_host_has_credentials_of_its_own():
 )
 def test_a_lost_connection_is_made_again_though_nobody_sends(error):
     with fakes.setting() as s:
-        up(s)
+        s.up()
         s.peer.cut(error)
         s.world.settle()
         assert s.messenger.state is State.WAITING
@@ -272,14 +243,14 @@ def test_a_lost_connection_is_made_again_though_nobody_sends(error):
         s.world.advance(5)
         assert s.messenger.state is State.UP
         assert len(s.network.peers) == 2
-        up(s)
+        s.up()
 
 
 def test_a_write_that_fails_loses_the_connection():
     with fakes.setting() as s:
-        up(s)
+        s.up()
         s.peer.stream.write_error = BrokenPipeError(errno.EPIPE, "Broken pipe")
-        task = notify(s)
+        task = s.notify()
         s.world.settle()
         assert s.messenger.state is State.WAITING
         assert "Broken pipe" in s.messenger.last_failure
@@ -289,7 +260,7 @@ def test_a_write_that_fails_loses_the_connection():
 
 def test_a_peer_that_closes_in_order_gives_its_reason(caplog):
     with fakes.setting() as s:
-        up(s)
+        s.up()
         first = s.peer
         first.engine.close("amqp:connection:forced", "going down")
         s.world.settle()
@@ -299,34 +270,34 @@ def test_a_peer_that_closes_in_order_gives_its_reason(caplog):
         # Our answer left before the stream was closed.
         assert first.engine.closed
         s.world.advance(5)
-        up(s)
+        s.up()
 
 
 def test_a_peer_that_talks_nonsense_loses_the_connection():
     with fakes.setting() as s:
-        up(s)
+        s.up()
         s.peer.stream.inbound += b"\x00\x00\x00\x02garbage and more garbage"
         s.world.settle()
         assert s.messenger.state is State.WAITING
         s.world.advance(5)
-        up(s)
+        s.up()
 
 
 def test_a_silent_peer_is_found_within_twice_the_idle_timeout():
     with fakes.setting(idle_timeout=6) as s:
-        up(s)
+        s.up()
         s.world.advance(60)
         assert len(s.network.peers) == 1
         s.peer.silent = True
         s.world.advance(12)
         assert s.messenger.state is not State.UP or len(s.network.peers) == 2
         s.world.advance(10)
-        up(s)
+        s.up()
 
 
 def test_without_idle_timeout_a_silent_peer_is_left_alone():
     with fakes.setting(idle_timeout=0) as s:
-        up(s)
+        s.up()
         s.peer.silent = True
         s.world.advance(100_000)
         assert s.messenger.state is State.UP
@@ -334,7 +305,7 @@ def test_without_idle_timeout_a_silent_peer_is_left_alone():
 
 def test_the_peers_idle_timeout_is_kept():
     with fakes.setting(idle_timeout=0, network={"idle_timeout": 4}) as s:
-        up(s)
+        s.up()
         s.world.advance(1000)
         assert s.messenger.state is State.UP
         assert len(s.network.peers) == 1
@@ -358,7 +329,7 @@ def test_a_connection_that_comes_up_only_to_be_closed_is_not_made_without_pause(
 def test_after_a_while_up_the_pauses_begin_anew():
     with fakes.setting(connection_retry_interval=3) as s:
         s.network.script = ["refused"] * 4
-        task = notify(s, timeout=600)
+        task = s.notify(timeout=600)
         s.world.advance(60)
         assert task.result() is None
         s.peer.cut()
@@ -370,13 +341,13 @@ def test_after_a_while_up_the_pauses_begin_anew():
 
 def test_the_peer_has_no_business_with_nodes_of_ours():
     with fakes.setting() as s:
-        up(s)
+        s.up()
         told = []
         link = s.peer.engine.create_sender(Terminus("mine"))
         link.on_detached = lambda _link, error: told.append(error)
         s.world.settle()
         assert [error.condition for error in told] == ["amqp:not-allowed"]
-        up(s)
+        s.up()
 
 
 # -- CLOSED
@@ -400,7 +371,7 @@ def test_close_in_any_state_leaves_nothing(state, monkeypatch):
                 s.network.delay = 1.0
             if state is State.WAITING:
                 s.network.default = "refused"
-            sending = notify(s)
+            sending = s.notify()
             s.world.settle()
         assert s.messenger.state is state
         attempts = len(s.network.attempts)
@@ -418,7 +389,7 @@ def test_close_in_any_state_leaves_nothing(state, monkeypatch):
 
 def test_close_ends_the_connection_in_order():
     with fakes.setting() as s:
-        up(s)
+        s.up()
         closing = s.world.go(s.messenger.close)
         s.world.settle()
         assert closing.result() is None  # no time had to pass
@@ -427,7 +398,7 @@ def test_close_ends_the_connection_in_order():
 
 def test_close_does_not_wait_long_for_a_silent_peer():
     with fakes.setting() as s:
-        up(s)
+        s.up()
         s.peer.silent = True
         closing = s.world.go(s.messenger.close)
         s.world.advance(messenger_module.CLOSE_TIMEOUT)
@@ -437,7 +408,7 @@ def test_close_does_not_wait_long_for_a_silent_peer():
 
 def test_close_does_not_wait_for_a_connection_that_breaks_meanwhile():
     with fakes.setting() as s:
-        up(s)
+        s.up()
         s.peer.silent = True
         closing = s.world.go(s.messenger.close)
         s.peer.cut()
@@ -448,7 +419,7 @@ def test_close_does_not_wait_for_a_connection_that_breaks_meanwhile():
 @pytest.mark.parametrize("in_order", [True, False])
 def test_close_in_the_moment_of_the_loss(in_order):
     with fakes.setting() as s:
-        up(s)
+        s.up()
         if in_order:
             s.peer.engine.close()
             s.peer.work()
@@ -464,7 +435,7 @@ def test_close_in_the_moment_of_the_loss(in_order):
 
 def test_close_twice():
     with fakes.setting() as s:
-        up(s)
+        s.up()
         for _ in range(2):
             closing = s.world.go(s.messenger.close)
             s.world.settle()
@@ -474,15 +445,15 @@ def test_close_twice():
 
 def test_what_waits_fails_when_the_messenger_is_closed():
     with fakes.setting() as s:
-        up(s)
+        s.up()
         s.peer.outcome = lambda message: None
-        unsettled = notify(s)
-        calling = call(s)
+        unsettled = s.notify()
+        calling = s.call()
         s.peer.credit = 0
-        pending = notify(s, destination=Destination.reply("elsewhere"))
+        pending = s.notify(destination=Destination.reply("elsewhere"))
         s.world.settle()
         s.peer.outcome = lambda message: RELEASED
-        released = notify(s)
+        released = s.notify()
         s.world.settle()
         closing = s.world.go(s.messenger.close)
         s.world.settle()
@@ -496,7 +467,7 @@ def test_nothing_can_be_sent_after_close():
     with fakes.setting() as s:
         closing = s.world.go(s.messenger.close)
         assert closing.result() is None
-        for task in (notify(s), call(s)):
+        for task in (s.notify(), s.call()):
             with pytest.raises(exceptions.MessageDeliveryFailure, match="cleaned up"):
                 task.result()
         assert s.network.attempts == []
@@ -507,7 +478,7 @@ def test_nothing_can_be_sent_after_close():
 
 def test_the_peer_is_told_who_connects():
     with fakes.setting(container_name="nova-compute") as s:
-        up(s)
+        s.up()
         engine = s.peer.engine
         assert engine.remote_container.startswith(f"nova-compute.{os.getpid()}.")
         assert engine.remote_properties["pid"] == os.getpid()
@@ -521,7 +492,7 @@ def test_the_peer_is_told_who_connects():
 @pytest.mark.parametrize("pseudo, hostname", [(True, None), (False, "there")])
 def test_the_virtual_host_goes_into_addresses_or_the_open_frame(pseudo, hostname):
     with fakes.setting(virtual_host="there", pseudo_vhost=pseudo) as s:
-        up(s)
+        s.up()
         assert s.peer.engine.remote_hostname == hostname
         assert list(s.peer.inbound) == [
             "unicast.there.openstack.t" if pseudo else "unicast.openstack.t"
@@ -532,7 +503,7 @@ def test_changes_of_state_are_logged_once_with_host_and_reason(caplog):
     caplog.set_level(logging.INFO, "greenamqp")
     with fakes.setting(TWO_HOSTS, virtual_host="v") as s:
         s.network.script = ["Connection refused", {"product": "a bus"}]
-        up(s)
+        s.up()
         s.peer.cut()
         s.world.advance(5)
         lines = [

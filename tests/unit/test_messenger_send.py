@@ -1,0 +1,709 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages on their way out: outcomes, retries, deadlines, and what becomes of them
+when a link or the connection goes."""
+
+import collections
+
+import pytest
+from oslo_messaging import Target, exceptions
+
+from greenamqp.addressing import Service
+from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED
+from greenamqp.engine.connection import LINKS_PER_SESSION
+from greenamqp.messenger import Destination, State
+from tests.unit import fakes
+
+ADDRESS = "unicast.openstack.t"
+
+
+def bodies(peer):
+    return [received.message.body for received in peer.received]
+
+
+def outcomes(*given):
+    """A peer's outcomes for one message after the other; the last one stays."""
+    left = list(given)
+    return lambda message: left.pop(0) if len(left) > 1 else left[0]
+
+
+# -- the ordinary case
+
+
+def test_send_returns_when_the_message_is_accepted():
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        task = s.notify("body")
+        s.world.settle()
+        (received,) = s.peer.received
+        assert received.address == received.message.address == ADDRESS
+        assert received.message.body == "body"
+        assert not received.settled
+        assert not task.done
+        s.peer.settle(received, ACCEPTED)
+        s.world.settle()
+        assert task.result() is None
+
+
+def test_what_is_sent_settled_is_not_waited_for():
+    with fakes.setting() as s:
+        s.up()
+        task = s.cast(settled=True)
+        assert task.result() is None
+        s.world.settle()
+        assert s.peer.received[0].settled
+
+
+def test_a_settled_message_waits_for_link_and_credit():
+    with fakes.setting(network={"credit": 0}) as s:
+        task = s.cast("a", settled=True)
+        s.world.settle()
+        assert s.messenger.state is State.UP
+        assert not task.done
+        s.peer.inbound[ADDRESS].flow(1)
+        s.world.settle()
+        assert task.result() is None
+        assert bodies(s.peer) == ["a"]
+
+
+def test_one_link_for_many_messages_in_their_order():
+    with fakes.setting() as s:
+        tasks = [s.notify(str(number)) for number in range(20)]
+        s.world.settle()
+        tasks += [s.notify(str(number)) for number in range(20, 40)]
+        s.world.settle()
+        assert [task.result() for task in tasks] == [None] * 40
+        assert bodies(s.peer) == [str(number) for number in range(40)]
+        assert s.peer.attaches == [ADDRESS]
+
+
+def test_no_more_is_sent_than_credit_allows():
+    with fakes.setting(network={"credit": 3}) as s:
+        tasks = [s.notify(str(number)) for number in range(10)]
+        s.world.settle()
+        assert bodies(s.peer) == ["0", "1", "2"]
+        s.peer.inbound[ADDRESS].flow(5)
+        s.world.settle()
+        assert len(s.peer.received) == 8
+        assert sum(task.done for task in tasks) == 8
+        s.peer.inbound[ADDRESS].flow(5)
+        s.world.settle()
+        assert bodies(s.peer) == [str(number) for number in range(10)]
+
+
+def test_destinations_do_not_wait_for_each_other():
+    with fakes.setting() as s:
+        s.up()
+        s.peer.credit = 0
+        stuck = s.notify(destination=Destination.reply("slow"))
+        other = s.notify(destination=Destination.reply("quick"))
+        s.world.settle()
+        s.peer.inbound["quick"].flow(1)
+        s.world.settle()
+        assert other.done and not stuck.done
+
+
+@pytest.mark.parametrize(
+    "target, address",
+    [
+        (Target(topic="t", exchange="x"), "unicast.x.t"),
+        (Target(topic="t", server="s"), "exclusive.openstack.t.s"),
+        (Target(topic="t", server="s", fanout=True), "broadcast.openstack.t.all"),
+    ],
+)
+def test_targets_become_addresses(target, address):
+    with fakes.setting() as s:
+        task = s.cast(destination=Destination.of(target, Service.RPC))
+        s.world.settle()
+        assert task.result() is None
+        assert s.peer.received[0].address == address
+
+
+def test_what_one_wakeup_sends_leaves_in_one_write():
+    with fakes.setting() as s:
+        s.up()
+
+        def chatter():
+            for number in range(30):
+                s.messenger.send(
+                    "RPC cast",
+                    fakes.RPC,
+                    fakes.Message(str(number)),
+                    deadline=s.world.now() + 5,
+                    settled=True,
+                )
+
+        s.world.spawn(chatter)
+        s.world.spawn(chatter)
+        written = len(s.peer.stream.writes)
+        s.world.settle()
+        assert len(s.peer.received) == 60
+        assert len(s.peer.stream.writes) == written + 1
+
+
+# -- outcomes
+
+
+def test_released_is_tried_again_after_growing_pauses():
+    with fakes.setting(link_retry_delay=3) as s:
+        s.up()
+        s.peer.outcome = outcomes(*[RELEASED] * 8, ACCEPTED)
+        task = s.notify()
+        s.world.advance(30)
+        assert task.result() is None
+        instants = [received.at for received in s.peer.received]
+        pauses = [b - a for a, b in zip(instants, instants[1:], strict=False)]
+        assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3, 3, 3])
+
+
+@pytest.mark.parametrize("retries, attempts", [(0, 1), (1, 2), (5, 6)])
+@pytest.mark.parametrize("kind", ["notify", "cast", "call"])
+def test_retries_are_counted(kind, retries, attempts):
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = outcomes(RELEASED)
+        task = getattr(s, kind)(retries=retries)
+        s.world.advance(59)
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="released"):
+            task.result()
+        assert len(s.peer.received) == attempts
+
+
+@pytest.mark.parametrize("retries", [None, -1])
+def test_without_a_number_of_retries_the_deadline_ends_them(retries):
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = outcomes(RELEASED)
+        task = s.notify(retries=retries, timeout=42)
+        s.world.advance(41)
+        assert not task.done
+        s.world.advance(2)
+        with pytest.raises(TimeoutError, match="released"):
+            task.result()
+        sent = len(s.peer.received)
+        s.world.advance(100)
+        assert len(s.peer.received) == sent
+
+
+@pytest.mark.parametrize(
+    "extra, words",
+    [
+        ({}, "no reason given"),
+        (
+            {"condition": "amqp:resource-limit-exceeded", "description": "full"},
+            "amqp:resource-limit-exceeded: full",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["notify", "cast", "call"])
+def test_rejected_is_an_error_at_once(kind, extra, words):
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = outcomes((REJECTED, extra))
+        task = getattr(s, kind)()
+        s.world.settle()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match=words):
+            task.result()
+        s.world.advance(60)
+        assert len(s.peer.received) == 1
+        assert s.messenger.replies.waiting == {}
+
+
+@pytest.mark.parametrize("undeliverable", [False, True])
+@pytest.mark.parametrize("failed", [False, True])
+@pytest.mark.parametrize("kind", ["notify", "cast", "call"])
+def test_modified(kind, failed, undeliverable):
+    """A consumer that was lost may have acted on it: only what may arrive twice is
+    sent again."""
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = outcomes(
+            (MODIFIED, {"failed": failed, "undeliverable": undeliverable}), ACCEPTED
+        )
+        task = getattr(s, kind)()
+        s.world.advance(1)
+        if kind != "notify" and (failed or undeliverable):
+            with pytest.raises(exceptions.MessageDeliveryFailure, match="returned"):
+                task.result()
+            assert len(s.peer.received) == 1
+        else:
+            assert len(s.peer.received) == 2
+            assert task.done is (kind != "call")
+
+
+def test_settled_by_the_peer_without_an_outcome_counts_as_accepted():
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        task = s.notify()
+        s.world.settle()
+        s.peer.settle(s.peer.received[0], 0)
+        s.world.settle()
+        assert task.result() is None
+
+
+@pytest.mark.parametrize("kind", ["cast", "call"])
+def test_mandatory_fails_at_once_where_nobody_is(kind):
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = outcomes(RELEASED)
+        task = getattr(s, kind)(mandatory=True)
+        s.world.settle()
+        with pytest.raises(exceptions.MessageUndeliverable) as caught:
+            task.result()
+        assert caught.value.routing_key == ADDRESS
+        s.world.advance(60)
+        assert len(s.peer.received) == 1
+        assert s.messenger.replies.waiting == {}
+
+
+# -- deadlines
+
+
+def late(s, task, timeout=60):
+    s.world.advance(timeout - 1)
+    assert not task.done
+    s.world.advance(2)
+    with pytest.raises(TimeoutError) as caught:
+        task.result()
+    return str(caught.value)
+
+
+def test_late_for_want_of_credit():
+    with fakes.setting(network={"credit": 0}) as s:
+        task = s.notify()
+        reason = late(s, task)
+        assert "topic=t" in reason and "no credit" in reason
+        # It is not sent when credit comes.
+        s.peer.inbound[ADDRESS].flow(10)
+        s.world.settle()
+        assert s.peer.received == []
+
+
+def test_late_for_want_of_an_outcome():
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        task = s.notify()
+        assert "no outcome" in late(s, task)
+        s.peer.settle(s.peer.received[0], RELEASED)
+        s.world.advance(60)
+        assert len(s.peer.received) == 1
+
+
+def test_late_for_want_of_a_connection():
+    with fakes.setting() as s:
+        s.network.default = "Connection refused"
+        task = s.notify()
+        reason = late(s, task)
+        assert "bus:5672" in reason and "Connection refused" in reason
+        s.network.default = {}
+        s.world.advance(60)
+        assert s.messenger.state is State.UP
+        assert s.peer.received == []
+
+
+def test_late_while_the_first_attempt_runs():
+    with fakes.setting() as s:
+        s.network.delay = 100.0
+        task = s.notify()
+        assert "bus:5672: still not connected" in late(s, task)
+
+
+def test_late_while_the_link_is_refused():
+    with fakes.setting() as s:
+        s.up()
+        s.peer.refuse["gone"] = ("amqp:not-found", "no such queue")
+        task = s.notify(destination=Destination.reply("gone"))
+        assert "amqp:not-found: no such queue" in late(s, task)
+
+
+@pytest.mark.parametrize("where", ["pending", "unsettled", "resting", "unconnected"])
+@pytest.mark.parametrize("kind", ["notify", "call"])
+def test_who_is_thrown_out_of_its_wait_leaves_nothing(kind, where):
+    class Timeout(BaseException):
+        """As eventlet's and gevent's: no Exception."""
+
+    with fakes.setting() as s:
+        if where == "unconnected":
+            s.network.default = "refused"
+        else:
+            s.up()
+            if where == "pending":
+                s.peer.outcome = lambda message: None
+                s.peer.inbound[ADDRESS].flow(-1000)
+                s.world.settle()
+            elif where == "unsettled":
+                s.peer.outcome = lambda message: None
+            else:
+                s.peer.outcome = outcomes(RELEASED)
+        task = getattr(s, kind)("abandoned")
+        s.world.settle()
+        task.throw(Timeout())
+        with pytest.raises(Timeout):
+            task.result()
+        assert s.messenger.replies.waiting == {}
+        s.network.default = {}
+        sent = len(s.peer.received) if s.network.peers else 0
+        s.world.advance(60)
+        s.peer.outcome = outcomes(ACCEPTED)
+        if ADDRESS in s.peer.inbound:
+            s.peer.inbound[ADDRESS].flow(1000)
+        other = s.notify("other")
+        s.world.advance(1)
+        assert other.result() is None
+        assert bodies(s.peer)[sent:] == ["other"]
+
+
+# -- the connection is lost
+
+
+def test_what_the_peer_cannot_have_seen_is_sent_when_it_is_back():
+    with fakes.setting(network={"credit": 0}) as s:
+        tasks = [
+            s.cast("one"),
+            s.notify("two"),
+            s.cast("three", destination=Destination.reply("r")),
+        ]
+        s.world.settle()
+        s.network.default = {}
+        s.lose()
+        assert [task.result() for task in tasks] == [None] * 3
+        assert sorted(bodies(s.peer)) == ["one", "three", "two"]
+        assert s.network.peers[0].received == []
+
+
+def test_waiting_for_the_connection_uses_up_retries():
+    with fakes.setting() as s:
+        s.network.default = "refused"
+        tasks = {retries: s.cast(retries=retries) for retries in (0, 2, None)}
+        s.world.settle()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="refused"):
+            tasks[0].result()
+        s.world.advance(1.5)  # a second attempt
+        assert not tasks[2].done
+        s.world.advance(5)  # a third one
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="refused"):
+            tasks[2].result()
+        s.network.default = {}
+        s.world.advance(20)
+        assert tasks[None].result() is None
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_at_most_once_what_the_peer_may_have_seen_is_not_sent_again(seen):
+    with fakes.setting() as s:
+        s.up()
+        first = s.peer
+        first.outcome = lambda message: None
+        if not seen:
+            first.silent = True
+        task = s.cast("once")
+        s.world.settle()
+        s.lose()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
+            task.result()
+        s.world.advance(60)
+        assert s.peer is not first
+        assert s.peer.received == []
+
+
+def test_at_least_once_what_may_arrive_twice_is_sent_again():
+    with fakes.setting() as s:
+        s.up()
+        first = s.peer
+        first.outcome = lambda message: None
+        task = s.notify("again")
+        s.world.settle()
+        s.lose()
+        assert task.result() is None
+        assert bodies(first) == bodies(s.peer) == ["again"]
+
+
+def test_order_is_kept_over_a_lost_connection():
+    with fakes.setting(network={"credit": 2}) as s:
+        s.network.script = [{"credit": 2}]
+        tasks = [s.notify(str(number)) for number in range(6)]
+        s.world.advance(0)
+        s.network.peers[0].outcome = lambda message: None
+        s.world.settle()
+        s.network.default = {}
+        s.lose()
+        assert [task.result() for task in tasks] == [None] * 6
+        again = bodies(s.peer)
+        assert again == sorted(again)
+
+
+def test_repeating_uses_up_retries():
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        task = s.notify(retries=0)
+        s.world.settle()
+        s.lose()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
+            task.result()
+        assert s.peer.received == []
+
+
+def test_what_rests_after_a_release_survives_the_connection():
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = outcomes(RELEASED)
+        tasks = [s.notify("n"), s.cast("c")]
+        s.world.settle()
+        s.lose()
+        assert [task.result() for task in tasks] == [None, None]
+        assert sorted(bodies(s.peer)) == ["c", "n"]
+
+
+# -- the link is lost
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "amqp:unauthorized-access",
+        "amqp:not-allowed",
+        "amqp:not-implemented",
+        "amqp:invalid-field",
+    ],
+)
+def test_a_refusal_that_stays_is_an_error_at_once(condition):
+    with fakes.setting() as s:
+        s.up()
+        s.peer.refuse["closed"] = (condition, "not you")
+        destination = Destination.reply("closed")
+        tasks = [s.notify(destination=destination), s.call(destination=destination)]
+        s.world.settle()
+        for task in tasks:
+            with pytest.raises(
+                exceptions.MessageDeliveryFailure, match=f"closed.*{condition}: not you"
+            ):
+                task.result()
+        # Nobody is condemned for ever: the next one asks again.
+        del s.peer.refuse["closed"]
+        task = s.notify(destination=destination)
+        s.world.settle()
+        assert task.result() is None
+
+
+def test_a_refusal_that_may_pass_is_tried_again_within_retries():
+    with fakes.setting(link_retry_delay=7) as s:
+        s.up()
+        s.peer.refuse["later"] = ("amqp:not-found", "not yet")
+        destination = Destination.reply("later")
+        patient = s.notify(destination=destination)
+        hasty = s.notify(destination=destination, retries=0)
+        s.world.settle()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="not yet"):
+            hasty.result()
+        s.world.advance(8)
+        assert s.peer.attaches.count("later") == 2
+        del s.peer.refuse["later"]
+        s.world.advance(5)
+        assert not patient.done
+        s.world.advance(2)
+        assert patient.result() is None
+
+
+def test_a_link_closed_under_way():
+    with fakes.setting(link_retry_delay=4) as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        notification = s.notify("n")
+        cast = s.cast("c")
+        s.world.settle()
+        s.peer.inbound[ADDRESS].close("amqp:resource-deleted", "queue deleted")
+        s.world.settle()
+        with pytest.raises(
+            exceptions.MessageDeliveryFailure, match="queue deleted; whether"
+        ):
+            cast.result()
+        assert not notification.done
+        s.peer.received.clear()
+        s.peer.outcome = outcomes(ACCEPTED)
+        s.world.advance(5)
+        assert notification.result() is None
+        assert bodies(s.peer) == ["n"]
+
+
+def test_a_link_closed_at_rest_is_attached_again_when_needed():
+    with fakes.setting() as s:
+        s.up()
+        s.peer.inbound[ADDRESS].close()
+        s.world.settle()
+        assert s.peer.attaches == [ADDRESS]
+        task = s.notify()
+        s.world.settle()
+        assert task.result() is None
+
+
+def test_a_session_that_is_ended_takes_no_other_with_it():
+    with fakes.setting(link_retry_delay=2) as s:
+        s.up()
+        link = s.peer.inbound[ADDRESS]
+        link._endpoint._pn_link.session.close()
+        s.world.settle()
+        assert s.messenger.state is State.UP
+        task = s.notify()
+        s.world.advance(3)
+        assert task.result() is None
+        assert len(s.network.peers) == 1
+
+
+# -- limits
+
+
+@pytest.mark.parametrize("kind", ["notify", "cast", "call"])
+def test_a_message_that_the_link_does_not_take(kind):
+    with fakes.setting() as s:
+        s.up()
+        s.peer.max_message_size = 500
+        destination = Destination.reply("small")
+        task = getattr(s, kind)("x" * 600, destination=destination)
+        s.world.settle()
+        with pytest.raises(
+            exceptions.MessageDeliveryFailure, match=r"\d+ bytes.*small takes 500"
+        ):
+            task.result()
+        assert s.peer.received == []
+        assert s.messenger.replies.waiting == {}
+        smaller = s.notify("x" * 300, destination=destination)
+        s.world.settle()
+        assert smaller.result() is None
+
+
+def test_a_name_that_is_no_utf8_harms_nobody_else():
+    with fakes.setting() as s:
+        bad = Destination.of(Target(topic="\udc80"), Service.RPC)
+        before = s.cast(destination=bad)
+        s.up()
+        after = s.cast(destination=bad)
+        s.world.settle()
+        for task in (before, after):
+            with pytest.raises(exceptions.MessageDeliveryFailure):
+                task.result()
+        s.lose()
+        s.up()
+
+
+def test_more_links_than_one_session_holds():
+    with fakes.setting() as s:
+        tasks = [s.notify(destination=Destination.reply(f"a{n}")) for n in range(600)]
+        s.world.settle()
+        assert [task.result() for task in tasks] == [None] * 600
+        sessions = collections.Counter(
+            link._endpoint._pn_link.session._impl for link in s.peer.inbound.values()
+        )
+        assert sessions.total() == 600
+        assert max(sessions.values()) <= LINKS_PER_SESSION
+
+
+# -- idle links
+
+
+def test_idle_links_are_detached():
+    with fakes.setting(default_sender_link_timeout=100) as s:
+        s.up()
+        busy = Destination.reply("busy")
+        stuck = Destination.reply("stuck")
+        s.peer.outcome = lambda message: None
+        waiting = s.notify(destination=stuck, timeout=10_000)
+        s.world.settle()
+        s.peer.outcome = outcomes(ACCEPTED)
+        for _ in range(10):
+            task = s.notify(destination=busy)
+            s.world.advance(30)
+            assert task.result() is None
+        assert sorted(s.peer.inbound) == ["busy", "stuck"]
+        s.peer.settle(s.peer.received[0], ACCEPTED)
+        s.world.advance(200)
+        assert waiting.result() is None
+        assert s.peer.inbound == {}
+        s.up()  # and it comes again when it is needed
+
+
+def test_a_link_is_not_detached_while_a_message_rests_on_it():
+    with fakes.setting(default_sender_link_timeout=1, link_retry_delay=30) as s:
+        s.up()
+        s.peer.outcome = outcomes(*[RELEASED] * 9, ACCEPTED)
+        task = s.notify(timeout=1000)
+        s.world.advance(100)
+        assert task.result() is None
+        assert s.peer.attaches == [ADDRESS]
+
+
+def test_links_without_use_are_forgotten_with_the_connection():
+    with fakes.setting() as s:
+        s.up()
+        for number in range(50):
+            s.cast(destination=Destination.reply(f"r{number}"))
+        s.world.settle()
+        s.lose()
+        assert s.peer.attaches == []
+        assert s.messenger._outlets == {}
+
+
+# -- post
+
+
+def test_post_does_not_wait():
+    with fakes.setting() as s:
+        s.post("reply")
+        s.world.settle()
+        assert bodies(s.peer) == ["reply"]
+        s.world.advance(5)
+        assert s.messenger._unattended == []
+
+
+@pytest.mark.parametrize("why", ["no credit", "no outcome", "no connection"])
+def test_a_post_expires_and_says_so(why, caplog):
+    with fakes.setting(network={"credit": int(why != "no credit")}) as s:
+        if why == "no connection":
+            s.network.default = "Connection refused"
+        if why == "no outcome":
+            s.up()
+            s.peer.outcome = lambda message: None
+        s.post("reply", timeout=20)
+        s.world.advance(19)
+        assert "timed out" not in caplog.text
+        s.world.advance(3)
+        assert "RPC reply to topic=t timed out" in caplog.text
+        assert s.messenger._unattended == []
+        s.network.default = {}
+        s.world.advance(60)
+        s.peer.outcome = outcomes(ACCEPTED)
+        if s.peer.received:
+            s.peer.received.clear()
+        if ADDRESS in s.peer.inbound:
+            s.peer.inbound[ADDRESS].flow(100)
+        s.world.settle()
+        assert "reply" not in bodies(s.peer)
+
+
+def test_a_post_that_fails_is_logged(caplog):
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = outcomes((REJECTED, {"condition": "amqp:not-allowed"}))
+        s.post()
+        s.world.settle()
+        assert "RPC reply to topic=t failed" in caplog.text
+        assert "amqp:not-allowed" in caplog.text
+
+
+def test_a_post_outlives_the_connection():
+    with fakes.setting() as s:
+        s.network.script = ["refused", "refused"]
+        s.post("reply")
+        s.world.advance(20)
+        assert bodies(s.peer) == ["reply"]
+
+
+def test_a_post_is_retried_as_often_as_told():
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = outcomes(RELEASED)
+        s.post("reply", retries=3)
+        s.world.advance(60)
+        assert bodies(s.peer) == ["reply"] * 4
