@@ -72,12 +72,14 @@ class Broker:
         """Listen and serve; returns itself.
 
         :raises OSError: if host and port cannot be listened on
+        :raises greenamqp.tls.TlsSetupError: if a certificate, key or CA file cannot be
+            used
         """
         if self._server is not None:
             return self
         hub = self._choose_hub()
-        hub.acquire()
         server = Server(hub, self.settings, self.host, self.port)
+        hub.acquire()
 
         def start() -> None:
             with hub.lock:
@@ -137,7 +139,8 @@ class Broker:
     def url(self) -> str:
         """The transport URL, without user and password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"amqp://{host}:{self.port}"
+        query = "/?ssl=true" if self.settings.tls_cert else ""
+        return f"amqp://{host}:{self.port}{query}"
 
     # -- for tests
 

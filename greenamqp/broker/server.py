@@ -7,8 +7,10 @@ import _socket
 import errno
 import logging
 import os
+import ssl
 import typing
 
+from greenamqp import tls
 from greenamqp.broker.core import Core
 from greenamqp.broker.peer import Peer
 from greenamqp.broker.settings import Settings
@@ -33,20 +35,18 @@ _LINGER = 5.0
 _MAINTENANCE = 1.0
 _MAINTENANCE_SHARE = 0.02
 
-#: What turns an accepted socket into a stream, for TLS: (socket, its peer's name).
-Wrapper = typing.Callable[[_socket.socket], Stream]
-
 
 class _Accepted:
     """A connection: its pump, its peer, and the timers that end it."""
 
-    def __init__(self, server: Server, sock: _socket.socket, name: str) -> None:
+    def __init__(
+        self, server: Server, stream: Stream, name: str, external: str | None = None
+    ) -> None:
         self.server = server
         hub = server.hub
         self.peer: Peer = server.core.connect(
-            name, self._touch, hub.call_inside, self._opened, self._ended
+            name, self._touch, hub.call_inside, self._opened, self._ended, external
         )
-        stream = typing.cast(Stream, sock)
         self.pump = Pump(hub, stream, self.peer.engine, self._closed)
         self._timer: Timer | None = hub.call_at(
             hub.now() + server.core.settings.handshake_timeout, self._too_slow
@@ -88,10 +88,23 @@ class Server:
 
     :param host: name or address to listen on
     :param port: 0 picks a free one
+    :raises greenamqp.tls.TlsSetupError: if the settings name a certificate, key or CA
+        file that cannot be used
     """
 
     def __init__(self, hub: Hub, settings: Settings, host: str, port: int) -> None:
         self.hub = hub
+        self._tls: ssl.SSLContext | None = None
+        if settings.tls_cert:
+            self._tls = tls.server_context(
+                settings.tls_cert,
+                settings.tls_key,
+                settings.tls_key_password,
+                settings.tls_ca,
+                settings.tls_require_client_cert,
+            )
+        # TLS handshakes that are not complete: not connections yet.
+        self._handshakes: set[tls.Handshake] = set()
         self.core = Core(settings, hub.now)
         self.host = host
         self.port = port
@@ -142,6 +155,9 @@ class Server:
             self._maintenance.cancel()
             self._maintenance = None
         self._drained = drained
+        for handshake in self._handshakes:
+            handshake.cancel()
+        self._handshakes.clear()
         for accepted in list(self.connections):
             accepted.peer.close("amqp:connection:forced", "the broker is stopped")
         self._look_whether_drained()
@@ -199,7 +215,7 @@ class Server:
     def _accept(self, fd: int, address: typing.Any) -> None:
         name = _name(address)
         limit = self.core.settings.max_connections
-        if len(self.connections) >= limit:
+        if len(self.connections) + len(self._handshakes) >= limit:
             if self._refused % 100 == 0:
                 LOG.warning("%s: refused: there are %d connections", name, limit)
             self._refused += 1
@@ -214,9 +230,27 @@ class Server:
             LOG.info("%s: gone before it was served: %s", name, exc)
             sock.close()
             return
-        accepted = _Accepted(self, sock, name)
+        if self._tls is None:
+            self._serve(typing.cast(Stream, sock), name)
+        else:
+            self._shake_hands(tls.server_stream(sock, self._tls), name)
+
+    def _serve(self, stream: Stream, name: str, external: str | None = None) -> None:
+        accepted = _Accepted(self, stream, name, external)
         self.connections.add(accepted)
         accepted.start()
+
+    def _shake_hands(self, stream: tls.TlsStream, name: str) -> None:
+        def done(error: str | None) -> None:
+            self._handshakes.discard(handshake)
+            if error is None:
+                self._serve(stream, name, stream.peer_name)
+            else:
+                LOG.warning("%s: no TLS: %s", name, error)
+
+        deadline = self.hub.now() + self.core.settings.handshake_timeout
+        handshake = tls.Handshake(self.hub, stream, deadline, done)
+        self._handshakes.add(handshake)
 
     def _pause_accepting(self, exc: OSError) -> None:
         """The descriptor stays readable, so a look at it would be a busy loop."""

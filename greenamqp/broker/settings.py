@@ -82,6 +82,12 @@ class Settings:
         localhost, addresses of the Internet protocol and this machine's name
     :ivar max_memory: of all messages together
     :ivar trace: write every frame to standard error
+    :ivar tls_cert: PEM file of the broker's certificate: it speaks TLS alone
+    :ivar tls_key: PEM file of its key; empty: it is in `tls_cert`
+    :ivar tls_key_password: of the key, if it is encrypted
+    :ivar tls_ca: PEM file of the CAs of clients' certificates; whoever shows one may
+        log in with EXTERNAL
+    :ivar tls_require_client_cert: refuse clients that show none
     :raises ValueError: naming what is wrong
     """
 
@@ -103,6 +109,11 @@ class Settings:
     max_addresses: int = 100_000
     max_virtual_hosts: int = 1_000
     trace: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_key_password: str | None = dataclasses.field(default=None, repr=False)
+    tls_ca: str = ""
+    tls_require_client_cert: bool = False
 
     def __post_init__(self) -> None:
         if self.product not in PRODUCTS:
@@ -124,6 +135,13 @@ class Settings:
                 raise ValueError(
                     f"{name} must be more than 0; it is {getattr(self, name)}"
                 )
+        if not self.tls_cert and (
+            self.tls_key or self.tls_ca or self.tls_require_client_cert
+        ):
+            raise ValueError(
+                "tls_key, tls_ca and tls_require_client_cert go with tls_cert, which is"
+                " not given"
+            )
         if self.idle_timeout < 0:
             raise ValueError(
                 f"idle_timeout must be 0 (none) or more; it is {self.idle_timeout}"

@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "It keeps messages in memory only, nothing on disk, and is for development "
         "and tests, not for production."
     )
-    parser.add_argument("--host", default="127.0.0.1", help="listen there (%(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="listen there (%(default)s)"
+    )
     parser.add_argument(
         "--port", type=int, default=5672, help="0 picks a free one (%(default)s)"
     )
@@ -97,6 +99,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="a client that is silent for so long is taken for lost; 0: never "
         "(%(default)s)",
+    )
+    tls = parser.add_argument_group("TLS", "with a certificate, TLS alone is spoken")
+    tls.add_argument("--tls-cert", default="", metavar="FILE", help="certificate (PEM)")
+    tls.add_argument(
+        "--tls-key",
+        default="",
+        metavar="FILE",
+        help="its key (PEM), if it is not in the same file",
+    )
+    tls.add_argument(
+        "--tls-ca",
+        default="",
+        metavar="FILE",
+        help="CAs of clients' certificates (PEM); with one, EXTERNAL is offered",
+    )
+    tls.add_argument(
+        "--tls-require-client-cert",
+        action="store_true",
+        help="refuse clients that show no certificate",
     )
     for option, name, unit, text in _LIMITS:
         parser.add_argument(
@@ -161,6 +182,10 @@ def settings(args: argparse.Namespace) -> Settings:
         hostnames=tuple(args.hostname),
         idle_timeout=args.idle_timeout,
         trace=args.trace,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+        tls_ca=args.tls_ca,
+        tls_require_client_cert=args.tls_require_client_cert,
         **{name: getattr(args, name) for _, name, _, _ in _LIMITS},
     )
 
@@ -193,6 +218,9 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, stop)
     try:
         broker.start()
+    except ValueError as exc:
+        print(f"greenamqp broker: {exc}", file=sys.stderr)
+        return 2
     except OSError as exc:
         print(
             f"greenamqp broker: cannot listen on {args.host}:{args.port}: {exc}",

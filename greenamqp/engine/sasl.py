@@ -365,6 +365,13 @@ class AcceptedConnection(Connection):
             super().data_sent(count)
 
     @property
+    def closed(self) -> bool:
+        if self._gate is None:
+            return super().closed
+        # Who was turned away has nothing more to say that would be heard.
+        return self._gate.state is SaslState.FAILED and not self._early
+
+    @property
     def finished(self) -> bool:
         if self._gate is None:
             return not self._early and super().finished
