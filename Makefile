@@ -25,6 +25,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 # Two commands must not fill one environment at the same time.
 .NOTPARALLEL:
 .PHONY: help demo test style docs cover clean
+.PHONY: test-unit $(WORLDS:%=test-%) test-oslo
 
 help:
 	@echo "make demo   run the main job on an embedded broker and show its figures"
@@ -37,12 +38,15 @@ help:
 demo: $(VENV)/.run
 	$(BIN)/greenamqp demo $(addprefix --samples ,$(SAMPLES)) $(DEMO)
 
-test: $(VENV)/.test
+test: test-unit $(WORLDS:%=test-%) test-oslo
+
+test-unit: $(VENV)/.test
 	$(BIN)/python -m pytest tests/unit $(PYTEST)
-	set -e; for world in $(WORLDS); do \
-	    $(BIN)/python -m tests.functional.world $$world \
-	        pytest tests/functional $(PYTEST); \
-	done
+
+$(WORLDS:%=test-%): test-%: $(VENV)/.test
+	$(BIN)/python -m tests.functional.world $* pytest tests/functional $(PYTEST)
+
+test-oslo: $(VENV)/.test
 	$(BIN)/python $(OSLO_TESTS)
 
 style: $(VENV)/.style
@@ -70,7 +74,7 @@ clean:
 # each add the tools of one command.
 $(VENV)/.base:
 	@PYTHON="$(PYTHON)" tools/check-build-deps
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.base $(PACKAGING)
