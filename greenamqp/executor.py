@@ -26,6 +26,7 @@ import typing
 from oslo_messaging._drivers import base
 
 from greenamqp.hubs import Hub, Waiter, native
+from greenamqp.hubs.blocking import BlockingHub
 from greenamqp.listener import Listener
 
 LOG = logging.getLogger(__name__)
@@ -209,6 +210,10 @@ class Executor(abc.ABC):
             self._wake_waiters()
 
 
+def _nothing() -> None:
+    """What is called when only the wake-up matters."""
+
+
 class BlockingExecutor(Executor):
     """Dispatches in the thread that calls start(), until stop().
 
@@ -219,11 +224,44 @@ class BlockingExecutor(Executor):
     def __init__(self, hub: Hub) -> None:
         super().__init__(hub)
         self._stopping = False
+        self._started = False
         self._waiter = hub.waiter()
         self._current: dict[_Entry, typing.Hashable] = {}
 
+    # A foreign loop may take the place of start(): it waits for fileno() and calls
+    # step() when that is readable.
+
+    def attach(self) -> None:
+        """Take messages from now on, without dispatching: see step()."""
+        self._attend_all()
+
+    def detach(self) -> None:
+        """Undo attach()."""
+        self._attend_none()
+
+    def fileno(self) -> int:
+        """Readable whenever step() has something to do, for all listeners.
+
+        :raises ValueError: if the hub is not the blocking one, which alone has a
+            descriptor
+        """
+        if not isinstance(self.hub, BlockingHub):
+            raise ValueError(f"the {self.hub.name} hub has no descriptor to wait for")
+        return self.hub.fileno()
+
+    def step(self) -> None:
+        """Move bytes, meet deadlines and dispatch what is there: one batch of each
+        listener at the most.  Does not wait.  In the hub's thread."""
+        if isinstance(self.hub, BlockingHub):
+            self.hub.turn(self.hub.now())
+        for _ in range(len(self._ready)):
+            self._work_once()
+        if self._ready:
+            self.hub.call_inside(_nothing)  # keeps the descriptor readable
+
     def start(self) -> None:
         """Dispatch in this thread; returns after stop()."""
+        self._started = True
         self._attend_all()
         try:
             while not self._stopping:
@@ -233,7 +271,7 @@ class BlockingExecutor(Executor):
                     self._waiter.wait(None)
         finally:
             self._attend_none()
-            self._stopping = False
+            self._started = self._stopping = False
             with self.hub.lock:
                 self._wake_waiters()
 
@@ -252,17 +290,20 @@ class BlockingExecutor(Executor):
 
     def stop(self) -> None:
         """Have start() return when the batch at hand is done.  Does not wait."""
-        if self._running or not self._stopping:
-            self._stopping = True
-            # Not under a lock: a signal handler may have interrupted who holds it.
-            self.hub.call_inside(self._waiter.wake)
+        self._stopping = True
+        # Not under a lock: a signal handler may have interrupted who holds it.
+        self.hub.call_inside(self._waiter.wake)
 
     def wait(self) -> None:
-        """Wait until start() has returned, unless this is the thread it runs in."""
+        """Wait until start() has returned, unless this is within a dispatch of it, or
+        the thread was attached to a foreign loop."""
         if self._current and self.hub.current() in self._current.values():
             return
-        if self._running:
-            self._wait(lambda: not self._running)
+        if self._started:
+            self._wait(lambda: not self._started)
+        else:
+            self._attend_none()
+            self._stopping = False
 
 
 class PoolExecutor(Executor):

@@ -354,6 +354,54 @@ class Server(service.ServiceBase):
             raise
         executor.start()
 
+    # -- for a program that has a loop of its own: the blocking executor only
+
+    def attach(self) -> None:
+        """Subscribe to all, for a loop of the program's own that waits for fileno()
+        and calls step(); instead of start(), with the blocking executor only.
+
+        :raises ValueError: if the executor is another one
+        :raises NotImplementedError: if a message bus cannot do what is asked
+        """
+        if self._executor is not None:
+            LOG.warning("the server has been started already")
+            return
+        executor = self._make_executor()
+        if not isinstance(executor, executors.BlockingExecutor):
+            raise ValueError("attach() is for the executor 'blocking'")
+        executor.fileno()
+        self._executor = executor
+        try:
+            self._begin(executor, list(self._subscriptions))
+        except BaseException:
+            self._detach()
+            raise
+        executor.attach()
+
+    def _attached(self) -> executors.BlockingExecutor:
+        if not isinstance(self._executor, executors.BlockingExecutor):
+            raise ValueError("attach() the server first")
+        return self._executor
+
+    def fileno(self) -> int:
+        """A descriptor that is readable whenever step() has something to do: one for
+        all that the server listens to, and for all else on this thread's blocking hub.
+
+        Only wait for it.  It stays the same until the last transport of the thread is
+        cleaned up; a reconnect does not change it.
+
+        :raises ValueError: before attach()
+        """
+        return self._attached().fileno()
+
+    def step(self) -> None:
+        """Do what there is to do: move bytes, keep heartbeats alive, reconnect,
+        dispatch one request or batch of each target at the most.  Does not wait.
+
+        :raises ValueError: before attach()
+        """
+        self._attached().step()
+
     def stop(self) -> None:
         """Begin nothing more.  Does not wait; may be called from anywhere."""
         if self._executor is not None:

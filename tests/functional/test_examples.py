@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs in examples/, run as a user would, on the bus of the run."""
+
+import pathlib
+import sqlite3
+import subprocess
+import sys
+
+import oslo_messaging
+import pytest
+from oslo_config import cfg
+from oslo_messaging import Target
+
+from tests.functional import world
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
+
+# The examples choose their own world, so once is enough.
+pytestmark = [
+    pytest.mark.skipif(
+        world.current() != "threads", reason="the examples choose their own world"
+    ),
+    pytest.mark.needs("pools"),
+]
+
+
+class Program:
+    """A running example; its output is read line by line."""
+
+    def __init__(self, url, name, *args):
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", EXAMPLES / name, *args, "--url", url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def type(self, line):
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def line(self, start):
+        """Read until a line that begins so, and return it."""
+        return self.lines(start)[0]
+
+    def lines(self, *starts):
+        """Read until for each of `starts` a line came that begins so, in any order."""
+        found, seen = {}, []
+        for line in self._process.stdout:
+            seen.append(line)
+            found |= {s: line.rstrip("\n") for s in starts if line.startswith(s)}
+            if len(found) == len(starts):
+                return [found[start] for start in starts]
+        raise AssertionError(f"not all of {starts} in: {''.join(seen)}")
+
+    def end(self):
+        """Wait for its end; returns what is left of its output."""
+        output, _ = self._process.communicate()
+        assert self._process.returncode == 0
+        return output
+
+    def terminate(self):
+        self._process.terminate()
+        self._process.communicate()
+
+
+@pytest.fixture
+def program(the_bus):
+    running = []
+
+    def start(name, *args):
+        running.append(Program(the_bus.url, name, *args))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.terminate()
+
+
+@pytest.fixture
+def call(the_bus):
+    transport = oslo_messaging.get_rpc_transport(cfg.CONF, url=the_bus.url)
+
+    def call(target, method, **arguments):
+        client = oslo_messaging.get_rpc_client(transport, target, timeout=60)
+        return client.call({}, method, **arguments)
+
+    yield call
+    transport.cleanup()
+
+
+def test_agent(program, tmp_path):
+    """Every notification becomes one sample, those published meanwhile too."""
+    database = str(tmp_path / "samples.sqlite")
+    agent = program("agent.py", "--database", database, "--expect", "50")
+    agent.line("listening")
+    program("publish.py", "--count", "10").end()
+    assert "50 samples" in agent.end()
+    program("publish.py", "--count", "3").end()
+    output = program("agent.py", "--database", database, "--expect", "15").end()
+    assert "65 samples" in output
+    with sqlite3.connect(database) as samples:
+        rows = samples.execute(
+            "SELECT publisher, count(*) FROM samples GROUP BY publisher"
+        ).fetchall()
+    assert dict(rows) == {
+        f"{name}.host": 13
+        for name in ("nova", "neutron", "cinder", "glance", "keystone")
+    }
+
+
+def test_deploy(program):
+    """An agent that starts late finds its plan; the api hears of every step."""
+    program("deploy.py", "conductor").line("conductor ready")
+    api = program("deploy.py", "api", "--deployments", "2")
+    api.lines("deployment-0: deployment.waiting", "deployment-1: deployment.waiting")
+    for number in range(2):
+        agent = program("deploy.py", "agent", f"agent-of-deployment-{number}")
+        assert "plan carried out" in agent.end()
+    assert "all 2 deployments are done" in api.end()
+
+
+def test_select_loop(program, call, unique):
+    """The input and RPC are served side by side by one thread."""
+    name = unique("loop")
+    target = Target(topic="select_loop", server=name)
+    loop = program("select_loop.py", "--name", name)
+    loop.line("serving")
+    assert call(target, "last_line") == "nothing was typed yet"
+    loop.type("typed")
+    loop.line("noted")
+    assert call(target, "last_line") == "typed"
+    other = program("select_loop.py", "--name", unique("other"))
+    other.line("serving")
+    other.type(f"call {name}")
+    assert other.line("answer") == "answer: typed"
+    for each in (loop, other):
+        each.type("quit")
+        each.end()
+
+
+def test_asyncio_server(program, call):
+    """Calls are answered while coroutines run."""
+    server = program("asyncio_server.py")
+    server.line("serving")
+    target = Target(topic="asyncio", server="one")
+    assert [call(target, "add", a=i, b=1) for i in range(5)] == [1, 2, 3, 4, 5]
+    assert call(target, "finish") == 5
+    assert "5 additions" in server.end()
