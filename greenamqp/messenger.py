@@ -42,7 +42,7 @@ import uuid
 
 from oslo_messaging import Target, exceptions
 
-from greenamqp import addressing, connect, diagnosis
+from greenamqp import addressing, connect, diagnosis, notices
 from greenamqp.engine import (
     MODIFIED,
     REJECTED,
@@ -63,6 +63,7 @@ from greenamqp.engine import (
 )
 from greenamqp.engine import Link as EngineLink
 from greenamqp.failover import Backoff, Host, Hosts
+from greenamqp.guard import GUARD
 from greenamqp.hubs import Hub, Timer, Waiter
 from greenamqp.policy import Policies
 from greenamqp.pump import Pump, Stream
@@ -72,6 +73,10 @@ LOG = logging.getLogger(__name__)
 
 # Seconds for one attempt: to connect, to shake hands, to exchange Open frames.
 CONNECT_TIMEOUT = 30.0
+
+# The same where there are other hosts to try: a sender that waits for 30 seconds, as it
+# does by default, gets past two hosts that are silent.
+CONNECT_TIMEOUT_OF_MANY = 10.0
 
 # Seconds that close() waits for the peer's Close.
 CLOSE_TIMEOUT = 2.0
@@ -174,6 +179,7 @@ class Outgoing:
         "last_reason",
         "mandatory",
         "message",
+        "on_failure",
         "repeatable",
         "retries",
         "settled",
@@ -207,6 +213,8 @@ class Outgoing:
         # Whether it fails when nobody is there to take it.
         self.mandatory = mandatory
         self.waiter = waiter
+        # Told of an error where nobody waits.
+        self.on_failure: typing.Callable[[Exception], None] | None = None
         self.attempts = 0
         self.done = False
         self.error: Exception | None = None
@@ -231,8 +239,8 @@ class Outgoing:
         self.error = error
         if self.waiter is not None:
             self.waiter.wake()
-        elif error is not None:
-            LOG.warning("%s", error)
+        elif error is not None and self.on_failure is not None:
+            self.on_failure(error)
 
     def failed(self, reason: str) -> None:
         """Finish with the error that the application is to see."""
@@ -452,6 +460,9 @@ class Outlet:
     def _resend(self, entry: Outgoing) -> None:
         del self._resting[entry]
         if not entry.done:
+            if entry.is_call:
+                # The link may have gone with the connection, with no call to keep it.
+                self._messenger.replies.attach()
             self.submit(entry)
             self._messenger.flush()
 
@@ -462,7 +473,9 @@ class Outlet:
         self._link = None
         reason = str(error) if error is not None else "the peer detached the link"
         permanent = error is not None and error.condition in _PERMANENT
-        LOG.warning("the link to %s was closed: %s", self.address, reason)
+        self._messenger.notices.add(
+            notices.LINK_CLOSED, address=self.address, reason=reason
+        )
         again = self._lost_outcomes(link, reason)
         self._refused(reason, permanent)
         self._put_back(again)
@@ -528,7 +541,8 @@ class Outlet:
             if entry.done:
                 continue
             entry.last_reason = reason
-            if entry.may_retry():
+            # A reply that has not left yet is not sent again, but for the first time.
+            if (entry.on_failure and not entry.attempts) or entry.may_retry():
                 self.pending.append(entry)
             else:
                 entry.failed(reason)
@@ -611,8 +625,6 @@ class Replies:
         self.waiting[message.id] = call
         if call.monitor is not None:
             call.monitor_deadline = self._messenger.hub.now() + call.monitor
-            if call.waiter is not None:
-                call.waiter.wake()  # it may have waited for the link, and only that
         self._top_up()
 
     def forget(self, call: Call) -> None:
@@ -888,11 +900,15 @@ class Inlet:
                 properties=self.source.link_properties,
             )
         except LocalProtocolError as exc:
-            LOG.error("cannot subscribe to %s: %s", self.address, exc)
+            messenger.notices.add(
+                notices.NOT_SUBSCRIBED, address=self.address, reason=exc
+            )
             self._retry_later()
             return
         except ValueError as exc:  # AMQP has no way to write such a name
-            LOG.error("cannot subscribe to %r: %s", self.address, exc)
+            messenger.notices.add(
+                notices.NOT_SUBSCRIBED, address=repr(self.address), reason=exc
+            )
             return
         self.link = link
         self._returned = 0
@@ -913,12 +929,11 @@ class Inlet:
         self.link = None
         messenger = self._subscription.messenger
         if not self._subscription.stopped:
-            LOG.error(
-                "the subscription to %s was closed by the peer: %s; trying again in "
-                "%s s",
-                self.address,
-                error or "no reason given",
-                messenger.options.link_retry_delay,
+            messenger.notices.add(
+                notices.SUBSCRIPTION_CLOSED,
+                address=self.address,
+                reason=error or "no reason given",
+                delay=messenger.options.link_retry_delay,
             )
             self._retry_later()
 
@@ -1015,9 +1030,9 @@ class Messenger:
         self.addresser: addressing.Addresser | None = None
         self.bus = addressing.Bus()
         self.replies = Replies(self)
+        self.notices = notices.Notices(hub)
         #: Requests that were handed to servers and are not replied to yet.
         self.requests_at_work = 0
-        self.pid = os.getpid()
         #: Why the last attempt failed, for those who time out meanwhile.
         self.last_failure = ""
         self._default_exchange = default_exchange
@@ -1047,6 +1062,12 @@ class Messenger:
         self._bin_timer: Timer | None = None
         # When the connection came up.
         self._up_since = 0.0
+        self._patience = CONNECT_TIMEOUT if len(hosts) == 1 else CONNECT_TIMEOUT_OF_MANY
+        # When the attempt that is under way counts as failed.
+        self._attempt_until = 0.0
+        self._guarded = bool(options.heartbeat_guard)
+        if self._guarded:
+            GUARD.acquire()
         hub.acquire()
 
     # -- for the driver
@@ -1173,6 +1194,7 @@ class Messenger:
         entry = Outgoing(
             what, destination, message, deadline, retries, settled, False, None
         )
+        entry.on_failure = self._post_failed
         self._submit(entry, urgent)
         if not entry.done:
             with self.hub.lock:
@@ -1181,6 +1203,9 @@ class Messenger:
                     self._sweep = self.hub.call_at(
                         self.hub.now() + SWEEP_INTERVAL, self._sweep_unattended
                     )
+
+    def _post_failed(self, error: Exception) -> None:
+        self.notices.add(notices.NOT_SENT, reason=error)
 
     def subscribe(
         self,
@@ -1247,7 +1272,10 @@ class Messenger:
             if engine is not None:
                 engine.destroy()
             self._empty_bin()  # the hub's timers may go with its last user
+            self.notices.write()
         self.hub.release()
+        if self._guarded:
+            GUARD.release()
 
     # -- inside: the hub's context or its lock
 
@@ -1350,6 +1378,7 @@ class Messenger:
         self.state = State.CONNECTING
         host = self._hosts.current
         LOG.debug("connecting to %s", host)
+        self._attempt_until = self.hub.now() + self._patience
         security = self._security
         secured: dict[str, typing.Any] = {}
         if security.tls:
@@ -1361,7 +1390,7 @@ class Messenger:
             self.hub,
             host.hostname,
             host.port,
-            self.hub.now() + CONNECT_TIMEOUT,
+            self._attempt_until,
             self._connected,
             **secured,
         )
@@ -1384,9 +1413,7 @@ class Messenger:
             self._lost(f"cannot connect: {reason}")
             return
         self.state = State.OPENING
-        self._timer = self.hub.call_at(
-            self.hub.now() + CONNECT_TIMEOUT, self._opening_timed_out
-        )
+        self._timer = self.hub.call_at(self._attempt_until, self._opening_timed_out)
         self.engine = self._new_engine()
         self._pump = Pump(self.hub, stream, self.engine, self._pump_closed)
         self.engine.open()
@@ -1463,7 +1490,7 @@ class Messenger:
     def _opening_timed_out(self) -> None:
         self._timer = None
         if self._pump is not None:
-            self._pump.abort(f"no answer to the Open frame in {CONNECT_TIMEOUT:.0f} s")
+            self._pump.abort(f"no answer to the Open frame in {self._patience:.0f} s")
 
     def _where(self) -> str:
         host = str(self._hosts.current)
@@ -1478,6 +1505,10 @@ class Messenger:
         self.state = State.UP
         if self._pump is not None:
             self._pump.greeting = None
+            if self._guarded and not self._pump.keep_alive():
+                LOG.warning(
+                    "heartbeat_guard does nothing over TLS, as to %s", self._where()
+                )
         self._stop_timer()
         self._up_since = self.hub.now()
         self.last_failure = ""
