@@ -57,6 +57,21 @@ class BrokerJ(Kind):
                     ],
                 }
             ],
+            # Without one, what goes wrong goes nowhere.
+            "brokerloggers": [
+                {
+                    "name": "console",
+                    "type": "Console",
+                    "brokerloginclusionrules": [
+                        {
+                            "name": "Root",
+                            "type": "NameAndLevel",
+                            "level": "WARN",
+                            "loggerName": "ROOT",
+                        }
+                    ],
+                }
+            ],
             "ports": [
                 {
                     "name": "AMQP",

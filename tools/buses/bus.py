@@ -229,7 +229,9 @@ class Bus:
         for node in group:
             log = self.logs()[node]
             if log.exists():
-                last = log.read_text(errors="replace").splitlines()[-15:]
+                lines = log.read_text(errors="replace").splitlines()
+                # Of a Java stack trace the first line tells, the frames do not.
+                last = [x for x in lines if not x.startswith("\tat ")][-15:]
                 text += f"\n{log}:\n" + "\n".join(f"    {x}" for x in last)
         return text
 
