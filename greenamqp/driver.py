@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import threading
 import typing
 
 from oslo_messaging import Target, exceptions
 from oslo_messaging._drivers import base, common
 
-from greenamqp import hubs, options
+from greenamqp import fork, hubs, options
 from greenamqp import message as codec
 from greenamqp.addressing import Service
 from greenamqp.engine import Message
@@ -55,6 +54,9 @@ class GreenAMQPDriver(base.BaseDriver):
         Security(self._options).check()
         self._lock = threading.Lock()
         self._messenger: Messenger | None = None
+        # The process that was forked from and had a connection.
+        self._parent: int | None = None
+        fork.tell(self)
         self._hub_wish: str | None = None
         #: What is asked of queues; see greenamqp.policy.
         self.policies = Policies(self._options)
@@ -62,19 +64,25 @@ class GreenAMQPDriver(base.BaseDriver):
     def require_features(self, requeue: bool = False) -> None:
         """Requeueing is supported."""
 
+    def forked(self) -> None:
+        """See :mod:`greenamqp.fork`: this child's connection will be made anew."""
+        # Another thread of the parent may have held it.
+        self._lock = threading.Lock()
+        messenger, self._messenger = self._messenger, None
+        if messenger is not None:
+            self._parent = messenger.hub.pid
+            fork.keep(messenger)
+
     def _connected(self) -> Messenger:
         """This process's messenger; made when first asked for."""
         messenger = self._messenger
-        if messenger is not None and messenger.pid == os.getpid():
-            return messenger
         if messenger is not None:
-            # Forked. The parent's connection is not ours to touch, nor is a lock that
-            # another of its threads may have held.
-            self._messenger = None
-            self._lock = threading.Lock()
-            LOG.info("forked from %s: connecting anew", messenger.pid)
+            return messenger
         with self._lock:
             if self._messenger is None:
+                if self._parent is not None:
+                    LOG.info("forked from %s: connecting anew", self._parent)
+                    self._parent = None
                 self._messenger = Messenger(
                     hubs.get(self._hub_wish or self._options.hub),
                     _hosts(self._url, self._options),
@@ -332,7 +340,7 @@ class GreenAMQPDriver(base.BaseDriver):
     def cleanup(self) -> None:
         """Close the connection and let go of everything.  Idempotent."""
         messenger, self._messenger = self._messenger, None
-        if messenger is None or messenger.pid != os.getpid():
+        if messenger is None:
             return
         if messenger.hub.foreign():
             messenger.hub.run_inside(messenger.close)

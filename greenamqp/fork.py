@@ -53,10 +53,22 @@ class Forked(typing.Protocol):
 
 _told: weakref.WeakSet[typing.Any] = weakref.WeakSet()
 
+# What must not be freed in this process; see `keep`.
+_kept: list[object] = []
+
 
 def tell(holder: Forked) -> None:
     """Have `holder` told of a fork, in the child, as long as it lives."""
     _told.add(holder)
+
+
+def keep(inherited: object) -> None:
+    """In a child: never free this.
+
+    Another thread of the parent may have been at work on it, within the C library that
+    it belongs to.  It costs no memory as long as neither process writes to it.
+    """
+    _kept.append(inherited)
 
 
 def _in_child() -> None:

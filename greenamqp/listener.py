@@ -13,6 +13,11 @@ credit given back to the message bus: a slow consumer holds one window and no mo
 
 Methods may be called from any thread or green thread that the hub knows, and from
 other native threads, unless they say otherwise.
+
+After a fork both belong to the parent alone.  In the child a listener's methods raise
+:class:`greenamqp.fork.ForkedError`, but for ``stop`` and ``cleanup``, which do nothing
+to the parent's; what becomes of a message is for the parent to say, so that the child's
+``acknowledge``, ``requeue`` and ``reply`` only log that they did nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ import typing
 from oslo_messaging._drivers import base
 
 from greenamqp import message as codec
+from greenamqp import notices
 from greenamqp.engine import (
     ACCEPTED,
     REJECTED,
@@ -77,7 +83,23 @@ class Incoming(base.IncomingMessage):
         """Give the message back, for this or another consumer.  Does not block."""
         self._settle(RELEASED)
 
+    def _not_ours(self, what: str) -> bool:
+        """Whether this is a child of the process that received it; says so."""
+        hub = self._messenger.hub
+        if hub.inherited:
+            LOG.warning(
+                "message %s is not %s: process %s received it, of which this one was "
+                "forked",
+                self.msg_id,
+                what,
+                hub.pid,
+            )
+        return hub.inherited
+
     def _settle(self, outcome: int) -> None:
+        done = "acknowledged" if outcome == ACCEPTED else "requeued"
+        if self._not_ours(done):
+            return
         hub = self._messenger.hub
         if hub.foreign():
             hub.run_inside(self._settle, outcome)
@@ -89,12 +111,11 @@ class Incoming(base.IncomingMessage):
             if arrival.inlet.settle(arrival.link, arrival.delivery, outcome):
                 self._messenger.flush_soon()
             else:
-                LOG.warning(
-                    "message %s from %s cannot be %s, as its link is gone: the "
-                    "message bus will deliver it again",
-                    self.msg_id,
-                    arrival.inlet.address,
-                    "acknowledged" if outcome == ACCEPTED else "requeued",
+                self._messenger.notices.add(
+                    notices.NOT_SETTLED,
+                    id=self.msg_id,
+                    address=arrival.inlet.address,
+                    outcome=done,
                 )
 
 
@@ -128,6 +149,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         if not self._reply_to:
             LOG.debug("no reply to %s: its sender wants none", self.msg_id)
             return
+        if self._not_ours("replied to"):
+            return
         messenger = self._messenger
         options = messenger.options
         # The last one of a batch takes the others' replies with it in one write.
@@ -149,6 +172,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         """Tell the caller that its request is being worked on.  Does not block."""
         if not self._reply_to:
             LOG.warning("no heartbeat for %s: it names no reply address", self.msg_id)
+            return
+        if self._not_ours("heard of again"):
             return
         timeout = self.client_timeout or 0
         # A stale heartbeat is worse than none: it goes off with the caller's patience.
@@ -368,6 +393,7 @@ class Listener(base.Listener):
         Raises nothing.
         """
         hub = self.hub
+        hub.check()
         if hub.foreign():
             return hub.run_inside(self.poll, timeout, batch_size, batch_timeout)
         batch_size = max(1, min(batch_size, self.prefetch_size))
@@ -397,6 +423,7 @@ class Listener(base.Listener):
     def attend(self, on_ready: typing.Callable[[], None] | None) -> None:
         """Call `on_ready` in the hub's context whenever `take` has something to
         return; None: no longer.  For executors."""
+        self.hub.check()
         with self.hub.lock:
             self._on_ready = on_ready
             if on_ready is not None:
@@ -407,6 +434,7 @@ class Listener(base.Listener):
 
         A batch that is not full is given when it has waited for batch_timeout.
         """
+        self.hub.check()
         with self.hub.lock:
             if not self._is_ready():
                 return [], False
@@ -494,6 +522,8 @@ class Listener(base.Listener):
         What was taken can still be acknowledged; what was not goes back to the bus.
         """
         hub = self.hub
+        if hub.inherited:
+            return
         if hub.foreign():
             hub.run_inside(self.stop)
             return
@@ -542,6 +572,12 @@ class Listener(base.Listener):
         The descriptor of fileno() is closed: take it out of every loop before.
         """
         hub = self.hub
+        if hub.inherited:
+            # Only the child's copies of the descriptors.
+            ready_fd, self._ready_fd = self._ready_fd, None
+            if ready_fd is not None:
+                ready_fd.close()
+            return
         if hub.foreign():
             hub.run_inside(self.cleanup)
             return
@@ -566,6 +602,7 @@ class Listener(base.Listener):
 
         :raises ValueError: after cleanup()
         """
+        self.hub.check()
         with self.hub.lock:
             if self._closed:
                 raise ValueError("the listener was cleaned up: it has no descriptor")

@@ -298,6 +298,13 @@ _new = [
         help="What does the driver's waiting. Chosen when the first connection is "
         "made.",
     ),
+    cfg.BoolOpt(
+        "heartbeat_guard",
+        default=False,
+        help="Have a native thread write heartbeats while the application blocks the "
+        "hub, so that the message bus does not take this process for dead. The price: "
+        "a process that hangs for good looks alive. Not over TLS.",
+    ),
 ]
 
 _queues = [

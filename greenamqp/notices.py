@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log lines about links, of which there may be hundreds on a connection.
+
+What ends them, ends many at once: a session, an administrator who deletes queues, a
+bus that goes down link by link.  Of the lines that one wake-up of the hub would bring,
+those of one kind become one line, with the first as an example and their number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import typing
+
+from greenamqp.hubs import Hub, Timer
+
+LOG = logging.getLogger("greenamqp.messenger")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of line: its texts, with ``{count}`` and the values given to `add`."""
+
+    level: int
+    one: str
+    many: str
+
+
+LINK_CLOSED = Kind(
+    logging.WARNING,
+    "the link to {address} was closed: {reason}",
+    "{count} links were closed, first that to {address}: {reason}",
+)
+SUBSCRIPTION_CLOSED = Kind(
+    logging.ERROR,
+    "the subscription to {address} was closed by the peer: {reason}; trying again in "
+    "{delay} s",
+    "{count} subscriptions were closed by the peer, first that to {address}: {reason}; "
+    "trying again in {delay} s",
+)
+NOT_SUBSCRIBED = Kind(
+    logging.ERROR,
+    "cannot subscribe to {address}: {reason}",
+    "cannot make {count} subscriptions, first that to {address}: {reason}",
+)
+NOT_SENT = Kind(
+    logging.WARNING,
+    "{reason}",
+    "{count} messages that nobody waits for could not be sent; the first: {reason}",
+)
+NOT_SETTLED = Kind(
+    logging.WARNING,
+    "message {id} from {address} cannot be {outcome}, as its link is gone: the "
+    "message bus will deliver it again",
+    "{count} messages cannot be settled, as their links are gone: the message bus will "
+    "deliver them again; the first: {id} from {address}",
+)
+
+
+class Notices:
+    """Collects lines and writes them before long.  Hub's context or lock."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._collected: dict[Kind, tuple[dict[str, typing.Any], int]] = {}
+        self._timer: Timer | None = None
+
+    def add(self, kind: Kind, **values: typing.Any) -> None:
+        """One more of this kind."""
+        first, count = self._collected.get(kind, (values, 0))
+        self._collected[kind] = (first, count + 1)
+        if self._timer is None:
+            self._timer = self._hub.call_at(self._hub.now(), self.write)
+
+    def write(self) -> None:
+        """Write what there is."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        collected, self._collected = self._collected, {}
+        for kind, (values, count) in collected.items():
+            text = kind.one if count == 1 else kind.many
+            LOG.log(kind.level, "%s", text.format(count=count, **values))
