@@ -183,7 +183,7 @@ def test_a_reply_that_is_no_message():
     with fakes.setting(reply_link_credit=2) as s:
         task, request = called(s)
         for _ in range(20):
-            s.peer.send(request.message.reply_to, b"\x00Sw\xa1\x20cut")
+            s.peer.send(request.message.reply_to, b"\x00Sw\xa1\x02\xff\xfe")
             s.world.settle()
         assert {outcome for _, outcome in s.peer.outcomes} == {REJECTED}
         assert not task.done
