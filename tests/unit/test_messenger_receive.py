@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Subscriptions: their links, their credit, and what becomes of both."""
+
+import pytest
+from oslo_messaging import Target
+
+from greenamqp.addressing import Node
+from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED, Message, capi
+from greenamqp.messenger import State
+from tests.unit import fakes
+
+
+class Consumer:
+    """A subscription and what it got."""
+
+    def __init__(self, s, *addresses, window=10, sources=None):
+        self.got = []
+        self.bodies = []
+        self._codec = capi.Codec()
+        self.subscription = s.messenger.subscribe(
+            sources or (lambda addresser: [Node(address) for address in addresses]),
+            window,
+            self._message,
+        )
+
+    def _message(self, inlet, delivery, data):
+        self.got.append((inlet, inlet.link, delivery))
+        self.bodies.append(self._codec.decode(data).body)
+
+    def settle(self, index=0, outcome=ACCEPTED):
+        """Settle one, and forget it."""
+        inlet, link, delivery = self.got.pop(index)
+        done = inlet.settle(link, delivery, outcome)
+        inlet._subscription.messenger.flush_soon()
+        return done
+
+
+def attached(s, *addresses, **options):
+    consumer = Consumer(s, *addresses, **options)
+    s.world.settle()
+    assert consumer.subscription.attached
+    return consumer
+
+
+# -- attaching
+
+
+def test_links_are_attached_and_then_given_their_credit():
+    with fakes.setting() as s:
+        consumer = Consumer(s, "a", "b", window=7)
+        assert not consumer.subscription.attached
+        s.world.settle()
+        assert consumer.subscription.attached
+        assert {name: link.credit for name, link in s.peer.outbound.items()} == {
+            "a": 7,
+            "b": 7,
+        }
+
+
+def test_messages_arrive_in_order():
+    with fakes.setting() as s:
+        consumer = attached(s, "a", window=100)
+        for number in range(100):
+            s.peer.send("a", Message(str(number)))
+        s.world.settle()
+        assert consumer.bodies == [str(number) for number in range(100)]
+
+
+def test_waiting_for_the_links():
+    with fakes.setting(network={"answer": False}) as s:
+        consumer = Consumer(s, "a", "b")
+        task = s.world.go(
+            consumer.subscription.wait_attached, deadline=s.world.now() + 30
+        )
+        s.world.advance(10)
+        assert not task.done
+        s.peer.answer_links()
+        s.world.settle()
+        assert task.result() is True
+        again = s.world.go(consumer.subscription.wait_attached, deadline=0)
+        assert again.result() is True
+
+
+def test_waiting_for_the_links_ends_at_the_deadline():
+    with fakes.setting() as s:
+        s.network.default = "refused"
+        consumer = Consumer(s, "a")
+        task = s.world.go(
+            consumer.subscription.wait_attached, deadline=s.world.now() + 30
+        )
+        s.world.advance(29)
+        assert not task.done
+        s.world.advance(2)
+        assert task.result() is False
+        s.network.default = {}
+        s.world.advance(60)
+        assert consumer.subscription.attached  # all the same
+
+
+def test_waiting_for_the_links_ends_with_the_messenger():
+    with fakes.setting() as s:
+        s.network.default = "refused"
+        consumer = Consumer(s, "a")
+        task = s.world.go(consumer.subscription.wait_attached, deadline=None)
+        s.world.settle()
+        s.world.go(s.messenger.close)
+        s.world.settle()
+        assert task.result() is False
+
+
+def test_what_the_bus_cannot_do_is_said():
+    def pool(addresser):
+        return addresser.notification_sources(Target(topic="t"), "pool")
+
+    with fakes.setting(network={"product": "qpid-cpp"}) as s:
+        consumer = Consumer(s, sources=pool)
+        task = s.world.go(consumer.subscription.wait_attached, deadline=None)
+        s.world.settle()
+        with pytest.raises(NotImplementedError, match="pool 'pool'.*qpid-cpp"):
+            task.result()
+        s.messenger.unsubscribe(consumer.subscription)
+        assert s.messenger.state is State.UP
+
+
+def test_one_impossible_subscription_does_not_keep_others_away():
+    def pool(addresser):
+        return addresser.notification_sources(Target(topic="t"), "pool")
+
+    with fakes.setting(network={"product": "qpid-cpp"}) as s:
+        Consumer(s, sources=pool)
+        consumer = Consumer(s, "a")
+        s.world.settle()
+        assert consumer.subscription.attached
+
+
+def test_a_name_that_is_no_utf8_keeps_no_other_away():
+    with fakes.setting() as s:
+        Consumer(s, "\udc80")
+        consumer = Consumer(s, "a")
+        s.world.settle()
+        assert consumer.subscription.attached
+        s.lose()
+        s.world.settle()
+        assert consumer.subscription.attached
+
+
+# -- credit
+
+
+@pytest.mark.parametrize(
+    "window, credits",
+    [
+        # before, and after each of the window's messages was settled
+        (10, [0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 10]),
+        (5, [0, 0, 0, 3, 3, 3]),
+        (2, [0, 1, 2]),
+        (1, [0, 1]),
+    ],
+)
+def test_credit_comes_back_for_what_was_settled_in_halves(window, credits):
+    with fakes.setting() as s:
+        consumer = attached(s, "a", window=window)
+        for number in range(window):
+            s.peer.send("a", Message(str(number)))
+        s.world.advance(60)
+        seen = [s.peer.outbound["a"].credit]
+        for _ in range(window):
+            assert consumer.settle()
+            s.world.settle()
+            seen.append(s.peer.outbound["a"].credit)
+        assert seen == credits
+
+
+@pytest.mark.parametrize("outcome", [ACCEPTED, RELEASED, REJECTED, MODIFIED])
+def test_each_outcome_is_told_and_returns_credit(outcome):
+    with fakes.setting() as s:
+        consumer = attached(s, "a", window=2)
+        handles = []
+        for _ in range(10):
+            handles.append(s.peer.send("a", Message("x")))
+            s.world.settle()
+            consumer.settle(outcome=outcome)
+            s.world.settle()
+        assert s.peer.outcomes == [(handle, outcome) for handle in handles]
+
+
+def test_messages_may_be_settled_in_any_order():
+    with fakes.setting() as s:
+        consumer = attached(s, "a", window=8)
+        handles = [s.peer.send("a", Message("x")) for _ in range(8)]
+        s.world.settle()
+        for index in (7, 0, 3, 3, 0, 1, 1, 0):
+            handle = handles.pop(index)
+            assert consumer.settle(index)
+            s.world.settle()
+            assert s.peer.outcomes.pop() == (handle, ACCEPTED)
+        assert s.peer.outbound["a"].credit == 8
+
+
+def test_a_message_that_the_peer_aborts_returns_its_credit():
+    with fakes.setting() as s:
+        consumer = attached(s, "a", window=1)
+        link = s.peer.outbound["a"]
+        data = s.peer.engine.codec.encode(Message("x" * 200_000))
+        for number in range(5):
+            tag = number.to_bytes(8, "big")
+            delivery = capi.lib.pn_delivery(link._pn, (8, capi.from_buffer(tag)))
+            capi.lib.pn_link_send(link._pn, capi.from_buffer(data), 100_000)
+            s.world.settle()
+            capi.lib.pn_delivery_abort(delivery)
+            s.world.settle()
+            assert link.credit == 1
+        s.peer.send("a", Message("whole"))
+        s.world.settle()
+        assert consumer.bodies == ["whole"]
+
+
+def test_a_consumer_that_is_full_holds_up_no_other():
+    with fakes.setting() as s:
+        full = attached(s, "full", window=2)
+        other = attached(s, "other", window=2)
+        for number in range(50):
+            if s.peer.outbound["full"].credit:
+                s.peer.send("full", Message("x"))
+            s.peer.send("other", Message(str(number)))
+            s.world.settle()
+            other.settle()
+            s.world.settle()
+        assert len(full.got) == 2
+        assert len(other.bodies) == 50
+
+
+def test_what_the_peer_sent_settled_returns_credit_as_well():
+    with fakes.setting() as s:
+        consumer = attached(s, "a", window=2)
+        for _ in range(10):
+            s.peer.send("a", Message("x"), settled=True)
+            s.world.settle()
+            assert consumer.settle()
+            s.world.settle()
+        assert s.peer.outbound["a"].credit == 2
+
+
+# -- the connection is lost
+
+
+def test_subscriptions_are_restored():
+    with fakes.setting() as s:
+        consumers = [attached(s, f"a{number}") for number in range(20)]
+        for _ in range(3):
+            s.lose()
+            s.world.settle()
+            assert sorted(s.peer.outbound) == sorted(f"a{n}" for n in range(20))
+            for consumer in consumers:
+                assert consumer.subscription.attached
+            s.peer.send("a7", Message("hello"))
+            s.world.settle()
+        assert consumers[7].bodies == ["hello"] * 3
+
+
+def test_a_subscription_names_its_address_as_the_new_bus_wants_it():
+    def sources(addresser):
+        return addresser.rpc_sources(Target(topic="t", server="s"))
+
+    with fakes.setting() as s:
+        s.network.script = [{"product": "qpid-cpp"}, {"product": "a router"}]
+        attached(s, sources=sources)
+        assert sorted(s.peer.outbound) == [
+            "broadcast.openstack.t.all",
+            "exclusive.openstack.t.s",
+            "unicast.openstack.t",
+        ]
+        s.lose()
+        assert sorted(s.peer.outbound) == [
+            "openstack.org/om/rpc/anycast/openstack/t",
+            "openstack.org/om/rpc/multicast/openstack/t",
+            "openstack.org/om/rpc/unicast/openstack/t/s",
+        ]
+
+
+def test_what_was_received_before_the_loss_cannot_be_settled_after_it():
+    with fakes.setting() as s:
+        consumer = attached(s, "a", window=4)
+        for _ in range(4):
+            s.peer.send("a", Message("x"))
+        s.world.settle()
+        s.lose()
+        s.peer.send("a", Message("new"))
+        s.world.settle()
+        for _ in range(4):
+            assert consumer.settle() is False
+        s.world.settle()
+        # Nor does it return credit on the new link.
+        assert s.peer.outbound["a"].credit == 3
+        assert consumer.settle() is True
+        s.world.settle()
+        assert len(s.peer.outcomes) == 1
+
+
+def test_half_a_message_is_lost_with_its_connection():
+    with fakes.setting() as s:
+        consumer = attached(s, "a")
+        link = s.peer.outbound["a"]
+        data = s.peer.engine.codec.encode(Message("x" * 1000))
+        tag = (1).to_bytes(8, "big")
+        capi.lib.pn_delivery(link._pn, (8, capi.from_buffer(tag)))
+        capi.lib.pn_link_send(link._pn, capi.from_buffer(data), 500)
+        s.world.settle()
+        s.lose()
+        s.peer.send("a", Message("whole"))
+        s.world.settle()
+        assert consumer.bodies == ["whole"]
+
+
+# -- a link is lost
+
+
+@pytest.mark.parametrize("condition", ["amqp:not-found", "amqp:unauthorized-access"])
+def test_a_refused_link_is_tried_again(condition, caplog):
+    with fakes.setting(link_retry_delay=9) as s:
+        s.up()
+        s.peer.refuse["a"] = (condition, "not now")
+        consumer = Consumer(s, "a", "b")
+        s.world.advance(20)
+        assert s.peer.attaches.count("a") == 3
+        assert s.peer.attaches.count("b") == 1
+        assert f"{condition}: not now" in caplog.text
+        del s.peer.refuse["a"]
+        s.world.advance(10)
+        assert consumer.subscription.attached
+        assert s.peer.outbound["a"].credit == 10
+
+
+def test_a_link_closed_by_the_peer_is_attached_again(caplog):
+    with fakes.setting(link_retry_delay=9) as s:
+        consumer = attached(s, "a", "b")
+        s.peer.outbound["a"].close("amqp:resource-deleted", "queue deleted")
+        s.world.advance(8)
+        assert "queue deleted" in caplog.text
+        assert not consumer.subscription.attached
+        s.peer.send("b", Message("x"))
+        s.world.settle()
+        assert consumer.bodies == ["x"]
+        s.world.advance(2)
+        assert consumer.subscription.attached
+        assert s.peer.outbound["a"].credit == 10
+
+
+def test_a_link_waiting_to_be_attached_again_and_a_lost_connection():
+    with fakes.setting(link_retry_delay=20) as s:
+        consumer = attached(s, "a")
+        s.peer.outbound["a"].close()
+        s.world.settle()
+        s.lose()
+        assert consumer.subscription.attached
+        s.world.advance(60)
+        assert s.peer.attaches == ["a"]
+
+
+# -- stopping
+
+
+def test_stop_withdraws_credit_and_releases_what_comes():
+    with fakes.setting() as s:
+        consumer = attached(s, "a", window=10)
+        taken = s.peer.send("a", Message("taken"))
+        s.world.settle()
+        # These cross the withdrawal on the wire.
+        handles = [s.peer.send("a", Message("late")) for _ in range(3)]
+        s.peer.work()
+        consumer.subscription.stop()
+        s.world.settle()
+        assert consumer.bodies == ["taken"]
+        assert s.peer.outcomes == [(handle, RELEASED) for handle in handles]
+        assert s.peer.outbound["a"].credit <= 0
+        # What was taken is settled as ever, and brings no credit.
+        assert consumer.settle()
+        s.world.advance(60)
+        assert s.peer.outcomes[-1] == (taken, ACCEPTED)
+        assert s.peer.outbound["a"].credit <= 0
+
+
+def test_a_link_that_comes_up_after_stop_gets_no_credit():
+    with fakes.setting(network={"answer": False}) as s:
+        consumer = Consumer(s, "a")
+        s.world.settle()
+        consumer.subscription.stop()
+        s.peer.answer_links()
+        s.world.advance(60)
+        assert s.peer.outbound["a"].credit == 0
+
+
+def test_a_stopped_subscription_is_not_restored():
+    with fakes.setting() as s:
+        consumer = attached(s, "a")
+        consumer.subscription.stop()
+        s.lose()
+        s.world.advance(60)
+        assert s.peer.attaches == []
+
+
+@pytest.mark.parametrize("closed", ["link", "connection"])
+def test_an_unsubscribed_subscription_is_gone(closed):
+    with fakes.setting(link_retry_delay=5) as s:
+        consumer = attached(s, "a", "b")
+        s.peer.send("a", Message("unsettled"))
+        s.world.settle()
+        s.messenger.unsubscribe(consumer.subscription)
+        s.world.settle()
+        assert s.peer.outbound == {}
+        assert consumer.settle() is False
+        if closed == "connection":
+            s.lose()
+        s.world.advance(60)
+        assert s.peer.outbound == {}
+        s.messenger.unsubscribe(consumer.subscription)
+
+
+def test_unsubscribing_while_a_link_waits_to_be_attached_again():
+    with fakes.setting(link_retry_delay=5) as s:
+        consumer = attached(s, "a")
+        s.peer.outbound["a"].close()
+        s.world.settle()
+        s.messenger.unsubscribe(consumer.subscription)
+        s.world.advance(60)
+        assert s.peer.attaches == ["a"]
