@@ -23,6 +23,9 @@ ROUNDS = 4
 #: Seconds for a native thread that has been joined to leave the kernel's list.
 SETTLE = 30
 
+#: Readings in a row that make the first count.
+QUIET = 20
+
 
 def census() -> dict:
     """What this process has: descriptors by what they are, threads, greenlets."""
@@ -50,13 +53,18 @@ def census() -> dict:
 
 
 def settled(expected: dict | None = None) -> dict:
-    """The census, when it is as expected or else when it has had time enough."""
+    """The census when it is as expected, or when it has had time enough to be.
+
+    Without an expectation: when it has been the same QUIET times in a row.
+    """
     deadline = time.monotonic() + SETTLE
-    while (now := census()) != expected and time.monotonic() < deadline:
-        if expected is None:
-            # The first: when it does not change any more.
-            expected = now
+    now, same = census(), 0
+    while time.monotonic() < deadline:
+        if now == expected or (expected is None and same >= QUIET):
+            break
         time.sleep(0.1)
+        before, now = now, census()
+        same = same + 1 if now == before else 0
     return now
 
 
