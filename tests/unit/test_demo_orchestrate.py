@@ -186,6 +186,9 @@ def test_a_bus_that_is_not_there_is_named(run_demo, monkeypatch, bus):
         ("amqp://me:pw@a:1,me:pw@b:2/vhost", [("a", 1), ("b", 2)]),
         ("amqp://[::1]:5673", [("::1", 5673)]),
         ("rabbit://host/", [("host", 5672)]),
+        ("amqp://host/v?ssl=true", [("host", 5671)]),
+        ("amqp://host:1/v?ssl=true", [("host", 1)]),
+        ("amqp://host/v?ssl=false", [("host", 5672)]),
     ],
 )
 def test_the_addresses_of_a_url(url, addresses):

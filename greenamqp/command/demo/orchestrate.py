@@ -36,8 +36,8 @@ _CONNECT_WITHIN = 10.0
 
 _LISTENING = re.compile(r"listening on amqp://\S+:(\d+)\b")
 
-_DEFAULT_PORTS = {"amqps": 5671}
 _DEFAULT_PORT = 5672
+_DEFAULT_PORT_TLS = 5671
 
 
 class DemoFailed(Exception):
@@ -52,7 +52,9 @@ def bus_addresses(url: str) -> list[tuple[str, int]]:
     parts = urllib.parse.urlsplit(url)
     if not parts.scheme or not parts.netloc:
         raise DemoFailed(f"{url!r} is no transport URL such as amqp://host:5672")
-    default = _DEFAULT_PORTS.get(parts.scheme, _DEFAULT_PORT)
+    tls = urllib.parse.parse_qs(parts.query).get("ssl", [""])[-1]
+    yes = tls.lower() in ("true", "1", "yes", "on")
+    default = _DEFAULT_PORT_TLS if yes else _DEFAULT_PORT
     found = []
     for host in parts.netloc.split(","):
         one = urllib.parse.urlsplit(f"//{host}")
