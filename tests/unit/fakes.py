@@ -146,6 +146,7 @@ class Stream:
 
     def __init__(self) -> None:
         self._fd = next(self._numbers)
+        self._read = 0
         #: what the other end sent and this one has not read yet
         self.inbound = bytearray()
         #: what this end wrote and the other has not taken yet
@@ -155,6 +156,8 @@ class Stream:
         #: bytes that one read, one write takes at the most
         self.read_limit: int | None = None
         self.write_limit: int | None = None
+        #: offset in all that is read where one read ends and the next one begins
+        self.split: int | None = None
         self.eof = False
         self.read_error: OSError | None = None
         self.write_error: OSError | None = None
@@ -172,6 +175,9 @@ class Stream:
             size = min(len(self.inbound), len(buffer))
             if self.read_limit is not None:
                 size = min(size, self.read_limit)
+            if self.split is not None and self._read < self.split:
+                size = min(size, self.split - self._read)
+            self._read += size
             buffer[:size] = self.inbound[:size]
             del self.inbound[:size]
             self.reads.append(size)
