@@ -11,13 +11,12 @@ import dataclasses
 import logging
 import typing
 
-import proton
-
 from greenamqp.broker import encoding
 from greenamqp.broker.namespace import Namespace, Refused
 from greenamqp.broker.store import Address, BoundTarget, Entry, Outcome, Queue
 from greenamqp.engine import (
     ACCEPTED,
+    EXPIRE_NEVER,
     MODIFIED,
     REJECTED,
     RELEASED,
@@ -39,8 +38,6 @@ LOG = logging.getLogger(__name__)
 # that does not read its socket holds no more of it than this.
 PORTION = 256 * 1024
 
-_NEVER = proton.Terminus.EXPIRE_NEVER
-
 
 class Endpoint:
     """The broker's end of a link."""
@@ -50,8 +47,11 @@ class Endpoint:
     def __init__(self, peer: Peer, link: typing.Any) -> None:
         self.peer = peer
         self.link = link
-        link.on_detached = self._detached
-        peer.links.add(self)
+
+    def join(self) -> None:
+        """It is complete: it counts among its connection's links from now on."""
+        self.link.on_detached = self._detached
+        self.peer.links.add(self)
 
     def _detached(self, link: typing.Any, error: RemoteError | None) -> None:
         self.gone(failed=self.peer.engine.failed is not None)
@@ -114,6 +114,7 @@ class Consumer(Endpoint):
         link.on_credit = self._on_credit
         link.on_drain = self._on_drain
         link.on_settled = self._on_settled
+        self.join()
 
     def _on_credit(self, link: Sender) -> None:
         self.credit = link.credit
@@ -300,6 +301,7 @@ class Producer(Incoming):
         self.namespace = namespace
         self.target = target
         self._address.senders += 1
+        self.join()
 
     @property
     def _address(self) -> Address:
@@ -332,6 +334,7 @@ class AnonymousProducer(Incoming):
     def __init__(self, peer: Peer, namespace: Namespace, link: Receiver) -> None:
         super().__init__(peer, link)
         self.namespace = namespace
+        self.join()
 
     def receive(self, delivery: typing.Any, data: bytes) -> None:
         name = encoding.address(data)
@@ -368,12 +371,11 @@ class AnonymousProducer(Incoming):
 def answer(asked: Terminus, address: str | None, dynamic: bool = False) -> Terminus:
     """The terminus that there is, as the answer to the one asked for."""
     return dataclasses.replace(
-        asked,
+        asked.echo(),
         address=address,
         dynamic=dynamic,
-        # Neither filters nor browsing are there, so the answer has none.
-        filter=None,
-        distribution_mode=proton.Terminus.DIST_MODE_UNSPECIFIED,
+        # There is no browsing, so the answer does not promise it.
+        distribution_mode=Terminus.distribution_mode,
     )
 
 
@@ -435,7 +437,7 @@ def _resolve_source(
     address, bound = namespace.resolve(source.address, source.capabilities, properties)
     if bound is None:
         return address, None
-    if source.expiry_policy == _NEVER:
+    if source.expiry_policy == EXPIRE_NEVER:
         bound.auto_delete = False
     elif is_new and bound.policy.expires is None:
         if source.timeout:

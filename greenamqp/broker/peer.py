@@ -14,7 +14,13 @@ from greenamqp.broker import links, router_links
 from greenamqp.broker.namespace import Namespace, Refused
 from greenamqp.broker.router import RouterNamespace
 from greenamqp.broker.settings import Settings
-from greenamqp.engine import Connection, ConnectionFailed, RemoteError
+from greenamqp.engine import (
+    Connection,
+    ConnectionFailed,
+    LinkState,
+    RemoteError,
+    RemoteProtocolError,
+)
 from greenamqp.engine.sasl import AcceptedConnection
 
 LOG = logging.getLogger(__name__)
@@ -145,6 +151,14 @@ class Peer:
         except Refused as exc:
             LOG.info("%s: link %s refused: %s", self.name, link.name[:80], exc)
             link.reject(exc.condition, exc.description)
+        except RemoteProtocolError:
+            raise  # the engine ends the connection for it
+        except Exception:
+            LOG.exception("%s: link %s cannot be served", self.name, link.name[:80])
+            if link.state is LinkState.REQUESTED:
+                link.reject("amqp:internal-error")
+            else:
+                link.close("amqp:internal-error")
 
     # -- portions
 

@@ -64,6 +64,8 @@ class RouterReceiver(Endpoint):
         link.on_credit = self._on_credit
         link.on_drain = self._on_drain
         link.on_settled = self._on_settled
+        self.join()
+        address.attach_receiver(self)
 
     def _on_credit(self, link: Sender) -> None:
         self.credit = link.credit
@@ -195,6 +197,8 @@ class RouterSender(_RouterIncoming):
     ) -> None:
         super().__init__(peer, namespace, link)
         self.address = address
+        self.join()
+        address.attach_sender(self)
 
     def top_up(self) -> None:
         # What is left when the last receiver goes stays with the peer.
@@ -254,8 +258,7 @@ def _attach_receiver(peer: Peer, namespace: RouterNamespace, link: Sender) -> No
     else:
         address = namespace.resolve(source.address)
     link.accept(source=answer(source, address.name, source.dynamic))
-    receiver = RouterReceiver(peer, namespace, link, address)
-    address.attach_receiver(receiver)
+    RouterReceiver(peer, namespace, link, address)
 
 
 def _attach_sender(peer: Peer, namespace: RouterNamespace, link: Receiver) -> None:
@@ -264,13 +267,12 @@ def _attach_sender(peer: Peer, namespace: RouterNamespace, link: Receiver) -> No
         raise Refused("amqp:not-implemented", "there are no transactions")
     if target.dynamic:
         raise Refused("amqp:not-implemented", "there are no dynamic targets")
-    sender: RouterSender | AnonymousRouterSender
     if target.address is None:
         link.accept()
         sender = AnonymousRouterSender(peer, namespace, link)
+        sender.join()
         sender.top_up()
-        return
-    address = namespace.resolve(target.address)
-    link.accept()
-    sender = RouterSender(peer, namespace, link, address)
-    address.attach_sender(sender)
+    else:
+        address = namespace.resolve(target.address)
+        link.accept()
+        RouterSender(peer, namespace, link, address)

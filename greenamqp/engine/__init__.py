@@ -28,6 +28,7 @@ from greenamqp.engine.errors import (
     LinkLimitError,
     LocalProtocolError,
     RemoteError,
+    RemoteProtocolError,
 )
 from greenamqp.engine.link import (
     EXPIRE_NEVER,
@@ -63,6 +64,7 @@ __all__ = [
     "Received",
     "Receiver",
     "RemoteError",
+    "RemoteProtocolError",
     "Sasl",
     "Sender",
     "SettleMode",

@@ -36,7 +36,7 @@ except ImportError as exc:  # pragma: no cover - depends on the installation
         f"its module cproton_ffi cannot be imported ({exc})"
     ) from exc
 
-from proton import Array, Data, Described, ProtonException
+from proton import Array, Data, Described
 
 REQUIRED = (
     "pn_collector_peek pn_collector_pop pn_event_type pn_event_link "
@@ -454,8 +454,11 @@ class Codec:
             raise DecodeError(f"a string in the message is not UTF-8: {exc}") from None
         except RecursionError:
             raise DecodeError("the message is nested too deep") from None
-        except ProtonException as exc:
-            raise DecodeError(f"the message makes no sense: {exc}") from None
+        except Exception as exc:
+            # Whatever it is, such as a map whose key is a list, the peer chose it.
+            raise DecodeError(
+                f"the message makes no sense ({type(exc).__name__}: {exc})"
+            ) from None
 
     def _request_fields(self, msg: typing.Any) -> Received:
         return Received(

@@ -35,6 +35,8 @@ from greenamqp.engine.errors import (
     LinkLimitError,
     LocalProtocolError,
     RemoteError,
+    RemoteProtocolError,
+    from_peer,
 )
 from greenamqp.engine.link import (
     Link,
@@ -349,22 +351,26 @@ class Connection(pyngus.ConnectionEventHandler):
     # -- who the peer is
 
     @property
+    @from_peer
     def remote_properties(self) -> dict[str, typing.Any]:
         """The connection properties of the peer's Open frame, keys as str."""
         given = self._pyngus.remote_properties or {}
         return {str(key): value for key, value in given.items()}
 
     @property
+    @from_peer
     def remote_container(self) -> str | None:
         """The peer's container id."""
         return self._pyngus.remote_container
 
     @property
+    @from_peer
     def remote_hostname(self) -> str | None:
         """The hostname of the peer's Open frame: the virtual host it asks for."""
         return self._pyngus.remote_hostname
 
     @property
+    @from_peer
     def remote_offered_capabilities(self) -> tuple[str, ...]:
         """The capabilities that the peer's Open frame offers."""
         offered = self._pyngus._pn_connection.remote_offered_capabilities
@@ -620,7 +626,11 @@ class Connection(pyngus.ConnectionEventHandler):
                 _Session("remote", self, wrapped.context)
                 return
             _Session._handle_proton_event(wrapped, self._pyngus)
-        except (UnicodeDecodeError, proton.ProtonException) as exc:
+        except (
+            RemoteProtocolError,
+            UnicodeDecodeError,
+            proton.ProtonException,
+        ) as exc:
             self._fail(f"the peer broke the protocol: {exc}")
 
     def _link_suspended(self, pn_link: typing.Any) -> None:
@@ -679,11 +689,17 @@ class Connection(pyngus.ConnectionEventHandler):
             return
         self._reported = True
         self._detach_all(RemoteError("amqp:connection:forced", str(self.failed)))
-        self.handler.connection_failed(self, self.failed)
+        try:
+            self.handler.connection_failed(self, self.failed)
+        except Exception:
+            LOG.exception("the failure of a connection could not be handled")
 
     def _detach_all(self, error: RemoteError | None) -> None:
         for link in list(self._links.values()):
-            link._detached(error)
+            try:
+                link._detached(error)
+            except Exception:
+                LOG.exception("the end of a link could not be handled")
 
     # pyngus's connection callbacks
 

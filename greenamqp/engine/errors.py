@@ -9,6 +9,9 @@ exceptions; nothing above it sees them.
 
 from __future__ import annotations
 
+import functools
+import typing
+
 
 class EngineError(Exception):
     """Base of the engine's errors."""
@@ -38,6 +41,30 @@ class RemoteError(EngineError):
         if self.description:
             return f"{self.condition}: {self.description}"
         return self.condition
+
+
+class RemoteProtocolError(EngineError):
+    """The peer sent something that AMQP 1.0 does not allow, or that makes no sense."""
+
+
+_Read = typing.TypeVar("_Read", bound=typing.Callable[..., typing.Any])
+
+
+def from_peer(read: _Read) -> _Read:
+    """Decorates what decodes data that a peer may fill at will: whatever that raises
+    (text that is no UTF-8, a map whose key is a list, nesting without end) is the
+    peer's fault, and raised as RemoteProtocolError."""
+
+    @functools.wraps(read)
+    def reading(*args: typing.Any) -> typing.Any:
+        try:
+            return read(*args)
+        except Exception as exc:
+            raise RemoteProtocolError(
+                f"the peer sent data that makes no sense ({type(exc).__name__}: {exc})"
+            ) from None
+
+    return typing.cast(_Read, reading)
 
 
 class ConnectionFailed(EngineError):

@@ -28,12 +28,13 @@ import typing
 import proton
 
 from greenamqp.engine import capi
-from greenamqp.engine.errors import LocalProtocolError, RemoteError
+from greenamqp.engine.errors import LocalProtocolError, RemoteError, from_peer
 
 if typing.TYPE_CHECKING:
     from greenamqp.engine.connection import Connection
 
 lib = capi.lib
+_SECOND = lib.PN_RCV_SECOND
 _from_buffer = capi.from_buffer
 
 #: A delivery, as the engine's users hold it: opaque, valid while its link is open.
@@ -123,9 +124,17 @@ class Terminus:
                 {proton.symbol(k): v for k, v in self.node_properties.items()}
             )
 
+    def echo(self) -> Terminus:
+        """What of it is safe to send back: not what a peer may fill at will."""
+        return dataclasses.replace(self, filter=None, node_properties=None)
+
     @classmethod
+    @from_peer
     def read(cls, terminus: proton.Terminus) -> Terminus:
-        """The fields of proton's terminus, as the peer gave them."""
+        """The fields of proton's terminus, as the peer gave them.
+
+        :raises RemoteProtocolError: if they make no sense
+        """
         properties = _object(terminus.properties)
         filters = _object(terminus.filter)
         return cls(
@@ -191,12 +200,12 @@ class Link:
 
     @property
     def remote_source(self) -> Terminus:
-        """The source that the peer named in its attach."""
+        """The source that the peer named in its attach; errors as Terminus.read."""
         return Terminus.read(self._endpoint._pn_link.remote_source)
 
     @property
     def remote_target(self) -> Terminus:
-        """The target that the peer named in its attach."""
+        """The target that the peer named in its attach; errors as Terminus.read."""
         return Terminus.read(self._endpoint._pn_link.remote_target)
 
     @property
@@ -206,12 +215,19 @@ class Link:
 
     @property
     def remote_settle_mode(self) -> SettleMode:
-        """The peer's snd-settle-mode."""
-        return SettleMode(self._endpoint._pn_link.remote_snd_settle_mode)
+        """The peer's snd-settle-mode; MIXED, the default, if it sent nonsense."""
+        try:
+            return SettleMode(self._endpoint._pn_link.remote_snd_settle_mode)
+        except ValueError:
+            return SettleMode.MIXED
 
     @property
+    @from_peer
     def remote_properties(self) -> dict[typing.Any, typing.Any]:
-        """The link properties of the peer's attach."""
+        """The link properties of the peer's attach.
+
+        :raises RemoteProtocolError: if they make no sense
+        """
         return self._endpoint._pn_link.remote_properties or {}
 
     @property
@@ -225,8 +241,8 @@ class Link:
         target: Terminus | None = None,
         max_message_size: int = 0,
     ) -> None:
-        """Attach a link that the peer asked for; the termini default to the peer's,
-        the settle modes are the peer's.
+        """Attach a link that the peer asked for; the termini default to the echo of
+        the peer's, the settle modes are the peer's.
 
         :raises LocalProtocolError: if the link was not REQUESTED
         """
@@ -237,13 +253,12 @@ class Link:
             (source, pn_link.source, pn_link.remote_source),
             (target, pn_link.target, pn_link.remote_target),
         ):
-            if given is None:
-                local.copy(remote)
-            else:
-                local.type = remote.type
-                given.write(local)
-        pn_link.snd_settle_mode = pn_link.remote_snd_settle_mode
-        pn_link.rcv_settle_mode = pn_link.remote_rcv_settle_mode
+            local.type = remote.type
+            # Not proton's copy: what a peer made of arrays and maps may be more than
+            # proton can encode again, and then it crashes.
+            (given or Terminus.read(remote).echo()).write(local)
+        pn_link.snd_settle_mode = self.remote_settle_mode
+        pn_link.rcv_settle_mode = int(pn_link.remote_rcv_settle_mode == _SECOND)
         if max_message_size:
             pn_link.max_message_size = max_message_size
         self.state = LinkState.ATTACHED

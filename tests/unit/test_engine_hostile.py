@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greenamqp.engine import Connection, LinkState
+from greenamqp.engine import Connection, LinkState, RemoteProtocolError
 from greenamqp.engine import connection as connection_module
 from tests.unit.test_engine_split import recording, server
 from tests.unit.wire import RawPeer, Recorder, accepted, feed, output
@@ -139,11 +139,11 @@ def test_text_that_is_not_utf8(where):
     link.open()
     peer.run()
     if where == "container":
-        with pytest.raises(UnicodeDecodeError):
+        with pytest.raises(RemoteProtocolError, match="UnicodeDecodeError"):
             _ = engine.remote_container
         return
     if where == "address" and engine.failed is None:
-        with pytest.raises(UnicodeDecodeError):
+        with pytest.raises(RemoteProtocolError, match="UnicodeDecodeError"):
             _ = handler.links[0].remote_target
         return
     assert handler.events[-1][0] == "failed"
