@@ -260,13 +260,9 @@ class TlsStream:
 
         :raises TlsError: it failed; what the peer should hear of it is written
         """
-        try:
-            self._flush()
-        except BlockingIOError:
+        if not self._flush_for_handshake():
             return False
-        except OSError as exc:
-            raise self._broken(exc) from None
-        while True:
+        while not self._established:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
@@ -280,11 +276,10 @@ class TlsStream:
             else:
                 self._established = True
                 self.greeting = b""
-                # The last message of it.  What does not go now goes with what follows.
-                self._flush_quietly()
-                return True
+                return self._flush_for_handshake()
             if not self._fetch_for_handshake():
                 return False
+        return True
 
     def _flush_for_handshake(self) -> bool:
         try:
