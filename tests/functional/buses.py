@@ -168,9 +168,7 @@ def raw_url(url: str) -> str:
 
 
 #: The folder that holds the tests package: helpers are started from there.
-ROOT = os.path.dirname(
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-)
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def die_with_parent() -> None:

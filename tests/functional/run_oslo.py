@@ -59,9 +59,7 @@ PARTS = {
     ],
     "notify": [f"{PACKAGE}.test_functional.NotifyTestCase"],
     # Each of these ten waits 15 s for more; so two to a process.
-    **{
-        f"logger {n}": [f"{PACKAGE}.notify.test_logger", f"{n}/5"] for n in range(5)
-    },
+    **{f"logger {n}": [f"{PACKAGE}.notify.test_logger", f"{n}/5"] for n in range(5)},
     # Needs a port and a socket path of its own, so only one at a time.
     "metrics": [f"{PACKAGE}.test_functional.MetricsTestCase"],
 }
@@ -295,7 +293,11 @@ def main() -> int:
         run_part(world, names, report)
         return 0
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--url", help="a bus (default: embedded brokers)")
+    parser.add_argument(
+        "--url",
+        default=os.environ.get(buses.ENV),
+        help=f"a bus (default: {buses.ENV} of the environment, or embedded brokers)",
+    )
     parser.add_argument(
         "--world", action="append", choices=WORLDS, help="default: eventlet, threads"
     )

@@ -21,9 +21,7 @@ def publish(notifier, count, first=0):
 def test_full_batches_need_no_time_out(bus, topic, executor):
     """Without batch_timeout a batch is delivered when it is full, and only then."""
     endpoint = InfoBatches()
-    bus.batch_listener(
-        endpoint, [Target(topic=topic)], batch_size=5, executor=executor
-    )
+    bus.batch_listener(endpoint, [Target(topic=topic)], batch_size=5, executor=executor)
     names = publish(bus.notifier([topic]), 20)
     batches = endpoint.got.wait(4)
     assert [len(batch) for batch in batches] == [5, 5, 5, 5]
@@ -48,9 +46,7 @@ def test_full_batch_does_not_wait_for_its_time_out(bus, topic):
 def test_partial_batch_comes_after_its_time_out(bus, topic):
     """Nothing more is published, so only the time-out can deliver these."""
     endpoint = InfoBatches()
-    bus.batch_listener(
-        endpoint, [Target(topic=topic)], batch_size=100, batch_timeout=1
-    )
+    bus.batch_listener(endpoint, [Target(topic=topic)], batch_size=100, batch_timeout=1)
     names = publish(bus.notifier([topic]), 7)
     endpoint.got.wait_for(lambda got: sum(map(len, got)) == 7, "seven messages")
     bus.stop_servers()
@@ -61,9 +57,7 @@ def test_partial_batch_comes_after_its_time_out(bus, topic):
 def test_backlog_is_cut_into_batches(bus, topic):
     names = publish(bus.notifier([topic]), 23)
     endpoint = InfoBatches()
-    bus.batch_listener(
-        endpoint, [Target(topic=topic)], batch_size=10, batch_timeout=2
-    )
+    bus.batch_listener(endpoint, [Target(topic=topic)], batch_size=10, batch_timeout=2)
     endpoint.got.wait_for(lambda got: sum(map(len, got)) == 23, "23 messages")
     bus.stop_servers()
     assert max(map(len, endpoint.got.items)) <= 10
@@ -114,9 +108,7 @@ def test_requeued_batch_comes_again(bus, topic):
     )
     names = publish(bus.notifier([topic]), 12)
     endpoint.got.wait_for(
-        lambda got: all(
-            sum(batch.count(name) for batch in got) >= 2 for name in names
-        ),
+        lambda got: all(sum(batch.count(name) for batch in got) >= 2 for name in names),
         "second delivery of each",
     )
     bus.stop_servers()
@@ -134,9 +126,7 @@ def test_several_priorities_in_a_batch(bus, topic):
             self.got.add(events)
 
     endpoint = Endpoint()
-    bus.batch_listener(
-        endpoint, [Target(topic=topic)], batch_size=10, batch_timeout=1
-    )
+    bus.batch_listener(endpoint, [Target(topic=topic)], batch_size=10, batch_timeout=1)
     notifier = bus.notifier([topic])
     for number in range(10):
         notifier.info({}, f"info.{number}", {})

@@ -79,7 +79,9 @@ def test_method_without_a_value_returns_none(client):
     assert client.call({}, "nothing") is None
 
 
-@pytest.mark.parametrize("text", ["x" * 2**20, "漢" * 2**20], ids=["ascii", "non-ascii"])
+@pytest.mark.parametrize(
+    "text", ["x" * 2**20, "漢" * 2**20], ids=["ascii", "non-ascii"]
+)
 def test_large_values(client, text):
     """A megabyte of text each way takes many frames."""
     assert client.call({}, "size", value=text) == len(text)

@@ -228,9 +228,7 @@ def test_stopping_a_busy_server_loses_nothing(bus, topic, unique):
             gate.enter()
             return super().note(ctxt, value)
 
-    transport = bus.rpc_transport(
-        options={"DEFAULT": {"executor_thread_pool_size": 2}}
-    )
+    transport = bus.rpc_transport(options={"DEFAULT": {"executor_thread_pool_size": 2}})
     busy = bus.server(Busy("busy", got), Target(topic=topic, server="b"), transport)
     client = bus.client(Target(topic=topic))
     for value in range(count):

@@ -119,9 +119,7 @@ def test_missing_method(bus, target):
 
 @pytest.mark.needs("remote_errors")
 def test_access_policy(bus, target):
-    bus.server(
-        Failing(), target, access_policy=oslo_messaging.DefaultRPCAccessPolicy
-    )
+    bus.server(Failing(), target, access_policy=oslo_messaging.DefaultRPCAccessPolicy)
     with pytest.raises(oslo_messaging.RemoteError) as caught:
         bus.client(target).call({}, "_private")
     assert caught.value.exc_type == "NoSuchMethod"

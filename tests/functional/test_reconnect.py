@@ -168,9 +168,7 @@ def test_call_under_way_ends_in_a_reply_or_an_error(bus, target, forwarder, url)
     """Whatever the bus can keep of the reply address: the caller is not left alone."""
     server = Echo()
     bus.server(server, target)
-    client = bus.client(
-        target, bus.rpc_transport(url=url, options=EAGER), timeout=10
-    )
+    client = bus.client(target, bus.rpc_transport(url=url, options=EAGER), timeout=10)
     call = in_thread(client.call, {}, "hold")
     server.gate.wait_entered()
     forwarder.cut()
@@ -196,9 +194,7 @@ def test_casts_are_done_at_most_once(bus, target, forwarder, url):
         except MessagingException:
             continue
         sent.append(number)
-    got.wait_for(
-        lambda items: {value for _, value in items} >= set(sent), "every cast"
-    )
+    got.wait_for(lambda items: {value for _, value in items} >= set(sent), "every cast")
     bus.stop_servers()
     assert max(Counter(got.items).values()) == 1
 

@@ -38,9 +38,7 @@ def test_many_stock_servers_on_one_transport(bus, unique):
     for topic in topics:
         bus.server(Who(topic), Target(topic=topic, server="s"), transport)
     client = bus.client(Target(topic="unused"), transport)
-    calls = [
-        in_thread(client.prepare(topic=topic).call, {}, "who") for topic in topics
-    ]
+    calls = [in_thread(client.prepare(topic=topic).call, {}, "who") for topic in topics]
     assert [call.result() for call in calls] == topics
     for topic in reversed(topics):
         direct = client.prepare(topic=topic, server="s")
