@@ -2,7 +2,8 @@
 """From a host name to a connected stream, without blocking the hub.
 
 One attempt at one host: look its name up, try its addresses in turn, shake hands for
-TLS.  It succeeds or fails once, by its deadline.
+TLS.  It succeeds or fails once, by its deadline.  An address that does not answer is
+left for the next one when it has used up its share of the time.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Attempt:
         self._reason = "no address"
         #: what it is at, for people
         self.stage = "looking its name up"
+        self._deadline = deadline
         self._timer: Timer | None = hub.call_at(deadline, self._timed_out)
+        self._step_timer: Timer | None = None
         hub.holders.add(self)
         hub.offload(self._resolve, self._resolved)
 
@@ -67,7 +70,7 @@ class Attempt:
         """See :class:`greenamqp.hubs.base.Holder`."""
         stream = self._socket if self._tls_stream is None else self._tls_stream
         self._done = self._socket = self._tls_stream = None
-        self._handshake = self._watch = self._timer = None
+        self._handshake = self._watch = self._timer = self._step_timer = None
         if stream is not None:
             os.close(stream.detach())
 
@@ -118,6 +121,10 @@ class Attempt:
             if code in _IN_PROGRESS:
                 self._watch = self._hub.watch(self._socket.fileno(), _ignore)
                 self._watch.want_write(self._connected)
+                if self._addresses:
+                    now = self._hub.now()
+                    share = (self._deadline - now) / (len(self._addresses) + 1)
+                    self._step_timer = self._hub.call_at(now + share, self._no_answer)
                 return
             if code == 0:
                 self._use()
@@ -125,6 +132,13 @@ class Attempt:
             self._reason = os.strerror(code)
             self._drop_socket()
         self._finish(None, self._reason)
+
+    def _no_answer(self) -> None:
+        """This address gets no more time."""
+        self._step_timer = None
+        self._reason = os.strerror(errno.ETIMEDOUT)
+        self._drop_socket()
+        self._next_address()
 
     def _connected(self) -> None:
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -136,9 +150,7 @@ class Attempt:
             self._use()
 
     def _use(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
-            self._watch = None
+        self._drop_watch()
         stream, self._socket = self._socket, None
         prepare(stream)
         if self._context is None:
@@ -185,10 +197,16 @@ class Attempt:
         elif stream is not None:
             stream.close()
 
-    def _drop_socket(self) -> None:
+    def _drop_watch(self) -> None:
+        if self._step_timer is not None:
+            self._step_timer.cancel()
+            self._step_timer = None
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+
+    def _drop_socket(self) -> None:
+        self._drop_watch()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
