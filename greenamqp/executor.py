@@ -253,7 +253,7 @@ class BlockingExecutor(Executor):
         """Move bytes, meet deadlines and dispatch what is there: one batch of each
         listener at the most.  Does not wait.  In the hub's thread."""
         if isinstance(self.hub, BlockingHub):
-            self.hub.turn(self.hub.now())
+            self.hub.look()
         for _ in range(len(self._ready)):
             self._work_once()
         if self._ready:

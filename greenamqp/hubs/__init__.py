@@ -18,8 +18,8 @@ __all__ = ["NAMES", "Hub", "Timer", "Waiter", "Watch", "choose", "get"]
 #: What the option ``hub`` takes beside ``auto``.
 NAMES = ("eventlet", "gevent", "threads", "blocking")
 
-# One hub for each scheduler there is: of the process for threads, of the native
-# thread's own event loop for the others.
+# One hub for each scheduler there is: of the process for threads and blocking, of the
+# native thread's own event loop for eventlet and gevent.
 _hubs: dict[typing.Hashable, Hub] = {}
 
 
@@ -61,8 +61,7 @@ def get(name: str = "auto") -> Hub:
     if name == "blocking":
         from greenamqp.hubs.blocking import BlockingHub
 
-        ident = native.original("threading", "get_ident")()
-        return _cached((name, ident), BlockingHub)
+        return _cached((name,), BlockingHub)
     raise ValueError(
         f"hub must be one of {', '.join(('auto', *NAMES))}; it is {name!r}"
     )

@@ -6,7 +6,8 @@ what it waits for is there.  Between two waits nothing moves, unless the applica
 waits for a listener's fd, which is readable whenever there is work to do.
 
 A waiter may be waited for within another's wait (an endpoint that makes a call):
-the inner wait pumps for both.
+the inner wait pumps for both.  Where several threads wait at a time, one of them leads:
+it runs the loop, the others sleep until they are woken or it is their turn to lead.
 """
 
 from __future__ import annotations
@@ -29,30 +30,64 @@ TURN_INTERVAL = 0.01
 class BlockingWaiter(Waiter):
     """A waiter whose wait is a turn of the event loop, or many."""
 
-    __slots__ = ("_hub", "_woken")
+    __slots__ = ("_hub", "_lock", "_woken")
 
     def __init__(self, hub: BlockingHub) -> None:
         self._hub = hub
         self._woken = False
+        # Where a follower sleeps.  Always held but when it is to wake up.
+        self._lock = hub._allocate_lock()
+        self._lock.acquire()
 
     def wait(self, deadline: float | None) -> bool:
         hub = self._hub
         late = False
-        while not self._woken:
-            if late:
-                return False
-            # Even a wait of no time does what there is to do.
-            hub.turn(deadline)
-            late = deadline is not None and hub.now() >= deadline
-        self._woken = False
-        return True
+        while True:
+            with hub.lock:
+                if self._woken:
+                    self._woken = False
+                    return True
+                if late:
+                    return False
+                leads = hub._lead()
+                if not leads:
+                    hub._followers.append(self)
+            if leads:
+                try:
+                    # Even a wait of no time does what there is to do.
+                    while not self._woken and not late:
+                        hub.turn(deadline)
+                        late = deadline is not None and hub.now() >= deadline
+                finally:
+                    hub._follow()
+            else:
+                self._sleep(deadline)
+                late = deadline is not None and hub.now() >= deadline
+
+    def _sleep(self, deadline: float | None) -> None:
+        """Until woken, or until it is this thread's turn to lead."""
+        hub = self._hub
+        if deadline is None:
+            self._lock.acquire()
+        else:
+            self._lock.acquire(timeout=max(0.0, deadline - hub.now()))
+        with hub.lock:
+            if self in hub._followers:
+                hub._followers.remove(self)
+            self._lock.acquire(blocking=False)
 
     def wake(self) -> None:
         self._woken = True
+        if self in self._hub._followers:
+            self._rouse()
+
+    def _rouse(self) -> None:
+        self._hub._followers.remove(self)
+        self._lock.release()
 
 
 class BlockingHub(Hub):
-    """Belongs to the native thread that made it."""
+    """See the module."""
 
     name = "blocking"
 
@@ -60,11 +95,40 @@ class BlockingHub(Hub):
         super().__init__()
         self._get_ident = native.original("threading", "get_ident")
         self._allocate_lock = native.original("threading", "Lock")
-        self._thread = self._get_ident()
+        self.lock = native.original("threading", "RLock")()
+        self._leader: int | None = None
+        self._depth = 0
+        self._followers: list[BlockingWaiter] = []
         self._reactor: Reactor | None = None
         self._turn_at = 0.0
         self._calls: collections.deque[Callback] = collections.deque()
         self._work: collections.deque[Callback] = collections.deque()
+
+    def _lead(self) -> bool:
+        """Become the one who runs the loop, if nobody else is.  Under the lock."""
+        me = self._get_ident()
+        if self._leader not in (None, me):
+            return False
+        self._leader = me
+        self._depth += 1
+        return True
+
+    def _follow(self) -> None:
+        """Lead no longer; another one who waits does, if there is one."""
+        with self.lock:
+            self._depth -= 1
+            if self._depth == 0:
+                self._leader = None
+                if self._followers:
+                    self._followers[0]._rouse()
+
+    def acquire(self) -> None:
+        with self.lock:
+            super().acquire()
+
+    def release(self) -> None:
+        with self.lock:
+            super().release()
 
     def _start(self) -> None:
         self._reactor = Reactor(timerfd=True)
@@ -76,6 +140,11 @@ class BlockingHub(Hub):
 
     def _let_go(self) -> None:
         super()._let_go()
+        # Another thread of the parent may have held the lock, or led.
+        self.lock = native.original("threading", "RLock")()
+        self._leader = None
+        self._depth = 0
+        self._followers.clear()
         self._calls.clear()
         self._work.clear()
         self._stop()
@@ -88,7 +157,7 @@ class BlockingHub(Hub):
     def turn(self, deadline: float | None) -> None:
         """Wait until `deadline` for whatever comes next, then do it.
 
-        In the hub's thread only.  A deadline that has passed only looks.
+        By the one who leads.  A deadline that has passed only looks.
         """
         reactor = self._reactor
         if reactor is None:
@@ -104,44 +173,57 @@ class BlockingHub(Hub):
         else:
             timeout = max(0.0, upcoming - self.now())
         due = reactor.poll(timeout)
-        now = self.now()
-        self._turn_at = now + TURN_INTERVAL
-        due += reactor.expired(now)
-        while self._calls:
-            due.append(self._calls.popleft())
-        if due:
-            self.busy = True
-            try:
-                for callback in due:
-                    try:
-                        callback()
-                    except Exception:
-                        LOG.exception("a callback failed")
-                self._flush_dirty()
-            finally:
-                self.busy = False
-        if self._reactor is reactor:
-            reactor.arm()
+        with self.lock:
+            now = self.now()
+            self._turn_at = now + TURN_INTERVAL
+            due += reactor.expired(now)
+            while self._calls:
+                due.append(self._calls.popleft())
+            if due:
+                self.busy = True
+                try:
+                    for callback in due:
+                        try:
+                            callback()
+                        except Exception:
+                            LOG.exception("a callback failed")
+                    self._flush_dirty()
+                finally:
+                    self.busy = False
+            if self._reactor is reactor:
+                reactor.arm()
         while self._work:
             self._work.popleft()()
 
+    def look(self) -> None:
+        """Do what there is to do, without waiting; whoever leads does it anyway."""
+        with self.lock:
+            leads = self._lead()
+        if leads:
+            try:
+                self.turn(self.now())
+            finally:
+                self._follow()
+
     def breathe(self) -> None:
-        now = self.now()
-        if now > self._turn_at:
-            self.turn(now)
+        if self.now() > self._turn_at:
+            self.look()
 
     def foreign(self) -> bool:
-        return self._get_ident() != self._thread
+        return False  # every thread may enter, under the lock
 
     def watch(self, fd: int, on_readable: Callback) -> Watch:
-        assert self._reactor is not None, "acquire() the hub first"
-        return self._reactor.watch(fd, on_readable)
+        with self.lock:
+            assert self._reactor is not None, "acquire() the hub first"
+            return self._reactor.watch(fd, on_readable)
 
     def call_at(self, instant: float, callback: Callback) -> Timer:
-        assert self._reactor is not None, "acquire() the hub first"
-        timer = self._reactor.call_at(instant, callback)
-        self._reactor.arm()
-        return timer
+        with self.lock:
+            assert self._reactor is not None, "acquire() the hub first"
+            timer = self._reactor.call_at(instant, callback)
+            # Wakes up whoever leads, if this is due before what it waits for.
+            self._reactor.arm()
+            return timer
 
     def waiter(self) -> BlockingWaiter:
         return BlockingWaiter(self)
@@ -186,24 +268,4 @@ class BlockingHub(Hub):
     def run_inside(
         self, function: typing.Callable[..., typing.Any], *args: typing.Any
     ) -> typing.Any:
-        """From another thread: done when the hub's own thread next waits."""
-        if not self.foreign():
-            return function(*args)
-        done = self._allocate_lock()
-        done.acquire()
-        outcome: list[typing.Any] = []
-
-        def run() -> None:
-            try:
-                outcome[:] = [function(*args), None]
-            except BaseException as exc:
-                outcome[:] = [None, exc]
-            finally:
-                done.release()
-
-        self.call_inside(lambda: self.spawn(run))
-        done.acquire()
-        result, error = outcome
-        if error is not None:
-            raise error
-        return result
+        return function(*args)

@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: Apache-2.0
+"""greenamqp.Server, its executors, RPCServer and pools: what is greenamqp's own."""
+
+import os
+import signal
+import threading
+
+import oslo_messaging
+import pytest
+from oslo_config import cfg
+from oslo_messaging import Target
+
+import greenamqp
+from tests.functional import world
+from tests.functional.harness import WAIT, Gate, InfoBatches, InfoOnly, Recorder
+
+pytestmark = pytest.mark.needs("amqp", "store", "pools")
+
+#: The executors that go with the world this process lives in.
+EXECUTORS = {
+    "threads": ["threading", "blocking"],
+    "eventlet": ["eventlet", "threading"],
+    "eventlet-asyncio": ["eventlet"],
+    "gevent": ["gevent", "threading"],
+}[world.current()]
+
+
+class Echo:
+    """Answers with what it was given, and by which server."""
+
+    def __init__(self, name=""):
+        self.name = name
+        self.got = Recorder()
+
+    def echo(self, ctxt, value):
+        self.got.add(value)
+        return [self.name, value]
+
+    def fail(self, ctxt):
+        raise LookupError("as asked")
+
+
+class Running:
+    """A started Server; with the blocking executor, in a thread of its own."""
+
+    def __init__(self, server, executor):
+        self.server = server
+        self._thread = None
+        if executor == "blocking":
+            ready = threading.Event()
+            server.listen(
+                Target(topic=f"ready-{id(self)}", server="s"), [_Ready(ready)]
+            )
+            self._thread = threading.Thread(target=server.start)
+            self._thread.start()
+        else:
+            server.start()
+
+    def stop(self):
+        self.server.stop()
+        if self._thread is not None:
+            self._thread.join(WAIT)
+            assert not self._thread.is_alive()
+        self.server.wait()
+
+
+class _Ready:
+    def __init__(self, event):
+        self._event = event
+
+    def ping(self, ctxt):
+        self._event.set()
+
+
+@pytest.fixture
+def transports(the_bus):
+    """Makes transports of their own connection each."""
+    made = []
+
+    def make(kind="rpc", **query):
+        url = the_bus.url
+        if query:
+            url += "/?" + "&".join(f"{key}={value}" for key, value in query.items())
+        factory = getattr(oslo_messaging, f"get_{kind}_transport")
+        made.append(factory(cfg.CONF, url=url))
+        return made[-1]
+
+    yield make
+    for transport in made:
+        transport.cleanup()
+
+
+@pytest.fixture(params=EXECUTORS)
+def serve(request, transports):
+    """Makes and starts servers with each executor; stops them."""
+    running = []
+
+    def start(server=None, prepare=None):
+        server = server or greenamqp.Server(transports(), executor=request.param)
+        if prepare is not None:
+            prepare(server)
+        running.append(Running(server, request.param))
+        return server
+
+    start.executor = request.param
+    yield start
+    for each in running:
+        each.stop()
+
+
+@pytest.fixture
+def client(transports):
+    transport = transports()
+
+    def client(topic, server=None, timeout=WAIT, **prepare):
+        return oslo_messaging.get_rpc_client(
+            transport, Target(topic=topic, server=server, **prepare), timeout=timeout
+        )
+
+    return client
+
+
+def test_many_targets(serve, client, unique):
+    """Each target has its own endpoints, all on one connection."""
+    topics = [unique() for _ in range(30)]
+
+    def prepare(server):
+        for topic in topics:
+            server.listen(Target(topic=topic, server="s"), [Echo(topic)])
+
+    serve(prepare=prepare)
+    for topic in topics:
+        assert client(topic).call({}, "echo", value=1) == [topic, 1]
+    with pytest.raises(LookupError, match="as asked"):
+        client(topics[0]).call({}, "fail")
+
+
+def test_targets_come_and_go(serve, client, unique):
+    """After the start, from an endpoint and from another thread; stop() of one
+    leaves the others alone."""
+    first, second, third = unique(), unique(), unique()
+    handles = {}
+
+    class Opener:
+        def open(self, ctxt, topic):
+            handles[topic] = server.listen(
+                Target(topic=topic, server="s"), [Echo(topic)]
+            )
+
+        def close(self, ctxt, topic):
+            handles[topic].stop()
+
+    server = serve(
+        prepare=lambda server: server.listen(
+            Target(topic=first, server="s"), [Opener(), Echo(first)]
+        )
+    )
+    client(first).call({}, "open", topic=second)
+    assert client(second).call({}, "echo", value=2) == [second, 2]
+    adder = threading.Thread(
+        target=lambda: server.listen(Target(topic=third, server="s"), [Echo(third)])
+    )
+    adder.start()
+    adder.join(WAIT)
+    assert client(third).call({}, "echo", value=3) == [third, 3]
+    client(first).call({}, "close", topic=second)
+    with pytest.raises(oslo_messaging.MessagingTimeout):
+        client(second, timeout=1).call({}, "echo", value=4)
+    assert client(third).call({}, "echo", value=5) == [third, 5]
+
+
+def test_a_target_stops_itself(serve, client, unique):
+    """An endpoint may stop the listening that it serves; its answer still leaves."""
+    topic = unique()
+    handles = []
+
+    class Suicidal:
+        def leave(self, ctxt):
+            handles[0].stop()
+            return "bye"
+
+    serve(
+        prepare=lambda server: handles.append(
+            server.listen(Target(topic=topic, server="s"), [Suicidal()])
+        )
+    )
+    assert client(topic).call({}, "leave") == "bye"
+
+
+def test_several_transports(serve, client, transports, unique):
+    """One server on the exchanges of several transports."""
+    topic, other = unique(), transports("notification")
+    endpoint, echo = InfoOnly(), Echo("x")
+    target = Target(topic=topic, exchange=unique("exchange"))
+
+    def prepare(server):
+        server.listen(Target(topic=topic, server="s"), [echo])
+        server.listen_for_notifications([target], [endpoint], transport=other)
+
+    serve(prepare=prepare)
+    client(topic).call({}, "echo", value=1)
+    sender = transports("notification")
+    sender._send_notification(
+        Target(topic=f"{topic}.info", exchange=target.exchange),
+        {},
+        {
+            "event_type": "e",
+            "publisher_id": "p",
+            "payload": {},
+            "priority": "INFO",
+            "message_id": "1",
+            "timestamp": "now",
+        },
+        version=2.0,
+    )
+    assert endpoint.got.wait(1) == ["e"]
+
+
+def test_a_backlog_keeps_nobody_waiting(serve, client, unique):
+    """While one target works off a backlog, another one's message gets its turn
+    within a round."""
+    busy, idle = unique("busy"), unique("idle")
+    order = Recorder()
+
+    class Busy:
+        def work(self, ctxt, number):
+            order.add("busy")
+
+    class Idle:
+        def work(self, ctxt):
+            order.add("idle")
+
+    # Stored before anybody listens, so both are there when the server starts.
+    for number in range(500):
+        client(busy, server="s").cast({}, "work", number=number)
+    client(idle, server="s").cast({}, "work")
+
+    def prepare(server):
+        server.listen(Target(topic=busy, server="s"), [Busy()])
+        server.listen(Target(topic=idle, server="s"), [Idle()])
+
+    serve(prepare=prepare)
+    items = order.wait(501)
+    assert items.count("busy") == 500
+    # Not behind the backlog: the window of one link is 100, and a round is shared.
+    assert items.index("idle") <= 200
+
+
+def test_one_that_blocks(serve, client, unique):
+    """An endpoint that blocks holds one worker, not the others."""
+    if serve.executor == "blocking":
+        pytest.skip("it dispatches one after another")
+    topic = unique()
+    gate = Gate()
+
+    class Blocker(Echo):
+        def block(self, ctxt):
+            gate.enter()
+
+    serve(
+        prepare=lambda server: server.listen(
+            Target(topic=topic, server="s"), [Blocker()]
+        )
+    )
+    client(topic).cast({}, "block")
+    gate.wait_entered()
+    assert client(topic).call({}, "echo", value=1) == ["", 1]
+    gate.open()
+
+
+def test_batches_and_pools(serve, transports, unique):
+    """Batches of notifications for two pools; each gets a copy of all."""
+    topic, shared = unique(), Recorder()
+    one, two = InfoBatches(shared=shared), InfoBatches(shared=shared)
+    target = Target(topic=topic)
+
+    def prepare(server):
+        for pool, endpoint in (("one", one), ("two", two)):
+            server.listen_for_notifications(
+                [target], [endpoint], pool=pool, batch_size=10, batch_timeout=0.05
+            )
+
+    server = greenamqp.Server(transports("notification"), executor=serve.executor)
+    ready = unique("ready")
+    echo = Echo()
+    prepare(server)
+    server.listen(Target(topic=ready, server="s"), [echo])
+    serve(server)
+    caller = oslo_messaging.get_rpc_client(
+        transports(), Target(topic=ready), timeout=WAIT
+    )
+    caller.call({}, "echo", value=1)  # now both are subscribed
+    notifier = oslo_messaging.Notifier(
+        transports("notification"), "p", driver="messagingv2", topics=[topic]
+    )
+    for number in range(25):
+        notifier.info({}, f"event-{number}", {})
+    shared.wait_for(
+        lambda batches: sum(len(batch) for batch in batches) >= 50, "two copies"
+    )
+    expected = sorted(f"event-{number}" for number in range(25))
+    for endpoint in (one, two):
+        assert sorted(endpoint.events()) == expected
+        assert max(len(batch) for batch in endpoint.got.items) <= 10
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_rpc_server_cls(executor, transports, client, unique):
+    """greenamqp.RPCServer in oslo.messaging's own get_rpc_server."""
+    topic = unique()
+    server = oslo_messaging.get_rpc_server(
+        transports(),
+        Target(topic=topic, server="s"),
+        [Echo(topic)],
+        executor=executor,
+        server_cls=greenamqp.RPCServer,
+    )
+    if executor == "blocking":
+        thread = threading.Thread(target=server.start)
+        thread.start()
+    else:
+        server.start()
+    assert client(topic).call({}, "echo", value=1) == [topic, 1]
+    server.stop()
+    if executor == "blocking":
+        thread.join(WAIT)
+        assert not thread.is_alive()
+    server.wait()
+
+
+def test_notification_listener(transports, unique):
+    """The counterpart of oslo.messaging's get_notification_listener."""
+    topic, endpoint = unique(), InfoOnly()
+    listener = greenamqp.get_notification_listener(
+        transports("notification"), [Target(topic=topic)], [endpoint], EXECUTORS[0]
+    )
+    listener.start()
+    notifier = oslo_messaging.Notifier(
+        transports("notification"), "p", driver="messagingv2", topics=[topic]
+    )
+    notifier.info({}, "event", {})
+    assert endpoint.got.wait(1) == ["event"]
+    listener.stop()
+    listener.wait()
+
+
+def test_start_again(serve, client, unique):
+    """stop(), wait(), start(): what was cast meanwhile is not lost."""
+    if serve.executor == "blocking":
+        pytest.skip("its start() is in another thread here")
+    topic, echo = unique(), Echo()
+    server = serve(
+        prepare=lambda server: server.listen(Target(topic=topic, server="s"), [echo])
+    )
+    client(topic).call({}, "echo", value=1)
+    server.stop()
+    server.wait()
+    client(topic).cast({}, "echo", value=2)
+    server.start()
+    assert echo.got.wait(2) == [1, 2]
+
+
+def test_join_consumer_pool(transports, unique):
+    """One member of each pool gets each message, and messages need not be
+    notifications."""
+    topic, exchange = unique("any.topic"), unique("exchange")
+    transport = transports("notification")
+    got = {"a": Recorder(), "b": Recorder()}
+    members = [
+        greenamqp.join_consumer_pool(
+            transport, got[pool].add, pool, topic, exchange_name=exchange
+        )
+        for pool in ("a", "a", "b")
+    ]
+    sender = transports("notification")
+    target = Target(topic=topic, exchange=exchange)
+    for number in range(20):
+        sender._send_notification(target, {}, {"plain": number}, version=2.0)
+    for pool in got.values():
+        items = pool.wait(20)
+        assert sorted(item["plain"] for item in items) == list(range(20))
+    for member in members:
+        member.stop()
+    # While a pool has no members its messages are kept.
+    sender._send_notification(target, {}, {"plain": 99}, version=2.0)
+    again = greenamqp.join_consumer_pool(
+        transport, got["a"].add, "a", topic, exchange_name=exchange
+    )
+    assert got["a"].wait(21)[-1] == {"plain": 99}
+    again.stop()
+
+
+def test_a_pool_callback_that_fails(transports, unique):
+    """Its message is acknowledged by default, and given back on request."""
+    topic = unique()
+    transport = transports("notification")
+    seen = Recorder()
+
+    def fail_once(message):
+        seen.add(message["n"])
+        if len(seen) == 1:
+            raise RuntimeError("the first time")
+
+    member = greenamqp.join_consumer_pool(
+        transport, fail_once, "p", topic, requeue_on_error=True
+    )
+    transports("notification")._send_notification(
+        Target(topic=topic), {}, {"n": 1}, version=2.0
+    )
+    assert seen.wait(2) == [1, 1]
+    member.stop()
+
+
+def test_queue_policy(transports, client, unique):
+    """A message that outlived its time is not delivered; a later one is."""
+    topic, echo = unique(), Echo()
+    transport = transports()
+    target = Target(topic=topic, server="late")
+    greenamqp.set_queue_policy(
+        transport, target, greenamqp.QueuePolicy(expires=600, max_length=2)
+    )
+    caster = oslo_messaging.get_rpc_client(transport, target)
+    for value in (1, 2, 3):
+        caster.cast({}, "echo", value=value)
+    server = greenamqp.Server(transport)
+    server.listen(target, [echo])
+    server.start()
+    # Two were kept, and more push out the oldest.
+    assert echo.got.wait(2) == [2, 3]
+    server.stop()
+    server.wait()
+
+
+def test_a_policy_that_makes_no_sense():
+    with pytest.raises(ValueError, match="expires"):
+        greenamqp.QueuePolicy(expires=-1)
+    with pytest.raises(ValueError, match="message_ttl"):
+        greenamqp.QueuePolicy(message_ttl="soon")
+
+
+def test_wrong_executors(transports):
+    with pytest.raises(ValueError, match="executor must be one of"):
+        greenamqp.Server(transports(), executor="twisted")
+
+
+def test_wrong_driver():
+    transport = oslo_messaging.get_rpc_transport(cfg.CONF, url="fake://")
+    with pytest.raises(TypeError, match="fake"):
+        greenamqp.Server(transport)
+
+
+def test_targets_without_topic(transports):
+    server = greenamqp.Server(transports())
+    with pytest.raises(oslo_messaging.InvalidTarget):
+        server.listen(Target(server="s"), [Echo()])
+    with pytest.raises(oslo_messaging.InvalidTarget):
+        server.listen(Target(topic="t"), [Echo()])
+    with pytest.raises(oslo_messaging.InvalidTarget):
+        server.listen_for_notifications([Target()], [InfoOnly()])
+
+
+@pytest.mark.skipif(
+    world.current() != "threads", reason="green processes have threads of their own"
+)
+def test_blocking_makes_no_thread(the_bus, unique):
+    """A whole server with the blocking executor, stopped by a signal's handler."""
+    import subprocess
+    import sys
+
+    topic = unique()
+    program = f"""
+import os, signal, sys, threading
+import oslo_messaging
+from oslo_config import cfg
+import greenamqp
+
+class Endpoint:
+    def threads(self, ctxt):
+        return len(os.listdir("/proc/self/task"))
+
+cfg.CONF([])
+transport = oslo_messaging.get_rpc_transport(cfg.CONF, url={the_bus.url!r})
+server = greenamqp.Server(transport, executor="blocking")
+for number in range(20):
+    server.listen(
+        oslo_messaging.Target(topic={topic!r} + str(number), server="s"), [Endpoint()]
+    )
+signal.signal(signal.SIGTERM, lambda *_: server.stop())
+print("ready", flush=True)
+server.start()
+server.wait()
+transport.cleanup()
+print("stopped", len(os.listdir("/proc/self/task")), flush=True)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        transport = oslo_messaging.get_rpc_transport(cfg.CONF, url=the_bus.url)
+        client = oslo_messaging.get_rpc_client(
+            transport, Target(topic=topic + "7"), timeout=WAIT
+        )
+        assert client.call({}, "threads") == 1
+        transport.cleanup()
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.stdout.readline() == "stopped 1\n"
+        assert process.wait(WAIT) == 0
+    finally:
+        process.kill()
+        process.communicate()
