@@ -51,6 +51,12 @@ class Stream(typing.Protocol):
         """Give the descriptor up, saying nothing to the peer, and return it."""
 
 
+def _buffer() -> tuple[memoryview, typing.Any]:
+    """A buffer that is kept: as a view for the stream, as a pointer for the engine."""
+    data = bytearray(BUFFER_SIZE)
+    return memoryview(data), capi.from_buffer(data)
+
+
 class Pump:
     """Moves the bytes of one connection.  For use in the hub's context.
 
@@ -82,10 +88,8 @@ class Pump:
         #: The peer's first bytes, to say what it is if it is no AMQP 1.0 peer; its
         #: owner sets None when it has seen enough.
         self.greeting: bytes | None = b""
-        self._input = memoryview(bytearray(BUFFER_SIZE))
-        self._input_pointer = capi.from_buffer(self._input)
-        self._output = memoryview(bytearray(BUFFER_SIZE))
-        self._output_pointer = capi.from_buffer(self._output)
+        self._input, self._input_pointer = _buffer()
+        self._output, self._output_pointer = _buffer()
 
     @property
     def closed(self) -> bool:

@@ -208,7 +208,7 @@ def test_blocking_listener_keeps_the_connection(unique):
         assert broker.connections == 1
         cast(broker.url, target, 1)
         assert take(listener, with_poll, 1) == [1]
-        assert broker.drop_connections() == 1
+        assert broker.drop_connections() >= 1
         cast(broker.url, target, 2)
         assert take(listener, with_poll, 1) == [2]
         assert listener.fileno() == fd
