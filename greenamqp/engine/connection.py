@@ -675,6 +675,12 @@ class Connection(pyngus.ConnectionEventHandler):
         if condition is None:
             return "the connection was closed without a reason"
         name, text = condition
+        if text == "local-idle-timeout expired":
+            # Ours; proton's name for it would accuse the peer of something else.
+            return (
+                f"the peer was silent for longer than the idle time-out of "
+                f"{self._idle_timeout:g} s"
+            )
         return f"{name}: {text}" if text else name
 
     def _fail(self, reason: str) -> None:

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes under test: each lives in a world of its own and plays one scenario.
+
+    python -m tests.functional.world WORLD tests.chaos.workers MODULE:FUNCTION JSON
+
+The test and the process talk in lines of JSON, over the process's standard input and
+output.  :class:`Worker` is the test's end, :class:`Stage` the process's.
+"""
+
+import collections
+import contextlib
+import importlib
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from typing import Any
+
+from tests.functional import buses, world
+
+#: Seconds that anything may take that will certainly happen.
+WAIT = 90
+
+
+class Worker:
+    """Starts a process in ``world_name`` that plays ``scenario`` ("module:function").
+
+    Use it as a context manager: at the end it is killed if it still runs.
+    """
+
+    def __init__(self, world_name: str, scenario: str, **params: Any) -> None:
+        # A file, not a pipe: nobody reads it until the end.
+        self._stderr = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.functional.world",
+                world_name,
+                "tests.chaos.workers",
+                scenario,
+                json.dumps(params),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            bufsize=1,
+            cwd=buses.ROOT,
+            env=buses.plain_environment() | {"PYTHONUNBUFFERED": "1"},
+            preexec_fn=buses.die_with_parent,
+        )
+        #: (level, text) of what greenamqp logged there, as far as it was heard.
+        self.log: list[tuple[str, str]] = []
+        self._heard: collections.deque[dict[str, Any]] = collections.deque()
+        # Read by a thread, so that waiting has a limit.
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._reader.join(WAIT)
+        self._process.stdout.close()
+        self._stderr.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def tell(self, **message: Any) -> None:
+        """Give the scenario a message, see Stage.hear."""
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+
+    def _listen(self, wait: float) -> None:
+        """Take one more line, which is a message or a record of the log."""
+        try:
+            line = self._lines.get(timeout=wait)
+        except queue.Empty:
+            self._process.send_signal(signal.SIGABRT)  # faulthandler writes the stacks
+            self._process.wait(WAIT)
+            raise AssertionError(
+                f"nothing heard in {wait} s\n{self.log}\n{self.errors()}"
+            ) from None
+        if not line:
+            self._process.wait(WAIT)
+            raise AssertionError(
+                f"the scenario ended with status {self._process.returncode}\n"
+                f"{self.errors()}"
+            )
+        message = json.loads(line)
+        if message["say"] == "log":
+            self.log.append((message["level"], message["text"]))
+        else:
+            self._heard.append(message)
+
+    def hear(self, wait: float = WAIT) -> dict[str, Any]:
+        """The next message of the scenario, see Stage.say."""
+        while not self._heard:
+            self._listen(wait)
+        return self._heard.popleft()
+
+    def logged(self, fragment: str, since: int = 0, wait: float = WAIT) -> str:
+        """The first line of the log, from the ``since``th on, that holds ``fragment``;
+        waits until it is there."""
+        while True:
+            for _level, text in self.log[since:]:
+                if fragment in text:
+                    return text
+            self._listen(wait)
+
+    def texts(self, level: str, since: int = 0) -> list[str]:
+        """What was heard of the log at this level."""
+        return [text for found, text in self.log[since:] if found == level]
+
+    def expect(self, what: str, wait: float = WAIT) -> dict[str, Any]:
+        """The next message, which must say ``what``."""
+        message = self.hear(wait)
+        assert message.get("say") == what, (what, message, self.errors())
+        return message
+
+    def finish(self) -> None:
+        """Wait until it has ended by itself, and well."""
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        status = self._process.wait(WAIT)
+        assert status == 0, self.errors()
+
+    def errors(self) -> str:
+        """What it has written to stderr so far."""
+        self._stderr.seek(0)
+        return self._stderr.read()
+
+
+class _Teller(logging.Handler):
+    """Tells the test what greenamqp logs."""
+
+    def __init__(self, stage: "Stage") -> None:
+        super().__init__(logging.INFO)
+        self._stage = stage
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        self._stage.say("log", level=record.levelname, text=text)
+
+
+class Stage:
+    """Where a scenario plays: how it talks to the test, and what it is made of."""
+
+    def __init__(self) -> None:
+        self.world = world.current()
+        logging.getLogger("greenamqp").addHandler(_Teller(self))
+        logging.getLogger("greenamqp").setLevel(logging.INFO)
+
+    def say(self, what: str, **values: Any) -> None:
+        """Tell the test."""
+        line = json.dumps({"say": what, **values}) + "\n"
+        # In one piece, and by nothing that a green thread could be switched in.
+        sys.stdout.buffer.write(line.encode())
+        sys.stdout.buffer.flush()
+
+    def hear(self) -> dict[str, Any]:
+        """Wait for a message of the test, while other threads run; {} at the end."""
+        line = self.natively(sys.stdin.readline)
+        return json.loads(line) if line else {}
+
+    def natively(self, function: Any) -> Any:
+        """Run what would block a hub, in a native thread."""
+        if self.world.startswith("eventlet"):
+            from eventlet import tpool
+
+            return tpool.execute(function)
+        if self.world == "gevent":
+            import gevent
+
+            return gevent.get_hub().threadpool.apply(function)
+        return function()
+
+    def block(self, seconds: float) -> None:
+        """Wait in the C library: nothing of this thread runs meanwhile."""
+        original_sleep()(seconds)
+
+    def conf(self, **options: Any) -> Any:
+        """A configuration with these options of the driver."""
+        from oslo_config import cfg
+        from oslo_messaging import conffixture
+
+        from greenamqp import options as driver_options
+
+        conf = cfg.ConfigOpts()
+        conf([], default_config_files=[], default_config_dirs=[])
+        conffixture.ConfFixture(conf)
+        driver_options.register(conf)
+        for name, value in options.items():
+            conf.set_override(name, value, driver_options.GROUP.name)
+        return conf
+
+    def transport(self, url: str, **options: Any) -> Any:
+        """A transport for RPC and notifications both."""
+        import oslo_messaging
+
+        return oslo_messaging.get_rpc_transport(self.conf(**options), url)
+
+    @property
+    def executor(self) -> str:
+        return world.executors()[0]
+
+    def server(self, transport: Any, topic: str, endpoint: Any, name: str = "") -> Any:
+        """A started stock RPC server."""
+        import oslo_messaging
+
+        server = oslo_messaging.get_rpc_server(
+            transport,
+            oslo_messaging.Target(topic=topic, server=name or f"server-{os.getpid()}"),
+            [endpoint],
+            executor=self.executor,
+        )
+        server.start()
+        return server
+
+    def end(self, servers: list[Any]) -> None:
+        """Stop them all and wait for it."""
+
+        def end(server: Any) -> None:
+            server.stop()
+            server.wait()
+
+        # Side by side: an idle worker of oslo.messaging's executor looks only once a
+        # second whether it is to end.
+        threads = [threading.Thread(target=end, args=(each,)) for each in servers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def client(self, transport: Any, topic: str, timeout: float = WAIT) -> Any:
+        import oslo_messaging
+
+        return oslo_messaging.get_rpc_client(
+            transport, oslo_messaging.Target(topic=topic), timeout=timeout
+        )
+
+
+def original_sleep() -> Any:
+    """time.sleep as the standard library has it."""
+    from greenamqp.hubs import native
+
+    return native.original("time", "sleep")
+
+
+def wait_until(condition: Any, what: str, wait: float = WAIT) -> None:
+    """Look until ``condition()`` is true; for what nobody tells of."""
+    deadline = time.monotonic() + wait
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {wait} s: {what}")
+        time.sleep(0.02)
+
+
+def main() -> None:
+    import faulthandler
+
+    faulthandler.enable()
+    warnings.simplefilter("ignore", DeprecationWarning)
+    name, params = sys.argv[1], json.loads(sys.argv[2])
+    module_name, _, function_name = name.partition(":")
+    module = importlib.import_module(f"tests.chaos.scenarios.{module_name}")
+    getattr(module, function_name)(Stage(), **params)
+
+
+if __name__ == "__main__":
+    main()
