@@ -108,10 +108,10 @@ def _control(options: argparse.Namespace, scratch: Scratch) -> None:
 
 def _list(options: argparse.Namespace, scratch: Scratch) -> None:
     for name, kind in sorted(BUSES.items()):
-        print(f"{name:18}{kind.summary}")
+        print(f"{name:22}{kind.summary}")
     for bus in instances(scratch):
         alive = bus.running()
-        print(f"{bus.instance:18}{sum(alive)} of {len(alive)} nodes run: {bus.url()}")
+        print(f"{bus.instance:22}{sum(alive)} of {len(alive)} nodes run: {bus.url()}")
 
 
 def _purge(options: argparse.Namespace, scratch: Scratch) -> None:

@@ -173,4 +173,5 @@ def kinds() -> list[Kind]:
         RabbitMQ("rabbitmq-4.0", "4.0", "trixie"),
         RabbitMQ("rabbitmq-4.3", "4.3", "sid"),
         RabbitMQ("rabbitmq-cluster", "4.0", "trixie", nodes=3),
+        RabbitMQ("rabbitmq-cluster-4.3", "4.3", "sid", nodes=3),
     ]
