@@ -206,6 +206,7 @@ def test_a_bad_url_is_named(url):
     [
         ("amqp://host:5672", "amqp://host:5672"),
         ("amqp://me:secret@h:1", "amqp://me:***@h:1"),
+        ("amqp://h:1/v?ssl_key_password=secret", "amqp://h:1/v"),
         ("amqp://me:secret@h:1,you:hidden@i:2/v", "amqp://me:***@h:1,you:***@i:2/v"),
     ],
 )

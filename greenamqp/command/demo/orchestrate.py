@@ -66,8 +66,11 @@ def bus_addresses(url: str) -> list[tuple[str, int]]:
 
 
 def without_password(url: str) -> str:
-    """The URL with ``***`` for each password, to be shown."""
-    return re.sub(r"(?<=[/,])([^/:@,]*):[^/@,]*@", r"\1:***@", url)
+    """The URL with ``***`` for each password and without its query, to be shown.
+
+    The query may hold a password too: any option can stand there.
+    """
+    return re.sub(r"(?<=[/,])([^/:@,]*):[^/@,]*@", r"\1:***@", url.partition("?")[0])
 
 
 class Demo:
