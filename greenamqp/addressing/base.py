@@ -14,8 +14,12 @@ from greenamqp.engine import EXPIRE_NEVER, Terminus
 from greenamqp.policy import Policies
 
 
-class Service(enum.Enum):
-    """The two kinds of traffic, which some buses keep apart."""
+class Service(enum.StrEnum):
+    """The two kinds of traffic, which some buses keep apart.
+
+    Strings, as they are part of a key that is looked up for each message: members of
+    a plain Enum are hashed by a function in Python.
+    """
 
     RPC = "rpc"
     NOTIFY = "notify"
