@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m benchmarks``."""
+
+import sys
+
+from benchmarks import compare
+
+COMMANDS = {"compare": compare.main}
+
+
+def main() -> int:
+    """Run one of the commands."""
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(f"usage: python -m benchmarks {{{','.join(COMMANDS)}}} ...")
+        return 2
+    return COMMANDS[sys.argv[1]](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

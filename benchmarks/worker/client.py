@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calling process: any number of callers, each with one operation after another."""
+
+import array
+import itertools
+import threading
+import time
+
+import profiler
+from bodies import body
+from measure import mark, summary
+
+#: Seconds for one operation.  Far more than one takes: what it ends is a failure.
+PATIENCE = 60
+
+
+class WrongAnswer(Exception):
+    """A reply that is not what was sent."""
+
+
+class Client:
+    """Runs loads when told to, on one transport that is kept.
+
+    :param plan: ``kind`` as the server's, ``targets``
+    """
+
+    def __init__(self, side, plan):
+        import oslo_messaging
+
+        self._side = side
+        self._plan = plan
+        # Messages have numbers, so that the server can tell which are missing.
+        self._numbers = itertools.count()
+        # Of the numbered ones, so that they are not taken for lost.
+        self._failed = 0
+        self._slow_sent = 0
+        kind = plan["kind"]
+        topics = [side.topic(number) for number in range(plan.get("targets", 1))]
+        if kind in ("rpc", "slow"):
+            self._transport = side.transport("rpc")
+            client = oslo_messaging.get_rpc_client(
+                self._transport,
+                oslo_messaging.Target(topic=topics[0]),
+                timeout=PATIENCE,
+            )
+            self._clients = [client.prepare(topic=topic) for topic in topics]
+            self._slow = client.prepare(topic=topics[-1] + "-slow")
+        else:
+            self._transport = side.transport("notification")
+            self._clients = [
+                oslo_messaging.Notifier(
+                    self._transport,
+                    publisher_id="benchmark",
+                    driver="messagingv2",
+                    topics=[topic],
+                )
+                for topic in topics
+            ]
+
+    def _operations(self, load, value):
+        """What a caller does, one function for each target."""
+        if load == "call":
+            return [_call(client, value) for client in self._clients]
+        if load == "cast":
+            return [_cast(client, self._numbers, value) for client in self._clients]
+        return [_notify(client, self._numbers, value) for client in self._clients]
+
+    def run(self, control):
+        """Serve commands until the benchmark has enough."""
+        control.answer(ready=True, **mark())
+        control.serve(
+            {
+                "load": lambda **load: self._load(control, **load),
+                "flood": self._flood,
+                "mark": mark,
+                **profiler.commands(),
+            }
+        )
+        self._transport.cleanup()
+
+    def _load(self, control, *, load, size, callers, seconds, warmup):
+        """One sample: warm up, say so, go when told, report."""
+        operations = self._operations(load, body(size))
+        failures = _run(operations, callers, warmup)[1]
+        self._failed += len(failures)
+        control.answer(warm=True, sent=self._numbered(), failed=self._failed)
+        control.read()  # go
+        before = mark()
+        latencies, failures = _run(operations, callers, seconds)
+        after = mark()
+        self._failed += len(failures)
+        result = summary(latencies)
+        result.update(
+            operations=len(latencies),
+            before=before,
+            after=after,
+            sent=self._numbered(),
+            failed=self._failed,
+            failures=len(failures),
+            failure=failures[0] if failures else "",
+        )
+        return result
+
+    def _numbered(self):
+        """How many numbers were given to messages so far."""
+        return self._numbers.__reduce__()[1][0]
+
+    def _flood(self, *, count, size):
+        """Cast `count` messages to the slow target."""
+        value = body(size)
+        for _ in range(count):
+            self._slow.cast({}, "note", number=self._slow_sent, body=value)
+            self._slow_sent += 1
+        return {"sent": self._slow_sent}
+
+
+def _call(client, value):
+    def operation():
+        if client.call({}, "echo", body=value) != value:
+            raise WrongAnswer("the reply is not what was sent")
+
+    return operation
+
+
+def _cast(client, numbers, value):
+    return lambda: client.cast({}, "note", number=next(numbers), body=value)
+
+
+def _notify(client, numbers, value):
+    return lambda: client.info(
+        {}, "benchmark", {"number": next(numbers), "body": value}
+    )
+
+
+def _run(operations, callers, seconds):
+    """Let `callers` green threads or threads work for `seconds`.
+
+    Returns the latencies of what went well, and the reasons of what did not.
+    """
+    latencies = [array.array("d") for _ in range(callers)]
+    failures = []
+    clock = time.monotonic
+    until = clock() + seconds
+
+    def caller(index):
+        add = latencies[index].append
+        # With many targets each caller goes round all of them, from its own start.
+        first = index % len(operations)
+        mine = itertools.cycle(operations[first:] + operations[:first])
+        now = clock()
+        while now < until:
+            operation = next(mine)
+            try:
+                operation()
+            except Exception as exc:
+                failures.append(f"{type(exc).__name__}: {exc}")
+                now = clock()
+                continue
+            then = clock()
+            add(then - now)
+            now = then
+
+    if callers == 1:
+        # In this thread: one caller is a program that has no others.
+        caller(0)
+    else:
+        threads = [
+            threading.Thread(target=caller, args=(index,)) for index in range(callers)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return list(itertools.chain.from_iterable(latencies)), failures
