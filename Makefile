@@ -11,6 +11,9 @@ PYTEST ?=
 # What the functional tests run under, each in a process of its own because
 # monkey patching is for a whole process.
 WORLDS ?= threads eventlet eventlet-asyncio gevent
+# Further arguments of the short comparison, for instance
+#   make bench BENCH="--sides greenamqp --loads call --callers 1,64"
+BENCH ?=
 # The runner of oslo.messaging's own functional tests.
 OSLO_TESTS ?= tests/functional/run_oslo.py
 # Real notification bodies for the demo, if somebody put them there.
@@ -24,7 +27,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 
 # Two commands must not fill one environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test style docs cover clean
+.PHONY: help demo test style docs cover bench clean
 .PHONY: test-unit $(WORLDS:%=test-%) test-oslo
 
 help:
@@ -33,6 +36,7 @@ help:
 	@echo "make style  ruff, and mypy on the engine"
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make cover  the tests with a report of what they leave out"
+	@echo "make bench  compare with the predecessor, in less than five minutes"
 	@echo "make clean  remove what the other commands made, .venv included"
 
 demo: $(VENV)/.run
@@ -66,6 +70,9 @@ cover: $(VENV)/.test
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report
 
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks compare --short $(BENCH)
+
 clean:
 	rm -rf $(VENV) .tox build dist docs/_build *.egg-info htmlcov .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -84,4 +91,9 @@ $(VENV)/.run: $(VENV)/.base $(PACKAGING)
 
 $(VENV)/.test $(VENV)/.style $(VENV)/.docs: $(VENV)/.%: $(VENV)/.run
 	$(PIP) install -q -e '.[$*]'
+	@touch $@
+
+# The environments of those that are compared are made by the benchmark itself.
+$(VENV)/.bench: $(VENV)/.base
+	$(PIP) install -q 'matplotlib>=3.7'
 	@touch $@
