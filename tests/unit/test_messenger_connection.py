@@ -9,11 +9,11 @@ import os
 import pytest
 from oslo_messaging import exceptions
 
-from greenamqp import messenger as messenger_module
 from greenamqp.addressing import Node
 from greenamqp.engine import RELEASED, Message, Terminus
 from greenamqp.failover import Host
 from greenamqp.messenger import Destination, State
+from greenamqp.messenger import messenger as messenger_module
 from tests.unit import fakes
 
 TWO_HOSTS = (Host("one", 5672), Host("two", 5673))

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What listeners receive, over any number of links in turn."""
+
+from __future__ import annotations
+
+import logging
+import typing
+import uuid
+
+from greenamqp import addressing, notices
+from greenamqp.engine import (
+    RELEASED,
+    Delivery,
+    LinkState,
+    LocalProtocolError,
+    Receiver,
+    RemoteError,
+    SettleMode,
+    Terminus,
+)
+from greenamqp.hubs import Timer, Waiter
+from greenamqp.messenger.state import LINK_NAME, State
+
+if typing.TYPE_CHECKING:
+    from greenamqp.messenger.messenger import Messenger
+
+# One name for all of the room: where in it something is logged is nobody's business.
+LOG = logging.getLogger("greenamqp.messenger")
+
+
+class Subscription:
+    """What one listener receives, over any number of links.  Hub's context or lock.
+
+    :param sources: makes the termini, once the bus is known
+    :param window: credit of each link: messages unacknowledged at one time
+    :param on_message: takes each message; it then owes the link `settle`
+    """
+
+    def __init__(
+        self,
+        messenger: Messenger,
+        sources: typing.Callable[[addressing.Addresser], list[addressing.Node]],
+        window: int,
+        on_message: typing.Callable[[Inlet, Delivery, memoryview], None],
+    ) -> None:
+        self.messenger = messenger
+        self.window = window
+        self.on_message = on_message
+        self.inlets: list[Inlet] = []
+        #: Why the bus at hand cannot do what is asked, or None.
+        self.impossible: NotImplementedError | None = None
+        self._sources = sources
+        self._waiters: list[Waiter] = []
+        self.stopped = False
+
+    @property
+    def attached(self) -> bool:
+        """Whether all links are up."""
+        return bool(self.inlets) and all(inlet.attached for inlet in self.inlets)
+
+    def attach(self) -> None:
+        """Attach all links; the connection is up."""
+        addresser = self.messenger.addresser
+        assert addresser is not None
+        try:
+            sources = self._sources(addresser)
+        except NotImplementedError as exc:
+            self.impossible = exc
+            LOG.error("cannot subscribe: %s", exc)
+            self._wake()
+            return
+        self.impossible = None
+        self.inlets = [Inlet(self, source) for source in sources]
+        for inlet in self.inlets:
+            inlet.attach()
+
+    def inlet_attached(self) -> None:
+        """One more link is up."""
+        if self.attached:
+            self._wake()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            waiter.wake()
+
+    def connection_lost(self) -> None:
+        """All links went with the connection."""
+        for inlet in self.inlets:
+            inlet.lost()
+        self.inlets = []
+
+    def wait_attached(self, deadline: float) -> bool:
+        """Wait until all links are up.  Not in the hub's context.
+
+        :raises NotImplementedError: if the bus cannot do what is asked
+        """
+        hub = self.messenger.hub
+        waiter = hub.waiter()
+        with hub.lock:
+            self._waiters.append(waiter)
+        try:
+            while True:
+                with hub.lock:
+                    if self.impossible is not None:
+                        raise self.impossible
+                    if self.attached:
+                        return True
+                    if self.messenger.state is State.CLOSED:
+                        return False
+                if not waiter.wait(deadline):
+                    return False
+        finally:
+            with hub.lock:
+                self._waiters.remove(waiter)
+
+    def stop(self) -> None:
+        """Take no more: what comes from now on is released."""
+        self.stopped = True
+        for inlet in self.inlets:
+            inlet.stop()
+        self.messenger.flush()
+
+    def close(self) -> None:
+        """Detach all links."""
+        self.stopped = True
+        for inlet in self.inlets:
+            inlet.close()
+        self.inlets = []
+
+
+class Inlet:
+    """One receiving link of a subscription.  Hub's context or lock.
+
+    Credit goes back to the peer for what was settled, half a window at a time: one
+    flow frame then serves many messages, and a slow consumer holds no more than its
+    window.
+    """
+
+    __slots__ = ("_returned", "_subscription", "_timer", "link", "source")
+
+    def __init__(self, subscription: Subscription, source: addressing.Node) -> None:
+        self._subscription = subscription
+        self.source = source
+        self.link: Receiver | None = None
+        self._returned = 0
+        self._timer: Timer | None = None
+
+    @property
+    def attached(self) -> bool:
+        """Whether the link is up."""
+        return self.link is not None and self.link.state is LinkState.ATTACHED
+
+    @property
+    def address(self) -> str:
+        """What it receives from, for messages to people."""
+        return self.source.address or "?"
+
+    def attach(self) -> None:
+        """Attach the link."""
+        self._timer = None
+        messenger = self._subscription.messenger
+        if messenger.state is not State.UP or self._subscription.stopped:
+            return
+        assert messenger.engine is not None
+        try:
+            link = messenger.engine.create_receiver(
+                self.source,
+                Terminus(self.source.address),
+                name=f"{LINK_NAME}/receiver/[{self.address}]/{uuid.uuid4().hex}",
+                settle_mode=SettleMode.MIXED,
+                properties=self.source.link_properties,
+            )
+        except LocalProtocolError as exc:
+            messenger.notices.add(
+                notices.NOT_SUBSCRIBED, address=self.address, reason=exc
+            )
+            self._retry_later()
+            return
+        except ValueError as exc:  # AMQP has no way to write such a name
+            messenger.notices.add(
+                notices.NOT_SUBSCRIBED, address=repr(self.address), reason=exc
+            )
+            return
+        self.link = link
+        self._returned = 0
+        link.on_attached = self._attached
+        link.on_detached = self._detached
+        link.on_message = self._message
+        link.on_dropped = self._dropped
+        messenger.flush()
+
+    def _attached(self, link: Receiver) -> None:
+        if not self._subscription.stopped:
+            link.flow(self._subscription.window)
+        self._subscription.inlet_attached()
+
+    def _detached(self, link: Receiver, error: RemoteError | None) -> None:
+        if link is not self.link or link.connection.ended:
+            return  # the messenger hears of the connection, and calls lost()
+        self.link = None
+        messenger = self._subscription.messenger
+        if not self._subscription.stopped:
+            messenger.notices.add(
+                notices.SUBSCRIPTION_CLOSED,
+                address=self.address,
+                reason=error or "no reason given",
+                delay=messenger.options.link_retry_delay,
+            )
+            self._retry_later()
+
+    def _retry_later(self) -> None:
+        messenger = self._subscription.messenger
+        self._timer = messenger.hub.call_at(
+            messenger.hub.now() + messenger.options.link_retry_delay, self.attach
+        )
+
+    def _message(self, link: Receiver, delivery: Delivery, data: memoryview) -> None:
+        if self._subscription.stopped:
+            link.settle(delivery, RELEASED)
+            return
+        self._subscription.on_message(self, delivery, data)
+
+    def _dropped(self, link: Receiver, reason: str) -> None:
+        self.give_back(link)
+
+    def settle(
+        self,
+        link: Receiver,
+        delivery: Delivery,
+        outcome: int,
+        condition: str = "",
+        description: str = "",
+    ) -> bool:
+        """Settle a message that on_message was given, and return its credit.
+
+        Returns False if its link is gone: the bus will deliver it again.
+        """
+        if not link.settle(
+            delivery, outcome, condition=condition, description=description
+        ):
+            return False
+        self.give_back(link)
+        return True
+
+    def give_back(self, link: Receiver) -> None:
+        """One more message may come."""
+        if link is not self.link or self._subscription.stopped:
+            return
+        self._returned += 1
+        if self._returned * 2 >= self._subscription.window:
+            link.flow(self._returned)
+            self._returned = 0
+
+    def stop(self) -> None:
+        """Withdraw the credit; what is on its way already is released on arrival."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.attached and self.link is not None:
+            self.link.flow(-max(0, self.link.credit))
+
+    def lost(self) -> None:
+        """The link went with the connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.link = None
+
+    def close(self) -> None:
+        """Detach the link."""
+        self.stop()
+        link, self.link = self.link, None
+        if link is not None:
+            link.close()

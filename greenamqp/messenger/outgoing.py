@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A message on its way out: where to, and what has become of it."""
+
+from __future__ import annotations
+
+import typing
+
+from oslo_messaging import Target, exceptions
+
+from greenamqp import addressing
+from greenamqp.engine import Message, Received
+from greenamqp.hubs import Waiter
+
+
+class Destination(typing.NamedTuple):
+    """Where a message goes: a target and kind of traffic, or a ready address."""
+
+    exchange: str | None
+    topic: str | None
+    server: str | None
+    fanout: bool
+    service: addressing.Service
+    address: str | None = None
+
+    @classmethod
+    def of(cls, target: Target, service: addressing.Service) -> Destination:
+        """The destination of what is sent to `target`."""
+        return cls(
+            target.exchange, target.topic, target.server, bool(target.fanout), service
+        )
+
+    @classmethod
+    def reply(cls, address: str) -> Destination:
+        """The destination of replies to `address`."""
+        return cls(None, None, None, False, addressing.Service.RPC, address)
+
+    def node(self, addresser: addressing.Addresser) -> addressing.Node:
+        """As the bus at hand names it.
+
+        :raises NotImplementedError: if the bus cannot keep the policy asked for
+        """
+        if self.address is not None:
+            return addressing.Node(self.address)
+        target = Target(
+            exchange=self.exchange,
+            topic=self.topic,
+            server=self.server,
+            fanout=self.fanout,
+        )
+        return addresser.destination(target, self.service)
+
+    def __str__(self) -> str:
+        if self.address is not None:
+            return self.address
+        return " ".join(
+            f"{name}={value}"
+            for name, value in zip(
+                ("exchange", "topic", "server", "fanout"), self[:4], strict=True
+            )
+            if value
+        )
+
+
+class Outgoing:
+    """A message on its way out, until its outcome is known.
+
+    :ivar error: after `done`, why it failed, or None
+    """
+
+    __slots__ = (
+        "attempts",
+        "deadline",
+        "destination",
+        "done",
+        "error",
+        "last_reason",
+        "mandatory",
+        "message",
+        "on_failure",
+        "repeatable",
+        "retries",
+        "settled",
+        "what",
+        "waiter",
+    )
+
+    is_call = False
+
+    def __init__(
+        self,
+        what: str,
+        destination: Destination,
+        message: Message,
+        deadline: float | None,
+        retries: int | None,
+        settled: bool,
+        repeatable: bool,
+        waiter: Waiter | None,
+        mandatory: bool = False,
+    ) -> None:
+        self.what = what
+        self.destination = destination
+        self.message = message
+        self.deadline = deadline
+        # None: as often as the deadline allows.
+        self.retries = None if retries is None or retries < 0 else retries
+        self.settled = settled
+        # Whether it may be sent again when it may have been accepted.
+        self.repeatable = repeatable
+        # Whether it fails when nobody is there to take it.
+        self.mandatory = mandatory
+        self.waiter = waiter
+        # Told of an error where nobody waits.
+        self.on_failure: typing.Callable[[Exception], None] | None = None
+        self.attempts = 0
+        self.done = False
+        self.error: Exception | None = None
+        self.last_reason = ""
+
+    def may_retry(self) -> bool:
+        """Whether another attempt is allowed; counts it."""
+        if self.retries is None:
+            return True
+        self.retries -= 1
+        return self.retries >= 0
+
+    def accepted(self) -> None:
+        """The next hop took it."""
+        self.finish(None)
+
+    def finish(self, error: Exception | None) -> None:
+        """Nothing more will happen to it."""
+        if self.done:
+            return
+        self.done = True
+        self.error = error
+        if self.waiter is not None:
+            self.waiter.wake()
+        elif error is not None and self.on_failure is not None:
+            self.on_failure(error)
+
+    def failed(self, reason: str) -> None:
+        """Finish with the error that the application is to see."""
+        self.finish(
+            exceptions.MessageDeliveryFailure(
+                f"{self.what} to {self.destination} failed: {reason}"
+            )
+        )
+
+    def undeliverable(self, address: str | None) -> None:
+        """Finish as the ``mandatory`` flag promises: nobody takes it."""
+        self.finish(
+            exceptions.MessageUndeliverable(
+                f"{self.what} to {self.destination}: nobody there to take it",
+                self.destination.exchange,
+                address,
+                self.message,
+            )
+        )
+
+
+class Call(Outgoing):
+    """A request whose caller waits for a reply."""
+
+    __slots__ = ("monitor", "monitor_deadline", "reply", "was_accepted")
+
+    is_call = True
+
+    def __init__(
+        self, *args: typing.Any, monitor: float | None, mandatory: bool
+    ) -> None:
+        super().__init__(*args, mandatory=mandatory)
+        self.reply: Received | None = None
+        self.monitor = monitor
+        self.monitor_deadline: float | None = None
+        self.was_accepted = False
+
+    def accepted(self) -> None:
+        self.was_accepted = True

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes to one destination, over any number of links in turn."""
+
+from __future__ import annotations
+
+import collections
+import typing
+import uuid
+
+from greenamqp import notices
+from greenamqp.engine import (
+    MODIFIED,
+    REJECTED,
+    RELEASED,
+    LinkState,
+    LocalProtocolError,
+    RemoteError,
+    Sender,
+    Terminus,
+)
+from greenamqp.hubs import Timer
+from greenamqp.messenger.outgoing import Call, Destination, Outgoing
+from greenamqp.messenger.state import LINK_NAME, State
+
+if typing.TYPE_CHECKING:
+    from greenamqp.messenger.messenger import Messenger
+
+# A message that the peer released is sent again after this pause, twice as long each
+# further time up to the option link_retry_delay.  A mesh of routers takes up to a
+# second to know a new consumer everywhere.  Seconds.
+FIRST_RETRY_PAUSE = 0.1
+
+# A refusal of these kinds does not go away by trying again.
+_PERMANENT = frozenset(
+    (
+        "amqp:unauthorized-access",
+        "amqp:not-allowed",
+        "amqp:invalid-field",
+        "amqp:not-implemented",
+        "amqp:precondition-failed",
+    )
+)
+
+
+class Outlet:
+    """What goes to one destination, over one link at a time.  Hub's context or lock."""
+
+    __slots__ = (
+        "_link",
+        "_messenger",
+        "_resting",
+        "_retry_timer",
+        "address",
+        "destination",
+        "last_used",
+        "pending",
+        "refusal",
+    )
+
+    def __init__(self, messenger: Messenger, destination: Destination) -> None:
+        self._messenger = messenger
+        self.destination = destination
+        self.address: str | None = None
+        self.pending: collections.deque[Outgoing] = collections.deque()
+        self.last_used = messenger.hub.now()
+        self.refusal = ""
+        self._link: Sender | None = None
+        self._retry_timer: Timer | None = None
+        # What the peer released, until its pause is over.
+        self._resting: dict[Outgoing, Timer] = {}
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything waits here, for credit or for its outcome."""
+        return bool(
+            self.pending
+            or self._resting
+            or (self._link is not None and self._link.unsettled)
+        )
+
+    def submit(self, entry: Outgoing) -> None:
+        """Send now if that is possible, else when it is."""
+        self.last_used = self._messenger.hub.now()
+        link = self._link
+        if not self.pending and link is not None and self._ready(link, entry):
+            self._transmit(link, entry)
+            return
+        self.pending.append(entry)
+        if link is None:
+            self.attach()
+
+    def _ready(self, link: Sender, entry: Outgoing) -> bool:
+        if link.state is not LinkState.ATTACHED or link.credit <= 0:
+            return False
+        return not entry.is_call or self._messenger.replies.address is not None
+
+    def _transmit(self, link: Sender, entry: Outgoing) -> None:
+        messenger = self._messenger
+        message = entry.message
+        message.address = self.address
+        if entry.is_call:
+            messenger.replies.expect(typing.cast(Call, entry))
+        engine = messenger.engine
+        assert engine is not None
+        data = engine.codec.encode(message)
+        limit = link.max_message_size
+        if 0 < limit < len(data):
+            entry.failed(
+                f"the message has {len(data)} bytes, and the link to {self.address} "
+                f"takes {limit} at most"
+            )
+            return
+        entry.attempts += 1
+        link.send(data, entry, entry.settled)
+        if entry.settled:
+            entry.accepted()
+
+    def send_pending(self) -> None:
+        """Send what waits, as far as credit goes."""
+        link = self._link
+        if link is None:
+            return
+        pending = self.pending
+        while pending:
+            entry = pending[0]
+            if entry.done:  # its caller gave up
+                pending.popleft()
+                continue
+            if not self._ready(link, entry):
+                break
+            pending.popleft()
+            self._transmit(link, entry)
+        self._messenger.flush()
+
+    def attach(self) -> None:
+        """Attach the link, if the connection is up."""
+        messenger = self._messenger
+        if self._link is not None or messenger.state is not State.UP:
+            return
+        if self._retry_timer is not None:
+            return
+        assert messenger.engine is not None
+        assert messenger.addresser is not None
+        try:
+            node = self.destination.node(messenger.addresser)
+        except NotImplementedError as exc:
+            self._refused(str(exc), True)
+            return
+        self.address = node.address
+        try:
+            link = messenger.engine.create_sender(
+                node,
+                Terminus(node.address),
+                name=f"{LINK_NAME}/sender/[{self.address}]/{uuid.uuid4().hex}",
+                properties=node.link_properties,
+            )
+        except LocalProtocolError as exc:
+            self._refused(str(exc), False)
+            return
+        except ValueError as exc:  # AMQP has no way to write such a name
+            self._refused(str(exc), True)
+            return
+        self._link = link
+        link.on_attached = self._attached
+        link.on_detached = self._detached
+        link.on_credit = self._credit
+        link.on_settled = self._settled
+        messenger.flush()
+
+    def _attached(self, link: Sender) -> None:
+        self.refusal = ""
+        self.send_pending()
+
+    def _credit(self, link: Sender) -> None:
+        if self.pending:
+            self.send_pending()
+
+    def _settled(
+        self, link: Sender, entry: Outgoing, outcome: int, error: typing.Any
+    ) -> None:
+        if outcome == RELEASED and entry.mandatory:
+            entry.undeliverable(self.address)
+        elif outcome == RELEASED:
+            self._again(entry, "the message bus released it: nobody there to take it")
+        elif outcome == REJECTED:
+            reason = str(error) if error is not None else "no reason given"
+            entry.failed(f"the message bus rejected it: {reason}")
+        elif outcome == MODIFIED:
+            in_doubt = error["failed"] or error["undeliverable"]
+            reason = "the message bus returned it: " + (
+                "its consumer was lost" if error["failed"] else "it was modified"
+            )
+            if in_doubt and not entry.repeatable:
+                entry.failed(reason)
+            else:
+                self._again(entry, reason)
+        else:
+            entry.accepted()
+
+    def _again(self, entry: Outgoing, reason: str) -> None:
+        if entry.done:
+            return
+        entry.last_reason = reason
+        if entry.is_call:
+            # No server has it: no reply can come, and none may be waited for.
+            self._messenger.replies.forget(typing.cast(Call, entry))
+        if not entry.may_retry():
+            entry.failed(reason)
+            return
+        messenger = self._messenger
+        pause = min(
+            FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16),
+            messenger.options.link_retry_delay,
+        )
+        self._resting[entry] = messenger.hub.call_at(
+            messenger.hub.now() + pause, lambda: self._resend(entry)
+        )
+
+    def _resend(self, entry: Outgoing) -> None:
+        del self._resting[entry]
+        if not entry.done:
+            if entry.is_call:
+                # The link may have gone with the connection, with no call to keep it.
+                self._messenger.replies.attach()
+            self.submit(entry)
+            self._messenger.flush()
+
+    def _detached(self, link: Sender, error: RemoteError | None) -> None:
+        """The peer closed the link, or refused it, or the connection went."""
+        if link is not self._link or link.connection.ended:
+            return  # the messenger hears of the connection, and tells connection_lost
+        self._link = None
+        reason = str(error) if error is not None else "the peer detached the link"
+        permanent = error is not None and error.condition in _PERMANENT
+        self._messenger.notices.add(
+            notices.LINK_CLOSED, address=self.address, reason=reason
+        )
+        again = self._lost_outcomes(link, reason)
+        self._refused(reason, permanent)
+        self._put_back(again)
+
+    def _refused(self, reason: str, permanent: bool) -> None:
+        self.refusal = reason
+        waiting, self.pending = self.pending, collections.deque()
+        for entry in waiting:
+            entry.last_reason = reason
+            if entry.done:
+                continue
+            if permanent or not entry.may_retry():
+                entry.failed(f"{self.address}: {reason}")
+            else:
+                self.pending.append(entry)
+        self._retry_later()
+
+    def _retry_later(self) -> None:
+        if self.pending and self._link is None and self._retry_timer is None:
+            messenger = self._messenger
+            self._retry_timer = messenger.hub.call_at(
+                messenger.hub.now() + messenger.options.link_retry_delay, self._retry
+            )
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        if self.pending:
+            self.attach()
+
+    def _put_back(self, entries: list[Outgoing]) -> None:
+        """Send these again, before what was never sent."""
+        self.pending.extendleft(reversed(entries))
+        self._retry_later()
+
+    def _lost_outcomes(self, link: Sender, reason: str) -> list[Outgoing]:
+        """The link is gone, and with it the outcome of what is unsettled on it.
+
+        Returns what is to be sent again, in the order in which it was.
+        """
+        again = []
+        for entry in link.abandon():
+            if entry.done:
+                continue
+            entry.last_reason = reason
+            if entry.is_call and typing.cast(Call, entry).was_accepted:
+                continue
+            if entry.repeatable and entry.may_retry():
+                again.append(entry)
+            else:
+                entry.failed(f"{reason}; whether it arrived is unknown")
+        return again
+
+    def connection_lost(self, reason: str) -> None:
+        """The link went with the connection, or there was none: what may be sent
+        when it is back waits on, within its retries."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+        link, self._link = self._link, None
+        again = self._lost_outcomes(link, reason) if link is not None else []
+        waiting, self.pending = self.pending, collections.deque()
+        for entry in waiting:
+            if entry.done:
+                continue
+            entry.last_reason = reason
+            # A reply that has not left yet is not sent again, but for the first time.
+            if (entry.on_failure and not entry.attempts) or entry.may_retry():
+                self.pending.append(entry)
+            else:
+                entry.failed(reason)
+        self.pending.extendleft(reversed(again))
+
+    def withdraw(self, entry: Outgoing) -> None:
+        """Do not send this one any more, if it is not on its way."""
+        if entry in self.pending:
+            self.pending.remove(entry)
+        timer = self._resting.pop(entry, None)
+        if timer is not None:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Detach the link; what waits is the caller's to see to."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def fail_all(self, reason: str) -> None:
+        """Fail all that waits here, for good."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+        resting, self._resting = self._resting, {}
+        for entry, timer in resting.items():
+            timer.cancel()
+            entry.failed(reason)
+        link, self._link = self._link, None
+        if link is not None:
+            for entry in link.abandon():
+                entry.failed(reason)
+        while self.pending:
+            self.pending.popleft().failed(reason)

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The link that replies come by, and the calls that wait for them."""
+
+from __future__ import annotations
+
+import logging
+import typing
+import uuid
+
+from greenamqp.engine import (
+    REJECTED,
+    DecodeError,
+    Delivery,
+    LocalProtocolError,
+    Receiver,
+    RemoteError,
+    Terminus,
+)
+from greenamqp.hubs import Timer
+from greenamqp.messenger.outgoing import Call
+from greenamqp.messenger.state import LINK_NAME, State
+
+if typing.TYPE_CHECKING:
+    from greenamqp.messenger.messenger import Messenger
+
+# One name for all of the room: where in it something is logged is nobody's business.
+LOG = logging.getLogger("greenamqp.messenger")
+
+
+class Replies:
+    """The link that replies to this process's calls come by.  Hub's context or lock.
+
+    It is attached with the first call.  Its credit is never less than the number of
+    calls that wait, so that a router drops no reply for want of credit.
+    """
+
+    __slots__ = (
+        "_count",
+        "_credit",
+        "_link",
+        "_messenger",
+        "_prefix",
+        "_retry_timer",
+        "address",
+        "refusal",
+        "waiting",
+    )
+
+    def __init__(self, messenger: Messenger) -> None:
+        self._messenger = messenger
+        self._prefix = uuid.uuid4().hex
+        self._count = 0
+        self._link: Receiver | None = None
+        self._retry_timer: Timer | None = None
+        #: Where replies are to be sent; None while there is no such place.
+        self.address: str | None = None
+        self.waiting: dict[typing.Any, Call] = {}
+        #: Why there is no such place, for those who time out meanwhile.
+        self.refusal = ""
+        self._credit = 0  # of the link, as the peer sees it
+
+    def expect(self, call: Call) -> None:
+        """A request leaves: its reply will be recognised by its message id."""
+        message = call.message
+        # A fresh id for each attempt: a late reply to an earlier one must not be taken
+        # for this one's.
+        self._count += 1
+        message.id = f"{self._prefix}.{self._count}"
+        message.reply_to = self.address
+        self.waiting[message.id] = call
+        if call.monitor is not None:
+            call.monitor_deadline = self._messenger.hub.now() + call.monitor
+        self._top_up()
+
+    def forget(self, call: Call) -> None:
+        """Its caller waits no longer."""
+        self.waiting.pop(call.message.id, None)
+
+    def attach(self) -> None:
+        """Attach the link, if the connection is up and it is not there yet."""
+        messenger = self._messenger
+        if (
+            self._link is not None
+            or self._retry_timer is not None
+            or messenger.state is not State.UP
+        ):
+            return
+        assert messenger.engine is not None
+        try:
+            link = messenger.engine.create_receiver(
+                Terminus(dynamic=True),
+                name=f"{LINK_NAME}/receiver/[rpc-response]/{uuid.uuid4().hex}",
+            )
+        except LocalProtocolError as exc:
+            LOG.error("no link for replies: %s", exc)
+            return
+        self._link = link
+        link.on_attached = self._attached
+        link.on_detached = self._detached
+        link.on_message = self._message
+        link.on_dropped = self._dropped
+        messenger.flush()
+
+    def _attached(self, link: Receiver) -> None:
+        self.address = link.remote_source.address
+        self.refusal = ""
+        self._credit = 0
+        self._top_up()
+        self._messenger.send_pending()
+
+    def _detached(self, link: Receiver, error: RemoteError | None) -> None:
+        if link is not self._link or link.connection.ended:
+            return  # the messenger hears of the connection, and tells connection_lost
+        reason = str(error) if error is not None else "no reason given"
+        LOG.error("the link for replies was closed by the peer: %s", reason)
+        self.refusal = f"the link for replies was closed: {reason}"
+        self.connection_lost(self.refusal)
+        messenger = self._messenger
+        self._retry_timer = messenger.hub.call_at(
+            messenger.hub.now() + messenger.options.link_retry_delay, self._retry
+        )
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        self.attach()
+
+    def _message(self, link: Receiver, delivery: Delivery, data: memoryview) -> None:
+        try:
+            message = link.connection.codec.decode_reply(data)
+        except DecodeError as exc:
+            LOG.error("a reply that cannot be decoded was rejected: %s", exc)
+            link.settle(
+                delivery,
+                REJECTED,
+                condition="amqp:decode-error",
+                description=str(exc),
+            )
+            self._used_credit()
+            return
+        link.settle(delivery)
+        call = self.waiting.get(message.correlation_id)
+        if call is None:
+            LOG.warning(
+                "a reply that nobody waits for was dropped: it came late, or was not "
+                "for us (correlation-id %s)",
+                message.correlation_id,
+            )
+        elif message.body is None:
+            # A heartbeat: the server is at work on it.
+            if call.monitor is not None:
+                call.monitor_deadline = self._messenger.hub.now() + call.monitor
+        else:
+            del self.waiting[message.correlation_id]
+            call.reply = message
+            call.finish(None)
+        self._used_credit()
+
+    def _dropped(self, link: Receiver, reason: str) -> None:
+        LOG.warning("a reply was lost: %s", reason)
+        self._used_credit()
+
+    def _used_credit(self) -> None:
+        self._credit -= 1
+        self._top_up()
+
+    def _top_up(self) -> None:
+        """Grant credit when half the window is used, or more calls wait than replies
+        may come; then for twice as many, so that not each call costs a frame."""
+        waiting = len(self.waiting)
+        window = self._messenger.options.reply_link_credit
+        if self._link is not None and (
+            self._credit < waiting or self._credit * 2 <= window
+        ):
+            grant = max(window, 2 * waiting) - self._credit
+            self._credit += grant
+            self._link.flow(grant)
+
+    def connection_lost(self, reason: str) -> None:
+        """The link is gone, and with it the address that replies are sent to."""
+        self._stop_timer()
+        self._link = None
+        self.address = None
+        self.fail_all(f"{reason}; whether the request was carried out is unknown")
+
+    def _stop_timer(self) -> None:
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+
+    def close(self) -> None:
+        """Detach the link."""
+        self._stop_timer()
+        link, self._link = self._link, None
+        self.address = None
+        if link is not None:
+            link.close()
+
+    def fail_all(self, reason: str) -> None:
+        """Fail all calls that wait for a reply."""
+        waiting, self.waiting = self.waiting, {}
+        for call in waiting.values():
+            call.failed(reason)
