@@ -38,7 +38,8 @@ STOP_TIMEOUT = 2.0
 class Broker:
     """A broker inside this process.
 
-    Each method may be called from any thread or green thread that may block.
+    Each method may be called from any thread or green thread that may block.  After a
+    fork the broker goes on in the parent; the child has no part in it.
 
     :param host: name or address to listen on
     :param port: 0 picks a free one; see :attr:`port`
@@ -175,7 +176,7 @@ class Broker:
 
     def _inside(self, function: typing.Callable[[Server], int]) -> int:
         server, hub = self._server, self._hub
-        if server is None or hub is None:
+        if server is None or hub is None or self._pid != os.getpid():
             return 0
 
         def run() -> int:

@@ -104,7 +104,7 @@ class Server:
                 settings.tls_require_client_cert,
             )
         # TLS handshakes that are not complete: not connections yet.
-        self._handshakes: set[tls.Handshake] = set()
+        self._handshakes: dict[tls.Handshake, tls.TlsStream] = {}
         self.core = Core(settings, hub.now)
         self.host = host
         self.port = port
@@ -136,6 +136,7 @@ class Server:
             raise
         self.port = sock.getsockname()[1]
         self._listening = sock
+        self.hub.holders.add(self)
         self._watch = self.hub.watch(sock.fileno(), self._acceptable)
         self._maintain()
         settings = self.core.settings
@@ -167,6 +168,16 @@ class Server:
         for accepted in list(self.connections):
             accepted.pump.close()
 
+    def forked(self) -> None:
+        """See :class:`greenamqp.hubs.base.Holder`; the pumps are told by themselves."""
+        sock, self._listening = self._listening, None
+        if sock is not None:
+            sock.close()
+        for stream in self._handshakes.values():
+            os.close(stream.detach())
+        self._handshakes.clear()
+        self._watch = self._pause = self._maintenance = None
+
     def drop_connections(self) -> int:
         """Cut all connections without a word; returns how many."""
         victims = list(self.connections)
@@ -186,6 +197,7 @@ class Server:
             drained.wake()
 
     def _stop_listening(self) -> None:
+        self.hub.holders.discard(self)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
@@ -242,7 +254,7 @@ class Server:
 
     def _shake_hands(self, stream: tls.TlsStream, name: str) -> None:
         def done(error: str | None) -> None:
-            self._handshakes.discard(handshake)
+            self._handshakes.pop(handshake, None)
             if error is None:
                 self._serve(stream, name, stream.peer_name)
             else:
@@ -250,7 +262,7 @@ class Server:
 
         deadline = self.hub.now() + self.core.settings.handshake_timeout
         handshake = tls.Handshake(self.hub, stream, deadline, done)
-        self._handshakes.add(handshake)
+        self._handshakes[handshake] = stream
 
     def _pause_accepting(self, exc: OSError) -> None:
         """The descriptor stays readable, so a look at it would be a busy loop."""

@@ -185,6 +185,26 @@ def test_stopping_does_not_wait_for_ever_for_a_peer_that_is_silent():
         assert sock.recv(100) == b""
 
 
+def test_a_forked_child_has_no_part_in_it(broker, client):
+    (accepted,) = broker._server.connections
+    descriptors = [broker._server._listening.fileno(), accepted.pump._stream.fileno()]
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            assert broker.depth("q") == broker.connections == 0
+            broker.stop()
+            for descriptor in descriptors:
+                with pytest.raises(OSError):
+                    os.fstat(descriptor)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert client.send("q", message("x"))
+    assert broker.connections == 1
+
+
 def test_a_port_that_is_taken(broker):
     threads = threading.active_count()
     with pytest.raises(OSError):
