@@ -213,7 +213,7 @@ class Guard:
                         return
                     charges = list(self._charges)
                 now = time.monotonic()
-                due = min((charge.beat(now) for charge in charges), default=now + _IDLE)
+                due = min([now + _IDLE, *(charge.beat(now) for charge in charges)])
                 self._alarm.acquire(timeout=max(0.0, due - time.monotonic()))
         finally:
             ended.release()

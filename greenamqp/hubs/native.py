@@ -35,9 +35,10 @@ def original(module: str, name: str) -> typing.Any:
     """`module.name` as the standard library has it."""
     if "eventlet.patcher" in sys.modules:
         patcher: typing.Any = sys.modules["eventlet.patcher"]
-        # eventlet calls both thread and threading "thread".  Where nothing is patched
+        # eventlet calls both _thread and threading "thread".  Where nothing is patched
         # its copy of a module would not know the threads of the real one.
-        if patcher.is_monkey_patched("thread" if module == "threading" else module):
+        threads = module in ("threading", "_thread")
+        if patcher.is_monkey_patched("thread" if threads else module):
             unpatched: types.ModuleType = patcher.original(module)
             return getattr(unpatched, name)
     if "gevent.monkey" in sys.modules:
