@@ -75,9 +75,9 @@ class Core:
             )
         made: Namespace | RouterNamespace
         if self.settings.behaviour.router:
-            made = RouterNamespace(name, self.settings, self.container_id)
+            made = RouterNamespace(name, self.settings, self.container_id, self.usage)
         else:
-            made = Namespace(name, self.settings, self.usage, self.clock)
+            made = Namespace(name, self.settings, self.usage, self.clock, self._reclaim)
         self.namespaces[name] = made
         return made
 
@@ -131,7 +131,12 @@ class Core:
         for namespace in self.namespaces.values():
             namespace.maintain(now)
 
+    def _reclaim(self) -> None:
+        for namespace in self.namespaces.values():
+            namespace.forget_idle()
+
     def _forget_idle(self) -> None:
         for name, namespace in list(self.namespaces.items()):
+            namespace.forget_idle()
             if namespace.idle:
                 del self.namespaces[name]

@@ -119,7 +119,10 @@ def queue_policy(
 
 
 class Namespace:
-    """The addresses of one virtual host of a broker that stores messages."""
+    """The addresses of one virtual host of a broker that stores messages.
+
+    :param reclaim: have all virtual hosts forget addresses that nobody uses
+    """
 
     def __init__(
         self,
@@ -127,6 +130,7 @@ class Namespace:
         settings: Settings,
         usage: Usage,
         clock: typing.Callable[[], float],
+        reclaim: typing.Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -135,6 +139,7 @@ class Namespace:
         self.addresses: dict[str, Address] = {}
         self._usage = usage
         self._clock = clock
+        self._reclaim = reclaim or self.forget_idle
 
     # -- finding and making addresses
 
@@ -167,8 +172,12 @@ class Namespace:
         node = self._address(base, capabilities, None if bound else properties)
         if not bound:
             return node, None
-        policy = queue_policy(self.settings, properties)
-        return node, node.bound.get(name) or node.bind(name, policy)
+        queue = node.bound.get(name)
+        if queue is None:
+            policy = queue_policy(self.settings, properties)
+            self._look_for_room()
+            queue = node.bind(name, policy)
+        return node, queue
 
     def _address(
         self,
@@ -201,16 +210,22 @@ class Namespace:
         node.explicit = wanted is not None
         return node
 
-    def _make(self, name: str, kind: Kind, policy: Policy) -> Address:
-        if len(self.addresses) >= self.settings.max_addresses:
-            self._forget_idle()
-        if len(self.addresses) >= self.settings.max_addresses:
+    def _look_for_room(self) -> None:
+        """:raises Refused: if there are as many addresses as there may be"""
+        usage = self._usage
+        if usage.addresses >= self.settings.max_addresses:
+            self._reclaim()
+        if usage.addresses >= self.settings.max_addresses:
             raise Refused(
                 "amqp:resource-limit-exceeded",
                 f"there are {self.settings.max_addresses} addresses already",
             )
+
+    def _make(self, name: str, kind: Kind, policy: Policy) -> Address:
+        self._look_for_room()
         node = Address(name, kind, policy, self._usage, self._clock)
         self.addresses[name] = node
+        self._usage.addresses += 1
         LOG.debug("new %s %s", kind.value, name)
         return node
 
@@ -260,6 +275,7 @@ class Namespace:
         """Forget an address, with all that it holds."""
         if self.addresses.get(address.name) is address:
             del self.addresses[address.name]
+            self._usage.addresses -= 1
             LOG.debug("%s %s deleted", address.kind.value, address.name)
         address.delete()
 
@@ -270,14 +286,13 @@ class Namespace:
                 self.delete(address)
         # Where addresses are not made by whoever names them, their being there counts.
         if len(self.addresses) > _KEEP_IDLE and not self.settings.behaviour.listed_only:
-            self._forget_idle()
+            self.forget_idle()
 
-    def _forget_idle(self) -> None:
+    def forget_idle(self) -> None:
         """Forget addresses that would be the same if they were made anew."""
-        for name, address in list(self.addresses.items()):
+        for address in list(self.addresses.values()):
             if address.idle:
-                del self.addresses[name]
-                address.delete()
+                self.delete(address)
 
     @property
     def idle(self) -> bool:

@@ -27,7 +27,7 @@ from greenamqp.broker.namespace import (
     routable_kind,
 )
 from greenamqp.broker.settings import Settings
-from greenamqp.broker.store import Kind
+from greenamqp.broker.store import Kind, Usage
 
 LOG = logging.getLogger(__name__)
 
@@ -227,8 +227,11 @@ class RouterAddress:
 class RouterNamespace:
     """The addresses of one virtual host of a router."""
 
-    def __init__(self, name: str, settings: Settings, router_id: str) -> None:
+    def __init__(
+        self, name: str, settings: Settings, router_id: str, usage: Usage
+    ) -> None:
         self.name = name
+        self._usage = usage
         self.settings = settings
         self.connections = 0
         self.addresses: dict[str, RouterAddress] = {}
@@ -261,12 +264,13 @@ class RouterNamespace:
         return self._make(name, False)
 
     def _make(self, name: str, multicast: bool) -> RouterAddress:
-        if len(self.addresses) >= self.settings.max_addresses:
+        if self._usage.addresses >= self.settings.max_addresses:
             raise Refused(
                 "amqp:resource-limit-exceeded",
                 f"there are {self.settings.max_addresses} addresses already",
             )
         address = self.addresses[name] = RouterAddress(name, multicast)
+        self._usage.addresses += 1
         return address
 
     def release(self, address: RouterAddress) -> None:
@@ -274,11 +278,15 @@ class RouterNamespace:
         if not address.receivers and not address.senders:
             if self.addresses.get(address.name) is address:
                 del self.addresses[address.name]
+                self._usage.addresses -= 1
 
     def drop(self, sender: Sender) -> None:
         """A sender to any address is gone, and what it sent that nobody has yet."""
         for address in self.addresses.values():
             address.drop(sender)
+
+    def forget_idle(self) -> None:
+        """What nobody is attached to is forgotten already."""
 
     def maintain(self, now: float) -> None:
         """Nothing is kept, so nothing grows old."""

@@ -80,7 +80,8 @@ class Settings:
         there are no users
     :ivar hostnames: names that mean this broker itself, not a virtual host, beside
         localhost, addresses of the Internet protocol and this machine's name
-    :ivar max_memory: of all messages together
+    :ivar max_memory: of all messages together, in memory
+    :ivar max_addresses: of all virtual hosts together, bound queues included
     :ivar trace: write every frame to standard error
     :ivar tls_cert: PEM file of the broker's certificate: it speaks TLS alone
     :ivar tls_key: PEM file of its key; empty: it is in `tls_cert`

@@ -39,6 +39,10 @@ LOG = logging.getLogger(__name__)
 # they are not woken for every message that leaves.
 _RESUME_AT = 0.75
 
+# What a message that is kept costs beside its own bytes, roughly: or small messages
+# would take many times the memory that they may.
+MESSAGE_OVERHEAD = 256
+
 # How many messages may be lost between two lines in the log that say so.
 _LOSSES_PER_LINE = 10_000
 
@@ -98,13 +102,18 @@ class Consumer(typing.Protocol):
 
 
 class Usage:
-    """What all queues of a broker hold together, and how much that may be.  Bytes."""
+    """What all queues of a broker hold together, and how much that may be.
 
-    __slots__ = ("bytes", "limit", "waiting")
+    Bytes; what a message costs beside its own bytes is counted as MESSAGE_OVERHEAD.
+    Also how many addresses there are, bound queues included.
+    """
+
+    __slots__ = ("addresses", "bytes", "limit", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
+        self.addresses = 0
         #: queues whose senders wait for room
         self.waiting: set[Queue] = set()
 
@@ -229,7 +238,7 @@ class Queue:
             # Nothing waits that they could take, or they would not be ready.
             self.depth += 1
             self.bytes += size
-            self._usage.bytes += size
+            self._usage.bytes += size + MESSAGE_OVERHEAD
             consumer = ready.popleft()
             consumer.listed = False
             if consumer.deliver(entry, data) and not consumer.listed:
@@ -242,7 +251,7 @@ class Queue:
             self._drop_oldest("is longer than its policy allows")
         self.depth += 1
         self.bytes += size
-        self._usage.bytes += size
+        self._usage.bytes += size + MESSAGE_OVERHEAD
         self._waiting.append(entry)
         if expires is not None and expires < self._next_expiry:
             self._next_expiry = expires
@@ -330,7 +339,7 @@ class Queue:
         size = len(entry.data)
         self.depth -= 1
         self.bytes -= size
-        self._usage.bytes -= size
+        self._usage.bytes -= size + MESSAGE_OVERHEAD
         if self._blocked:
             self.look_for_room()
         if self._usage.waiting:
@@ -590,6 +599,7 @@ class Address:
         if queue is None:
             queue = self._queue(f"{self.name}::{name}", policy)
             self.bound[name] = queue
+            self._usage.addresses += 1
             self._retarget()
         return queue
 
@@ -597,6 +607,7 @@ class Address:
         """Delete the bound queue `name`, if there is one."""
         queue = self.bound.pop(name, None)
         if queue is not None:
+            self._usage.addresses -= 1
             queue.delete()
             self._retarget()
 
@@ -658,6 +669,8 @@ class Address:
         self.deleted = True
         for queue in self.queues:
             queue.delete()
+        self._usage.addresses -= len(self.bound)
+        self.bound.clear()
         self._targets = ()
         self._on_room()
 

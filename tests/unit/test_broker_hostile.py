@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenamqp.broker.namespace import Namespace
+from greenamqp.broker.store import MESSAGE_OVERHEAD
 from greenamqp.engine import RELEASED, Sasl
 from greenamqp.engine import connection as connection_module
 from greenamqp.engine.link import EXPIRE_NEVER
@@ -113,8 +114,13 @@ def test_damage(product, data):
             assert address.senders == (1 if address.name == "unicast.mine" else 0)
             for queue in address.queues:
                 assert queue.depth == queue.waiting
-                held += queue.bytes
+                held += queue.bytes + MESSAGE_OVERHEAD * queue.depth
     assert bus.core.usage.bytes == held
+    assert bus.core.usage.addresses == sum(
+        len(namespace.addresses)
+        + sum(len(getattr(each, "bound", ())) for each in namespace.addresses.values())
+        for namespace in bus.core.namespaces.values()
+    )
 
 
 @given(st.binary(max_size=300))
@@ -133,7 +139,7 @@ def test_messages_that_are_noise(noise):
     send(bus, client.sender("q"), "good")
     assert receiver.data[-1] == message("good")
     assert bus.core.usage.bytes == sum(
-        queue.bytes
+        queue.bytes + MESSAGE_OVERHEAD * queue.depth
         for address in bus.core.namespaces[""].addresses.values()
         for queue in address.queues
     )

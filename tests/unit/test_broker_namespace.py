@@ -163,6 +163,23 @@ def test_addresses_are_limited_but_idle_ones_make_room():
     assert sorted(made.addresses) == ["a", "b", "c"]
 
 
+def test_bound_queues_and_other_virtual_hosts_count():
+    core = Core(Settings(max_addresses=4), Clock())
+    one, other = core.namespace("one"), core.namespace("other")
+    one.resolve("a::q")
+    other.resolve("b")[0].send(MESSAGE)
+    other.resolve("idle")
+    assert core.usage.addresses == 4
+    one.resolve("a::r")
+    assert other.lookup("idle") is None, "it made room"
+    assert refusal(one.resolve, "a::s") == "amqp:resource-limit-exceeded"
+    assert refusal(other.resolve, "c") == "amqp:resource-limit-exceeded"
+    one.resolve("a")[0].unbind("q")
+    other.resolve("c")
+    one.delete(one.resolve("a")[0])
+    assert core.usage.addresses == 2
+
+
 def test_maintenance():
     clock = Clock()
     made = namespace(clock)

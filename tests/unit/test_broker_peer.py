@@ -274,7 +274,7 @@ def test_memory_of_all_queues_is_bounded():
     for sender in senders:
         while sender.credit:
             send(bus, sender, "x" * 1000)
-    assert bus.core.usage.bytes < 100_000 + 5 * 500 * 1100
+    assert bus.core.usage.bytes < 100_000 + 5 * 500 * 1400
     assert all(sender.credit == 0 for sender in senders)
     for number in range(5):
         client.receiver(f"q{number}")

@@ -15,6 +15,7 @@ from greenamqp.broker.router import (
     RouterNamespace,
 )
 from greenamqp.broker.settings import Settings
+from greenamqp.broker.store import Usage
 
 REJECTED = Result("rejected", ("amqp:decode-error", "no"))
 
@@ -255,12 +256,12 @@ def test_credit_that_is_taken_back(anycast):
     ],
 )
 def test_what_an_address_is(name, multicast):
-    namespace = RouterNamespace("", Settings(), "R")
+    namespace = RouterNamespace("", Settings(), "R", Usage(1))
     assert namespace.resolve(name).multicast is multicast
 
 
 def test_an_address_lives_while_somebody_is_attached():
-    namespace = RouterNamespace("", Settings(), "R")
+    namespace = RouterNamespace("", Settings(), "R", Usage(1))
     sender = Sends()
     address = namespace.resolve("a")
     address.attach_sender(sender)
@@ -276,7 +277,7 @@ def test_an_address_lives_while_somebody_is_attached():
 
 
 def test_temporary_addresses_look_like_a_routers():
-    namespace = RouterNamespace("", Settings(), "Router.1")
+    namespace = RouterNamespace("", Settings(), "Router.1", Usage(1))
     one, other = namespace.make_dynamic(), namespace.make_dynamic()
     assert one.name.startswith("amqp:/_topo/0/Router.1/temp.")
     assert one.name != other.name
@@ -284,7 +285,7 @@ def test_temporary_addresses_look_like_a_routers():
 
 def test_addresses_are_limited_and_may_be_refused():
     settings = Settings(max_addresses=2, refused_prefixes=("secret",))
-    namespace = RouterNamespace("", settings, "R")
+    namespace = RouterNamespace("", settings, "R", Usage(1))
     with pytest.raises(Refused) as refused:
         namespace.resolve("secret.place")
     assert refused.value.condition == "amqp:unauthorized-access"

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 
 from greenamqp.broker import encoding
 from greenamqp.broker.store import (
+    MESSAGE_OVERHEAD,
     Address,
     BoundTarget,
     Kind,
@@ -358,7 +359,7 @@ def test_room_in_bytes(make):
 
 def test_room_in_all_queues_together(clock):
     data = message("x" * 100)
-    usage = Usage(2 * len(data))
+    usage = Usage(2 * (len(data) + MESSAGE_OVERHEAD))
     told = []
     queues = [Queue(name, Policy(), usage, clock) for name in "ab"]
     for queue in queues:
@@ -679,7 +680,8 @@ class Store(RuleBasedStateMachine):
         held = [entry for _, entry in self.held()]
         assert len({id(entry) for entry in held}) == len(held)
         assert queue.depth == queue.waiting + len(held)
-        assert self.usage.bytes == queue.bytes >= 0
+        assert queue.bytes >= 0
+        assert self.usage.bytes == queue.bytes + MESSAGE_OVERHEAD * queue.depth
 
     @invariant()
     def nothing_is_lost(self):
