@@ -126,6 +126,8 @@ class Hub(abc.ABC):
 
     def forked(self) -> None:
         """This is a child process: no callback runs any more, and nobody waits here."""
+        if self.inherited:
+            return  # a child's child
         self.inherited = True
         self._dirty.clear()
         self._let_go()

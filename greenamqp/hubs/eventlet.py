@@ -91,8 +91,10 @@ class EventletHub(GreenHub):
         old hub is left as it is, with the green threads that wait in it, and the next
         wait of the child makes another.
         """
+        if self.inherited:
+            return  # a child's child
         super().forked()
-        if self._users and self._get_ident() == self._thread:
+        if self._get_ident() == self._thread and eventlet_hubs.get_hub() is self.loop:
             kind = type(self.loop)
             module = sys.modules[kind.__module__]
             eventlet_hubs.use_hub(module if module.Hub is kind else kind)
