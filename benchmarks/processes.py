@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pathlib
@@ -17,6 +18,17 @@ WORKER = pathlib.Path(__file__).parent / "worker"
 #: Seconds that a worker may take for an answer.  Far more than any does: who takes
 #: longer hangs.
 PATIENCE = 300.0
+
+
+#: From linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
+
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    """In the child, before it runs: nobody else would end it if we are killed."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class WorkerFailed(Exception):
@@ -42,6 +54,7 @@ class Process:
             # driver.
             cwd=tempfile.gettempdir(),
             start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
         self._buffer = b""
 

@@ -10,6 +10,11 @@ import typing
 from benchmarks.cells import Cell
 
 
+#: Targets above which stock servers in native threads are left out: one of their
+#: pools each, and they bring a small machine to a standstill.
+MANY = 50
+
+
 @dataclasses.dataclass(frozen=True)
 class Side:
     """One of those that are compared.
@@ -38,6 +43,13 @@ class Side:
             cell.targets != 1 or cell.load not in ("call", "cast", "notify")
         ):
             return "the floor has simple loads only"
+        if (
+            self.stack == "oslo"
+            and self.server == "stock"
+            and self.hub == "threads"
+            and cell.targets > MANY
+        ):
+            return f"it has up to 64 threads for each of {cell.targets} targets"
         if self.hub == "blocking" and cell.load == "slow":
             return "its endpoints run one after another, as promised"
         return ""
