@@ -209,7 +209,7 @@ def test_silence_is_found_out():
         wire.now = client.deadline
         client.process(wire.now)
     assert client.failed is not None
-    assert "local-idle-timeout" in str(client.failed)
+    assert "silent for longer than the idle time-out" in str(client.failed)
     assert wire.now - last_heard <= 8
 
 
