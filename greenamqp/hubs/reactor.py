@@ -20,6 +20,9 @@ import typing
 from greenamqp.hubs import native
 from greenamqp.hubs.base import Callback, Timer, Watch
 
+# epoll counts milliseconds in 31 bits, 24 days: nobody waits longer in one piece.
+_LONGEST_POLL = 86400.0
+
 
 class _Timer(Timer):
     __slots__ = ("callback",)
@@ -175,7 +178,8 @@ class Reactor:
         """
         due: list[Callback] = []
         # epoll counts milliseconds and rounds up, so a timer is not polled for.
-        for fd, events in self._epoll.poll(-1 if timeout is None else timeout):
+        timeout = -1 if timeout is None else min(timeout, _LONGEST_POLL)
+        for fd, events in self._epoll.poll(timeout):
             if fd == self._eventfd:
                 os.eventfd_read(fd)
                 continue
