@@ -78,8 +78,12 @@ class BlockingWaiter(Waiter):
 
     def wake(self) -> None:
         self._woken = True
-        if self in self._hub._followers:
+        hub = self._hub
+        if self in hub._followers:
             self._rouse()
+        elif hub._leader not in (None, hub._get_ident()) and hub._reactor is not None:
+            # Perhaps the one of another thread, which waits in the loop.
+            hub._reactor.wake()
 
     def _rouse(self) -> None:
         self._hub._followers.remove(self)

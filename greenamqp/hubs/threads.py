@@ -21,11 +21,13 @@ LOG = logging.getLogger(__name__)
 class ThreadWaiter(Waiter):
     """A waiter of one native thread: a lock that is held until woken."""
 
-    __slots__ = ("_hub", "_lock", "_woken")
+    __slots__ = ("_hub", "_lock", "_pumps", "_woken")
 
     def __init__(self, hub: ThreadsHub) -> None:
         self._hub = hub
         self._woken = False
+        # Whether it waits in the hub's own thread, where the loop is to be woken.
+        self._pumps = False
         self._lock = hub._allocate_lock()
         self._lock.acquire()
 
@@ -48,10 +50,14 @@ class ThreadWaiter(Waiter):
 
     def _pump(self, deadline: float | None) -> bool:
         hub = self._hub
-        while not self._woken:
-            if deadline is not None and hub.now() >= deadline:
-                return False
-            hub._turn(hub._reactor, deadline)
+        self._pumps = True
+        try:
+            while not self._woken:
+                if deadline is not None and hub.now() >= deadline:
+                    return False
+                hub._turn(hub._reactor, deadline)
+        finally:
+            self._pumps = False
         self._lock.acquire()
         self._woken = False
         return True
@@ -63,6 +69,8 @@ class ThreadWaiter(Waiter):
                 self._hub._ready.append(self)
             else:
                 self._lock.release()
+                if self._pumps:
+                    self._hub._wake_reactor()
 
 
 class ThreadsHub(Hub):
