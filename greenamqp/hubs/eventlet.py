@@ -8,7 +8,6 @@ are called.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import typing
@@ -19,9 +18,7 @@ from eventlet import hubs as eventlet_hubs
 from eventlet.hubs.hub import READ, WRITE
 
 from greenamqp.hubs.base import Callback, Timer, Watch
-from greenamqp.hubs.green import GreenHub
-
-LOG = logging.getLogger(__name__)
+from greenamqp.hubs.green import GreenHub, logged
 
 
 class _Timer(Timer):
@@ -41,10 +38,14 @@ class _Watch(Watch):
     def __init__(self, hub: EventletHub, fd: int, on_readable: Callback) -> None:
         self._hub = hub
         self._fd = fd
+
+        def readable(_fd: int) -> None:
+            # eventlet's loop calls all that is due, also what was removed meanwhile.
+            if self._reader is not None:
+                hub._wakeup(on_readable)
+
         # The listener stays until removed: no epoll_ctl per wait.
-        self._reader: typing.Any = hub.loop.add(
-            READ, fd, lambda _fd: hub._wakeup(on_readable), _throwback, None
-        )
+        self._reader: typing.Any = hub.loop.add(READ, fd, readable, _throwback, None)
         self._writer: typing.Any = None
 
     def want_write(self, on_writable: Callback | None) -> None:
@@ -54,8 +55,13 @@ class _Watch(Watch):
             self._writer = None
         if on_writable is not None:
             hub, callback = self._hub, on_writable
-            self._writer = loop.add(
-                WRITE, self._fd, lambda _fd: hub._wakeup(callback), _throwback, None
+
+            def writable(_fd: int) -> None:
+                if self._writer is writer:
+                    hub._wakeup(callback)
+
+            self._writer = writer = loop.add(
+                WRITE, self._fd, writable, _throwback, None
             )
 
     def close(self) -> None:
@@ -115,7 +121,7 @@ class EventletHub(GreenHub):
         )
 
     def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
-        eventlet.spawn_n(_logged, function, *args)
+        eventlet.spawn_n(logged, function, *args)
 
 
 def _stop_running(reference: weakref.ref[typing.Any]) -> None:
@@ -125,9 +131,3 @@ def _stop_running(reference: weakref.ref[typing.Any]) -> None:
     if asyncio.events._get_running_loop() is reference():
         asyncio.events._set_running_loop(None)
 
-
-def _logged(function: typing.Callable[..., object], *args: object) -> None:
-    try:
-        function(*args)
-    except Exception:
-        LOG.exception("a green thread failed")

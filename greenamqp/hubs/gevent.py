@@ -9,7 +9,7 @@ import gevent
 from gevent.hub import get_hub
 
 from greenamqp.hubs.base import Callback, Timer, Watch
-from greenamqp.hubs.green import GreenHub
+from greenamqp.hubs.green import GreenHub, logged
 
 _READ, _WRITE = 1, 2  # libev's and libuv's event bits, as gevent documents them
 
@@ -102,5 +102,4 @@ class GeventHub(GreenHub):
         return handle
 
     def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
-        # gevent reports what a greenlet raises by itself.
-        gevent.spawn(function, *args)
+        gevent.spawn(logged, function, *args)

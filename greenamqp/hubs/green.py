@@ -80,6 +80,14 @@ class GreenWaiter(Waiter):
                 hub._schedule()
 
 
+def logged(function: typing.Callable[..., object], *args: object) -> None:
+    """Run `function`, and log what it raises."""
+    try:
+        function(*args)
+    except Exception:
+        LOG.exception("a green thread failed")
+
+
 class _Worker:
     """A green thread that does one piece of work after another, parked in between."""
 
@@ -106,7 +114,13 @@ class _Worker:
             if len(hub._idle) >= IDLE_WORKERS or not hub._users:
                 return
             hub._idle.append(self)
-            self._waiter.wait(None)
+            try:
+                self._waiter.wait(None)
+            except BaseException:
+                # Killed: no work may be given to it.
+                if self in hub._idle:
+                    hub._idle.remove(self)
+                raise
 
 
 class GreenHub(Hub):
@@ -174,12 +188,13 @@ class GreenHub(Hub):
                         continue  # it has left meanwhile
                     try:
                         waiter.greenlet.switch()
-                    except Exception:
-                        # A green thread that ends so has us as its parent.
-                        LOG.exception("a green thread ended with an exception")
-                    except BaseException:
+                    except (KeyboardInterrupt, SystemExit):
                         self._ready[:0] = ready[index + 1 :]
                         raise
+                    except BaseException:
+                        # A green thread that ends so has us as its parent.  Its
+                        # time-outs, too, would end the watch that we were called by.
+                        LOG.exception("a green thread ended with an exception")
                     if self._dirty and self.now() > self._flush_at:
                         self._flush_dirty()
                         self._flush_at = self.now() + FLUSH_INTERVAL
@@ -279,7 +294,11 @@ class GreenHub(Hub):
         except BlockingIOError:
             pass
         while self._from_outside:
-            self._from_outside.popleft()()
+            try:
+                self._from_outside.popleft()()
+            except Exception:
+                # The others were announced by the same write.
+                LOG.exception("a callback failed")
 
     def call_inside(self, callback: Callback) -> None:
         # By the eventfd from the hub's own thread too: a signal handler may have
