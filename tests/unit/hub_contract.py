@@ -1,0 +1,1577 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of :mod:`greenamqp.hubs.base`, checked against one hub.
+
+Run as ``python -m tests.unit.hub_contract NAME [CHECK...]``, each hub in a process of
+its own, since monkey patching is for the whole process.  Prints ``ok CHECK``, ``skip
+CHECK`` with the reason, or ``FAIL CHECK`` with the traceback, and ends with the first
+failure.  NAME is that of a hub, or ``eventlet-asyncio``.
+
+A check is a function of one argument, an :class:`Env`.  None sleeps in order to
+synchronise, none asserts how long something takes.
+"""
+
+from __future__ import annotations
+
+import _socket
+import collections
+import contextlib
+import fcntl
+import functools
+import gc
+import logging
+import os
+import resource
+import select
+import socket
+import sys
+import time
+import traceback
+import typing
+
+#: Seconds that nothing takes, however slow the machine.
+FAR = 60.0
+
+CHECKS: dict[str, typing.Callable[[Env], None]] = {}
+
+
+class Skip(Exception):
+    """The hub at hand has no such thing; the text says why."""
+
+
+def check(function: typing.Callable) -> typing.Callable:
+    """Add a check."""
+    CHECKS[function.__name__] = function
+    return function
+
+
+class Event:
+    """Set by somebody, waited for by one thread or green thread."""
+
+    def __init__(self, hub) -> None:
+        self._hub = hub
+        self._waiter = hub.waiter()
+        self.happened = False
+
+    def set(self) -> None:
+        with self._hub.lock:
+            self.happened = True
+            self._waiter.wake()
+
+    def wait(self) -> None:
+        while not self.happened:
+            assert self._waiter.wait(self._hub.now() + FAR), "nothing happened"
+
+
+class Env:
+    """What a check needs of the world around its hub."""
+
+    #: whether there are green threads
+    green = False
+    #: whether callers can run at the same time at all
+    concurrent = True
+
+    def __init__(self, name: str) -> None:
+        from greenamqp import hubs
+
+        self.hub = hubs.get(name)
+        self.logged: list[logging.LogRecord] = []
+
+    def spawn(self, function: typing.Callable[[], object]) -> object:
+        """Run `function` as an application would, beside the caller."""
+        raise NotImplementedError
+
+    def native(self, function: typing.Callable[[], object]) -> typing.Callable:
+        """Run `function` in a native thread of its own; returns what joins it."""
+        from greenamqp.hubs import native
+
+        done = native.original("_thread", "allocate_lock")()
+        done.acquire()
+
+        def run() -> None:
+            try:
+                function()
+            finally:
+                done.release()
+
+        native.original("_thread", "start_new_thread")(run, ())
+        return done.acquire
+
+    def outside(self) -> None:
+        """Leave the wake-up that may have brought us here."""
+
+    def event(self) -> Event:
+        return Event(self.hub)
+
+    def later(self, seconds: float, callback: typing.Callable[[], None]) -> object:
+        return self.hub.call_at(self.hub.now() + seconds, callback)
+
+    def turn(self) -> None:
+        """Let the hub do what is due now."""
+        event = self.event()
+        self.hub.call_inside(event.set)
+        event.wait()
+
+    def started(self, count: int, body: typing.Callable[[int], None]) -> list[Event]:
+        """Start `count` threads or green threads, and return when each is about to
+        run ``body(index)``; their events are set when they are done."""
+        done = [self.event() for _ in range(count)]
+        running = [self.event() for _ in range(count)]
+
+        def run(index: int) -> None:
+            running[index].set()
+            try:
+                body(index)
+            finally:
+                done[index].set()
+
+        for index in range(count):
+            self.spawn(functools.partial(run, index))
+        for event in running:
+            event.wait()
+        return done
+
+    @property
+    def errors(self) -> list[str]:
+        """Messages of what was logged as an error since the check began."""
+        return [each.getMessage() for each in self.logged]
+
+
+class EventletEnv(Env):
+    green = True
+
+    def spawn(self, function):
+        import eventlet
+
+        return eventlet.spawn(function)
+
+    def pooled(self, function):
+        """Run in a native thread that the library itself keeps, and return."""
+        from eventlet import tpool
+
+        return tpool.execute(function)
+
+    def timeout(self):
+        import eventlet
+
+        return eventlet.Timeout
+
+    def kill(self, thread):
+        thread.kill()
+
+    def pause(self):
+        import eventlet
+
+        eventlet.sleep(0)
+
+    outside = pause
+
+
+class GeventEnv(Env):
+    green = True
+
+    def spawn(self, function):
+        import gevent
+
+        return gevent.spawn(function)
+
+    def pooled(self, function):
+        import gevent
+
+        return gevent.get_hub().threadpool.apply(function)
+
+    def timeout(self):
+        import gevent
+
+        return gevent.Timeout
+
+    def kill(self, thread):
+        thread.kill(block=False)
+
+    def pause(self):
+        import gevent
+
+        gevent.sleep(0)
+
+    outside = pause
+
+
+class ThreadsEnv(Env):
+    def spawn(self, function):
+        self.native(function)
+
+
+class BlockingEnv(Env):
+    def spawn(self, function):
+        self.native(function)
+
+
+@contextlib.contextmanager
+def pair() -> typing.Iterator[tuple[_socket.socket, _socket.socket]]:
+    """Two non-blocking ends, of the class that nothing patches."""
+    one, other = _socket.socketpair()
+    one.setblocking(False)
+    other.setblocking(False)
+    try:
+        yield one, other
+    finally:
+        one.close()
+        other.close()
+
+
+# -- coming and going: first, as others leave threads of the libraries behind
+
+
+def resources() -> tuple[int, int]:
+    """Descriptors and native threads of this process."""
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+
+def until(condition: typing.Callable[[], bool]) -> None:
+    """A thread that has ended is seen for a moment longer."""
+    end = time.monotonic() + FAR
+    while not condition():
+        assert time.monotonic() < end, resources()
+        os.sched_yield()
+
+
+def green_threads() -> int:
+    import greenlet
+
+    gc.collect()
+    return sum(
+        1
+        for each in gc.get_objects()
+        if isinstance(each, greenlet.greenlet) and each and not each.dead
+    )
+
+
+@check
+def acquire_and_release_leave_nothing(env):
+    """Called with the hub acquired once, by the one who runs the checks."""
+    env.turn()
+    env.hub.release()
+    quiet(env)
+    if not env.green:
+        until(lambda: resources()[1] == 1)
+    before = resources()
+    alive = green_threads() if env.green else 0
+    try:
+        for _ in range(5):
+            env.hub.acquire()
+            env.hub.acquire()
+            done = env.event()
+            env.hub.deliver(done.set)
+            done.wait()
+            env.turn()
+            env.hub.release()
+            still = env.event()
+            env.later(0, still.set)
+            still.wait()
+            env.hub.release()
+            quiet(env)
+            until(lambda: resources() == before)
+            if env.green:
+                assert green_threads() == alive
+                assert not env.hub._idle
+    finally:
+        env.hub.acquire()
+
+
+def quiet(env):
+    """Let what was told to end come to its end."""
+    if env.green:
+        for _ in range(5):
+            env.pause()
+
+
+# -- waiters
+
+
+@check
+def a_wake_before_the_wait_counts_once(env):
+    waiter = env.hub.waiter()
+    with env.hub.lock:
+        waiter.wake()
+        waiter.wake()
+    assert waiter.wait(None) is True
+    assert waiter.wait(env.hub.now()) is False
+
+
+@check
+def a_wake_ends_the_wait(env):
+    waiter = env.hub.waiter()
+    for _ in range(50):
+        env.later(0, waiter.wake)
+        assert waiter.wait(None) is True
+        env.later(0, waiter.wake)
+        assert waiter.wait(env.hub.now() + FAR) is True
+
+
+@check
+def a_deadline_ends_the_wait(env):
+    waiter = env.hub.waiter()
+    for seconds in (-1, 0, 0.001, 0.02):
+        deadline = env.hub.now() + seconds
+        assert waiter.wait(deadline) is False
+        assert env.hub.now() >= deadline
+    with env.hub.lock:
+        waiter.wake()
+    assert waiter.wait(env.hub.now() - 1) is True
+
+
+@check
+def a_deadline_in_the_far_future(env):
+    waiter = env.hub.waiter()
+    for seconds in (1e6, 1e8, 3e9):
+        env.later(0.01, waiter.wake)
+        assert waiter.wait(env.hub.now() + seconds) is True
+
+
+@check
+def a_timer_in_the_far_future(env):
+    timers = [env.later(seconds, lambda: None) for seconds in (3e6, 1e8, 3e9)]
+    env.turn()
+    waiter = env.hub.waiter()
+    env.later(0.01, waiter.wake)
+    assert waiter.wait(None) is True
+    for timer in timers:
+        timer.cancel()
+
+
+@check
+def many_deadlines_at_a_time(env):
+    ended = []
+
+    def body(index):
+        deadline = env.hub.now() + 0.005 * (index % 7)
+        assert env.hub.waiter().wait(deadline) is False
+        ended.append(env.hub.now() >= deadline)
+
+    for event in env.started(30, body):
+        event.wait()
+    assert ended == [True] * 30
+
+
+@check
+def one_callback_wakes_many_in_order(env):
+    waiters = {}
+    order = []
+
+    def body(index):
+        with env.hub.lock:
+            waiter = waiters[index] = env.hub.waiter()
+        for number in range(3):
+            assert waiter.wait(env.hub.now() + FAR)
+            order.append((number, index))
+
+    done = env.started(5, body)
+    sequence = (3, 0, 4, 1, 2)
+
+    for number in range(3):
+
+        def wake():
+            for index in sequence:
+                waiters[index].wake()
+
+        while len(waiters) < 5:
+            env.turn()
+        env.hub.call_inside(wake)
+        while len(order) < 5 * (number + 1):
+            env.turn()
+    for event in done:
+        event.wait()
+    expected = [(number, index) for number in range(3) for index in sequence]
+    # Native threads resume as the operating system pleases.
+    assert (order if env.green else sorted(order)) == (
+        expected if env.green else sorted(expected)
+    )
+
+
+@check
+def a_waiter_woken_by_another_thread(env):
+    waiter = env.hub.waiter()
+    for _ in range(50):
+        if env.green:
+            # Other native threads never touch the hub: they hand over.
+            join = env.native(lambda: env.hub.call_inside(waiter.wake))
+        else:
+
+            def wake():
+                with env.hub.lock:
+                    waiter.wake()
+
+            join = env.native(wake)
+        assert waiter.wait(env.hub.now() + FAR) is True
+        join()
+
+
+@check
+def thrown_out_by_a_timeout(env):
+    if not env.green:
+        raise Skip("nobody throws into a native thread")
+    waiter = env.hub.waiter()
+    for deadline in (None, env.hub.now() + FAR):
+        try:
+            with env.timeout()(0.01):
+                waiter.wait(deadline)
+        except env.timeout():
+            pass
+        else:
+            raise AssertionError("not thrown out")
+        assert waiter not in env.hub._expects
+        assert waiter.greenlet is None
+        # A wake that comes now must not end another wait of this green thread.
+        other = env.hub.waiter()
+        env.later(0, waiter.wake)
+        env.later(0.02, other.wake)
+        assert other.wait(env.hub.now() + FAR) is True
+        # It is not lost for who waits here again.
+        assert waiter.wait(env.hub.now()) is True
+
+
+@check
+def thrown_out_in_the_moment_of_the_wake(env):
+    if not env.green:
+        raise Skip("nobody throws into a native thread")
+    first, second = env.hub.waiter(), env.hub.waiter()
+    left = []
+
+    class Thrown(Exception):
+        """As a time-out or kill."""
+
+    def victim():
+        try:
+            first.wait(None)
+        except Thrown:
+            left.append("first")
+        second.wait(None)
+        left.append("second")
+
+    thread = env.spawn(victim)
+    env.pause()
+    env.pause()
+    done = env.event()
+
+    def wake_and_throw():
+        # It is among those that were woken, and then it waits somewhere else.
+        first.wake()
+        thread.throw(Thrown())
+
+    env.hub.call_inside(wake_and_throw)
+    env.turn()
+    env.turn()
+    assert left == ["first"]
+    env.hub.call_inside(second.wake)
+    env.later(0.002, done.set)
+    done.wait()
+    assert left == ["first", "second"]
+    assert env.errors == []
+
+
+@check
+def killed_while_it_waits(env):
+    if not env.green:
+        raise Skip("nobody kills a native thread")
+    waiter = env.hub.waiter()
+    thread = env.spawn(lambda: waiter.wait(env.hub.now() + FAR))
+    env.pause()
+    env.pause()
+    assert waiter in env.hub._expects
+    env.kill(thread)
+    for _ in range(5):
+        env.pause()
+    assert waiter not in env.hub._expects
+    env.hub.call_inside(waiter.wake)
+    env.turn()
+
+
+@check
+def a_green_thread_that_ends_badly_after_its_wake(env):
+    """It has the hub for its parent, so what it raises comes up there."""
+    if not env.green:
+        raise Skip("a native thread ends alone")
+    kinds = [ValueError, env.timeout(), type("Odd", (BaseException,), {})]
+    with pair() as (one, other):
+        beats = []
+        watch = env.hub.watch(one.fileno(), lambda: beats.append(one.recv(10)))
+        for kind in kinds:
+            waiter, second = env.hub.waiter(), env.hub.waiter()
+            reached = env.event()
+
+            def victim(waiter=waiter, kind=kind):
+                waiter.wait(None)
+                raise kind()
+
+            def bystander(second=second, reached=reached):
+                second.wait(None)
+                reached.set()
+
+            def wake(waiter=waiter, second=second):
+                beats.append(one.recv(10))
+                waiter.wake()
+                second.wake()
+
+            env.spawn(victim)
+            env.spawn(bystander)
+            for _ in range(3):
+                env.pause()
+            # From a watch: an error that reached the loop would end it.
+            watch.close()
+            watch = env.hub.watch(one.fileno(), wake)
+            other.send(b"x")
+            reached.wait()
+            env.outside()
+            assert env.hub.busy is False
+        beats.clear()
+        event = env.event()
+
+        def last():
+            beats.append(one.recv(10))
+            event.set()
+
+        watch.close()
+        watch = env.hub.watch(one.fileno(), last)
+        other.send(b"alive")
+        event.wait()
+        assert beats == [b"alive"]
+        watch.close()
+
+
+# -- timers
+
+
+@check
+def timers_run_in_order_and_once(env):
+    ran = []
+    done = env.event()
+    start = env.hub.now()
+    for delay in (0.03, 0.01, 0.02, -5, 0.0005):
+        env.hub.call_at(start + delay, functools.partial(ran.append, delay))
+    env.hub.call_at(start + 0.04, done.set)
+    done.wait()
+    assert ran == [-5, 0.0005, 0.01, 0.02, 0.03]
+
+
+@check
+def a_timer_is_never_early(env):
+    early = []
+    done = []
+    finished = env.event()
+
+    def run(instant):
+        done.append(instant)
+        if env.hub.now() < instant:
+            early.append(instant - env.hub.now())
+        if len(done) == 40:
+            finished.set()
+
+    for number in range(40):
+        instant = env.hub.now() + number * 0.0007
+        env.hub.call_at(instant, functools.partial(run, instant))
+    finished.wait()
+    # What eventlet and gevent round away of a millisecond.
+    assert all(by < 0.0011 for by in early), early
+
+
+@check
+def a_cancelled_timer_does_not_run(env):
+    ran = []
+    timers = [env.later(delay, lambda: ran.append(1)) for delay in (0, 0.001, 0.005)]
+    with env.hub.lock:
+        for timer in timers:
+            timer.cancel()
+            timer.cancel()
+    done = env.event()
+    env.later(0.02, done.set)
+    done.wait()
+    # Unless it came before: the hub's thread may be quick.
+    assert not ran or not env.green
+
+
+@check
+def a_timer_may_cancel_another_that_is_due(env):
+    ran = []
+    timers = []
+
+    def run(index):
+        ran.append(index)
+        for timer in timers:
+            timer.cancel()
+
+    with env.hub.lock:
+        instant = env.hub.now() - 1
+        timers += [
+            env.hub.call_at(instant, functools.partial(run, index))
+            for index in range(4)
+        ]
+    env.turn()
+    done = env.event()
+    env.later(0.005, done.set)
+    done.wait()
+    assert len(ran) == 1
+
+
+@check
+def a_timer_may_set_another_and_cancel_itself(env):
+    done = env.event()
+    count = []
+    current = []
+
+    def run():
+        current.pop().cancel()
+        count.append(1)
+        if len(count) == 20:
+            done.set()
+        else:
+            current.append(env.later(0, run))
+
+    with env.hub.lock:
+        current.append(env.later(0, run))
+    done.wait()
+
+
+# -- watches
+
+
+@check
+def a_readable_fd_is_told_until_it_is_read(env):
+    with pair() as (one, other):
+        told = []
+        done = env.event()
+
+        def readable():
+            told.append(one.recv(1))
+            if len(told) == 3:
+                done.set()
+
+        watch = env.hub.watch(one.fileno(), readable)
+        other.send(b"abc")
+        done.wait()
+        env.turn()
+        assert told == [b"a", b"b", b"c"]
+        with env.hub.lock:
+            watch.close()
+            watch.close()
+        other.send(b"d")
+        env.turn()
+        env.turn()
+        assert len(told) == 3
+
+
+@check
+def a_writable_fd_is_told_while_it_is_wanted(env):
+    with pair() as (one, other):
+        read = env.event()
+        writable = env.event()
+        watch = env.hub.watch(one.fileno(), lambda: (one.recv(10), read.set()))
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                one.send(bytes(65536))
+        told = []
+
+        def room():
+            told.append(1)
+            watch.want_write(None)
+            writable.set()
+
+        with env.hub.lock:
+            watch.want_write(room)
+        env.turn()
+        assert told == []
+        # Reading goes on meanwhile.
+        other.send(b"x")
+        read.wait()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other.recv(65536)
+        writable.wait()
+        env.turn()
+        env.turn()
+        assert told == [1]
+        # And once more.
+        again = env.event()
+
+        def room_again():
+            watch.want_write(None)
+            again.set()
+
+        with env.hub.lock:
+            watch.want_write(room_again)
+        again.wait()
+        with env.hub.lock:
+            watch.want_write(lambda: None)
+            watch.close()
+
+
+@check
+def the_end_of_the_stream_is_readable(env):
+    with pair() as (one, other):
+        done = env.event()
+        got = []
+
+        def readable():
+            got.append(one.recv(10))
+            watch.close()
+            done.set()
+
+        watch = env.hub.watch(one.fileno(), readable)
+        other.close()
+        done.wait()
+        assert got == [b""]
+
+
+@check
+def an_error_of_the_stream_is_told(env):
+    listener = _socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    one = _socket.socket()
+    one.connect(listener.getsockname())
+    one.setblocking(False)
+    other = _socket.socket(fileno=listener._accept()[0])
+    done = env.event()
+    got = []
+
+    def readable():
+        try:
+            got.append(one.recv(10))
+        except ConnectionResetError:
+            got.append("reset")
+        watch.close()
+        done.set()
+
+    watch = env.hub.watch(one.fileno(), readable)
+    # RST instead of FIN.
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    other.close()
+    done.wait()
+    assert got == ["reset"]
+    one.close()
+    listener.close()
+
+
+@check
+def descriptors_above_1023(env):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 3000
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise Skip(f"this process may have {hard} descriptors only")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    with pair() as (one, other):
+        fd = fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, 2500)
+        done = env.event()
+        writable = env.event()
+
+        def readable():
+            one.recv(10)
+            done.set()
+
+        watch = env.hub.watch(fd, readable)
+
+        def room():
+            watch.want_write(None)
+            writable.set()
+
+        with env.hub.lock:
+            watch.want_write(room)
+        writable.wait()
+        other.send(b"x")
+        done.wait()
+        with env.hub.lock:
+            watch.close()
+        os.close(fd)
+
+
+@check
+def a_descriptor_number_used_again(env):
+    first = []
+    with pair() as (one, other):
+        fd = fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, 200)
+        for _ in range(20):
+            stale = env.hub.watch(fd, lambda: first.append(1))
+            with env.hub.lock:
+                stale.want_write(lambda: first.append(1))
+                stale.close()
+            # Not os.close, which gevent puts off.
+            _socket.close(fd)
+            assert fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, fd) == fd
+            done = env.event()
+            first.clear()
+
+            def readable(done=done):
+                one.recv(10)
+                done.set()
+
+            watch = env.hub.watch(fd, readable)
+            other.send(b"x")
+            done.wait()
+            with env.hub.lock:
+                watch.close()
+            assert first == []
+        os.close(fd)
+
+
+@check
+def a_callback_closes_the_watch_of_another_that_is_due(env):
+    with contextlib.ExitStack() as stack:
+        pairs = [stack.enter_context(pair()) for _ in range(4)]
+        called = []
+        watches = []
+
+        def readable(index):
+            called.append(index)
+            for watch in watches:
+                watch.close()
+
+        with env.hub.lock:
+            watches += [
+                env.hub.watch(one.fileno(), functools.partial(readable, index))
+                for index, (one, _) in enumerate(pairs)
+            ]
+            for _, other in pairs:
+                other.send(b"x")
+        env.turn()
+        env.turn()
+        assert len(called) == 1, called
+
+
+@check
+def a_callback_ends_the_wish_to_write_of_another_that_is_due(env):
+    with contextlib.ExitStack() as stack:
+        pairs = [stack.enter_context(pair()) for _ in range(4)]
+        called = []
+        watches = []
+
+        def writable(index):
+            called.append(index)
+            for watch in watches:
+                watch.want_write(None)
+
+        with env.hub.lock:
+            for index, (one, _) in enumerate(pairs):
+                watch = env.hub.watch(one.fileno(), lambda: None)
+                watch.want_write(functools.partial(writable, index))
+                watches.append(watch)
+        env.turn()
+        env.turn()
+        assert len(called) == 1, called
+        with env.hub.lock:
+            for watch in watches:
+                watch.close()
+
+
+# -- other threads
+
+
+@check
+def call_inside_from_everywhere(env):
+    seen = []
+    here = env.event()
+    env.hub.call_inside(lambda: (seen.append("own"), here.set()))
+    here.wait()
+
+    inner = env.event()
+    env.hub.call_inside(lambda: env.hub.call_inside(inner.set))
+    inner.wait()
+    assert seen == ["own"]
+
+
+@check
+def call_inside_from_native_threads(env):
+    threads, each = 4, 200
+    order = collections.defaultdict(list)
+    idents = set()
+    done = env.event()
+    from greenamqp.hubs import native
+
+    get_ident = native.original("threading", "get_ident")
+
+    def callback(thread, number):
+        idents.add(get_ident())
+        assert env.hub.busy
+        order[thread].append(number)
+        if sum(map(len, order.values())) == threads * each:
+            done.set()
+
+    def run(thread):
+        for number in range(each):
+            env.hub.call_inside(functools.partial(callback, thread, number))
+
+    joins = [env.native(functools.partial(run, thread)) for thread in range(threads)]
+    done.wait()
+    for join in joins:
+        join()
+    assert all(numbers == list(range(each)) for numbers in order.values())
+    assert len(idents) == 1
+
+
+@check
+def run_inside_from_a_native_thread(env):
+    got = []
+    done = env.event()
+
+    class Odd(BaseException):
+        """No Exception."""
+
+    def fails(kind):
+        raise kind("as asked")
+
+    def waits():
+        waiter = env.hub.waiter()
+        env.later(0.005, waiter.wake)
+        return waiter.wait(env.hub.now() + FAR)
+
+    def run():
+        try:
+            got.append(env.hub.run_inside(lambda a, b: (a, b), 1, "two"))
+            got.append(env.hub.run_inside(waits))
+            for kind in (KeyError, Odd):
+                try:
+                    env.hub.run_inside(fails, kind)
+                except kind as exc:
+                    got.append(type(exc))
+            got.append(env.hub.foreign())
+        except BaseException as exc:
+            got.append(exc)
+        env.hub.call_inside(done.set)
+
+    join = env.native(run)
+    done.wait()
+    join()
+    assert got == [(1, "two"), True, KeyError, Odd, env.green], got
+
+
+@check
+def run_inside_from_the_librarys_own_threads(env):
+    if not env.green:
+        raise Skip("it has none")
+
+    def waits():
+        waiter = env.hub.waiter()
+        env.later(0.005, waiter.wake)
+        return waiter.wait(env.hub.now() + FAR)
+
+    for _ in range(5):
+        assert env.pooled(lambda: env.hub.run_inside(waits)) is True
+        assert env.pooled(env.hub.foreign) is True
+    assert env.hub.foreign() is False
+
+
+@check
+def run_inside_from_inside(env):
+    assert env.hub.run_inside(lambda a: a + 1, 1) == 2
+    try:
+        env.hub.run_inside(lambda: [][0])
+    except IndexError:
+        pass
+    else:
+        raise AssertionError("not raised")
+
+
+@check
+def many_threads_run_inside_at_a_time(env):
+    results = []
+    finished = env.event()
+
+    def run(index):
+        results.append(env.hub.run_inside(lambda: index * 2))
+        if len(results) == 20:
+            env.hub.call_inside(finished.set)
+
+    joins = [env.native(functools.partial(run, index)) for index in range(20)]
+    finished.wait()
+    for join in joins:
+        join()
+    assert sorted(results) == [2 * index for index in range(20)]
+
+
+# -- work
+
+
+@check
+def offload_hands_over_result_or_error(env):
+    outcomes = []
+    done = env.event()
+
+    def got(result, error):
+        outcomes.append((result, type(error)))
+        if len(outcomes) == 2:
+            done.set()
+
+    def fails():
+        raise OSError("no such name")
+
+    env.hub.offload(lambda: "result", got)
+    env.hub.offload(fails, got)
+    done.wait()
+    assert sorted(outcomes, key=str) == sorted(
+        [("result", type(None)), (None, OSError)], key=str
+    )
+
+
+@check
+def spawn_runs_where_it_may_wait(env):
+    done = env.event()
+    got = []
+
+    def work(*args):
+        waiter = env.hub.waiter()
+        env.later(0.002, waiter.wake)
+        got.append((args, waiter.wait(env.hub.now() + FAR)))
+        done.set()
+
+    env.hub.spawn(work, 1, 2)
+    done.wait()
+    assert got == [((1, 2), True)]
+
+
+@check
+def spawn_from_a_callback(env):
+    done = env.event()
+    env.hub.call_inside(lambda: env.hub.spawn(done.set))
+    done.wait()
+
+
+@check
+def what_spawned_work_raises_is_logged(env):
+    done = env.event()
+
+    def fails():
+        try:
+            raise ValueError("on purpose")
+        finally:
+            done.set()
+
+    env.hub.spawn(fails)
+    done.wait()
+    for _ in range(1000):
+        env.turn()
+        if env.logged:
+            break
+    (record,) = env.logged
+    assert record.exc_info[0] is ValueError
+
+
+@check
+def what_delivered_work_raises_is_logged(env):
+    for _ in range(3):
+        done = env.event()
+
+        def fails(done=done):
+            done.set()
+            raise ValueError("on purpose")
+
+        env.hub.deliver(fails)
+        done.wait()
+    done = env.event()
+    env.hub.deliver(done.set)
+    done.wait()
+    env.turn()
+    assert [record.exc_info[0] for record in env.logged] == [ValueError] * 3
+
+
+@check
+def deliver_uses_idle_workers_again(env):
+    if not env.green:
+        raise Skip("no workers: the hub's own thread, or whoever waits, does it")
+    who = []
+    for _ in range(20):
+        done = env.event()
+        env.hub.deliver(lambda done=done: (who.append(env.hub.current()), done.set()))
+        done.wait()
+        env.turn()
+    assert len(set(who)) == 1
+    assert len(env.hub._idle) == 1
+
+
+@check
+def a_delivery_happens_within_the_wakeup(env):
+    if not env.green:
+        raise Skip("for hubs that keep idle workers")
+    pump = Pump()
+    warm = env.event()
+    env.hub.deliver(warm.set)
+    warm.wait()
+    env.turn()
+    order = []
+    done = env.event()
+
+    def work():
+        order.append("work")
+        env.hub.flush_soon(pump)
+        done.set()
+
+    pump.on_flush = lambda: order.append("flush")
+
+    def callback():
+        env.hub.deliver(work)
+        order.append("callback")
+
+    env.hub.call_inside(callback)
+    done.wait()
+    env.turn()
+    assert order == ["callback", "work", "flush"]
+
+
+@check
+def a_delivery_that_waits_holds_up_no_other(env):
+    if env.hub.name == "blocking":
+        raise Skip("its deliveries run in the thread that waits, one in another")
+    release = env.hub.waiter()
+    entered, passed, left = env.event(), env.event(), env.event()
+
+    def waits():
+        entered.set()
+        assert release.wait(env.hub.now() + FAR)
+        left.set()
+
+    env.hub.deliver(waits)
+    entered.wait()
+    for _ in range(3):
+        env.hub.deliver(passed.set)
+        passed.wait()
+    env.hub.call_inside(release.wake)
+    left.wait()
+
+
+@check
+def a_delivery_that_waits_is_woken_by_another_thread(env):
+    """Nothing else happens that could end the hub's own wait."""
+    if env.green:
+        raise Skip("other native threads hand over")
+    if env.hub.name == "blocking":
+        raise Skip("its deliveries run in the thread that waits")
+    release = env.hub.waiter()
+    entered = env.hub._allocate_lock()
+    left = env.hub._allocate_lock()
+    entered.acquire()
+    left.acquire()
+
+    def waits():
+        entered.release()
+        assert release.wait(None)
+        left.release()
+
+    env.hub.deliver(waits)
+    assert entered.acquire(timeout=FAR)
+    # Until the hub's thread is in its wait there is nothing to see, so many times.
+    for _ in range(20):
+        with env.hub.lock:
+            pass
+    with env.hub.lock:
+        release.wake()
+    assert left.acquire(timeout=FAR), "it was not woken"
+
+
+@check
+def many_deliveries_wait_at_a_time(env):
+    if env.hub.name == "blocking":
+        raise Skip("its deliveries run in the thread that waits, one in another")
+    count = 100
+    gate = []
+    done = []
+    finished = env.event()
+
+    def waits():
+        waiter = env.hub.waiter()
+        with env.hub.lock:
+            gate.append(waiter)
+        assert waiter.wait(env.hub.now() + FAR)
+        with env.hub.lock:
+            done.append(1)
+            if len(done) == count:
+                finished.set()
+
+    for _ in range(count):
+        env.hub.deliver(waits)
+    while len(gate) < count:
+        env.turn()
+    with env.hub.lock:
+        for waiter in gate:
+            waiter.wake()
+    finished.wait()
+    env.turn()
+    if env.green:
+        from greenamqp.hubs.green import IDLE_WORKERS
+
+        assert len(env.hub._idle) == IDLE_WORKERS
+
+
+@check
+def a_worker_killed_while_idle_takes_no_work_with_it(env):
+    if not env.green:
+        raise Skip("no workers that could be killed")
+    first = env.event()
+    threads = []
+    env.hub.deliver(lambda: (threads.append(env.hub.current()), first.set()))
+    first.wait()
+    env.turn()
+    thread = threads[0]
+    if hasattr(thread, "kill"):
+        env.kill(thread)
+    else:
+        import eventlet
+
+        eventlet.kill(thread)
+    for _ in range(5):
+        env.pause()
+    assert thread.dead
+    second = env.event()
+    env.hub.deliver(second.set)
+    second.wait()
+
+
+@check
+def current_tells_threads_apart(env):
+    seen = []
+
+    def body(_index):
+        seen.append((env.hub.current(), env.hub.current()))
+        env.hub.waiter().wait(env.hub.now() + 0.005)
+
+    events = env.started(4, body)
+    for event in events:
+        event.wait()
+    assert all(one == other for one, other in seen)
+    assert len({hash(one) for one, _ in seen}) == len({one for one, _ in seen})
+    if env.green:
+        assert len({one for one, _ in seen}) == 4
+    assert env.hub.current() not in {one for one, _ in seen} or not env.green
+
+
+# -- flushing
+
+
+class Pump:
+    """What a hub flushes."""
+
+    def __init__(self):
+        self.dirty = False
+        self.flushed = 0
+        self.on_flush = lambda: None
+
+    def flush(self):
+        self.flushed += 1
+        self.on_flush()
+
+
+@check
+def one_flush_for_many_touches(env):
+    pump = Pump()
+
+    def callback():
+        for _ in range(10):
+            env.hub.flush_now(pump)
+            env.hub.flush_soon(pump)
+        assert pump.flushed == 0
+
+    env.hub.call_inside(callback)
+    env.turn()
+    env.turn()
+    assert pump.flushed == 1
+    assert pump.dirty is False
+
+
+@check
+def the_flush_comes_after_the_waiters_that_were_woken(env):
+    if not env.green:
+        raise Skip("native threads run when they please, and flush by themselves")
+    order = []
+    pump = Pump()
+    pump.on_flush = lambda: order.append("flush")
+    waiters = {}
+
+    def body(index):
+        waiters[index] = env.hub.waiter()
+        assert waiters[index].wait(env.hub.now() + FAR)
+        env.hub.flush_now(pump)
+        env.hub.flush_soon(pump)
+        order.append(index)
+
+    done = env.started(3, body)
+    while len(waiters) < 3:
+        env.pause()
+
+    def callback():
+        env.hub.flush_now(pump)
+        for index in range(3):
+            waiters[index].wake()
+        order.append("callback")
+
+    env.hub.call_inside(callback)
+    for event in done:
+        event.wait()
+    env.turn()
+    # One, unless they took so long that the output so far was not held back.
+    assert [each for each in order if each != "flush"] == ["callback", 0, 1, 2]
+    assert order[-1] == "flush"
+    assert order.index("flush") > 1
+
+
+@check
+def outside_a_wakeup_flush_now_is_at_once(env):
+    pump = Pump()
+    env.outside()
+    with env.hub.lock:
+        env.hub.flush_now(pump)
+        assert pump.flushed == 1
+
+
+@check
+def outside_a_wakeup_flush_soon_is_before_long(env):
+    pump = Pump()
+    env.outside()
+    with env.hub.lock:
+        for _ in range(5):
+            env.hub.flush_soon(pump)
+    env.turn()
+    env.turn()
+    assert pump.flushed >= 1
+    if env.green:
+        assert pump.flushed == 1
+    assert pump.dirty is False
+
+
+@check
+def a_flush_may_touch_another_pump(env):
+    one, other = Pump(), Pump()
+    one.on_flush = lambda: env.hub.flush_now(other)
+    env.hub.call_inside(lambda: env.hub.flush_now(one))
+    env.turn()
+    env.turn()
+    assert (one.flushed, other.flushed) == (1, 1)
+
+
+@check
+def an_exception_in_a_callback_harms_nobody(env):
+    pump = Pump()
+    woken = env.event()
+    with contextlib.ExitStack() as stack:
+        pairs = [stack.enter_context(pair()) for _ in range(2)]
+        read = []
+
+        def readable(index):
+            read.append(pairs[index][0].recv(10))
+            env.hub.flush_now(pump)
+            if index == 0:
+                woken.set()
+                raise ValueError("on purpose")
+
+        watches = [
+            env.hub.watch(one.fileno(), functools.partial(readable, index))
+            for index, (one, _) in enumerate(pairs)
+        ]
+        for number in range(3):
+            woken.happened = False
+            flushed = pump.flushed
+            for _, other in pairs:
+                other.send(b"x")
+            woken.wait()
+            while len(read) < 2 * (number + 1):
+                env.turn()
+            env.turn()
+            assert pump.flushed > flushed
+        with env.hub.lock:
+            for watch in watches:
+                watch.close()
+    env.later(0, lambda: {}["on purpose"])
+    both = env.event()
+    env.hub.call_inside(lambda: {}["on purpose"])
+    env.hub.call_inside(both.set)
+    both.wait()
+    done = env.event()
+    env.later(0.002, done.set)
+    done.wait()
+    kinds = [record.exc_info[0] for record in env.logged]
+    assert kinds == [ValueError] * 3 + [KeyError] * 2
+    env.outside()
+    with env.hub.lock:
+        assert env.hub.busy is False
+
+
+# -- the beat
+
+
+@check
+def a_ticker_keeps_its_beat_while_others_wait(env):
+    """The ticker is what ends the wait: were it held up, nothing would."""
+    beats = []
+    waiter = env.hub.waiter()
+
+    def enough():
+        with env.hub.lock:
+            waiter.wake()
+
+    def tick():
+        while len(beats) < 100:
+            beats.append(1)
+            if env.green:
+                env.pause()
+            else:
+                time.sleep(0.0005)
+        enough()
+
+    stop = [env.hub.waiter() for _ in range(5)]
+
+    def waiting(index):
+        assert stop[index].wait(env.hub.now() + FAR)
+
+    others = env.started(5, waiting)
+    env.spawn(tick)
+    assert waiter.wait(env.hub.now() + FAR) is True
+    assert len(beats) == 100
+    with env.hub.lock:
+        for each in stop:
+            each.wake()
+    for event in others:
+        event.wait()
+
+
+@check
+def timers_and_watches_run_while_others_wait(env):
+    with pair() as (one, other):
+        beats = []
+        done = env.hub.waiter()
+
+        def readable():
+            beats.append(one.recv(10))
+            if len(beats) == 100:
+                done.wake()
+            else:
+                env.later(0, lambda: other.send(b"x"))
+
+        watch = env.hub.watch(one.fileno(), readable)
+        other.send(b"x")
+        assert done.wait(env.hub.now() + FAR)
+        with env.hub.lock:
+            watch.close()
+
+
+@check
+def waits_within_waits(env):
+    """An endpoint that makes a call, in the thread that waits for another."""
+    outer, inner = env.hub.waiter(), env.hub.waiter()
+    got = []
+    done = env.event()
+
+    def endpoint():
+        env.later(0.002, inner.wake)
+        got.append(inner.wait(env.hub.now() + FAR))
+        with env.hub.lock:
+            outer.wake()
+        done.set()
+
+    env.hub.deliver(endpoint)
+    assert outer.wait(env.hub.now() + FAR) is True
+    done.wait()
+    assert got == [True]
+
+
+# -- what belongs to one hub
+
+
+@check
+def the_blocking_hubs_descriptor(env):
+    if env.hub.name != "blocking":
+        raise Skip("the blocking hub has one")
+    poll = select.poll()
+    poll.register(env.hub.fileno(), select.POLLIN)
+    env.turn()
+    while poll.poll(0):
+        env.hub.look()
+    # A call from another thread.
+    done = []
+    join = env.native(lambda: env.hub.call_inside(lambda: done.append("called")))
+    assert poll.poll(FAR * 1000)
+    join()
+    env.hub.look()
+    # A timer.
+    env.later(0.005, lambda: done.append("timer"))
+    while "timer" not in done:
+        assert poll.poll(FAR * 1000)
+        env.hub.look()
+    # A watch.
+    with pair() as (one, other):
+        watch = env.hub.watch(one.fileno(), lambda: done.append(one.recv(10)))
+        other.send(b"read")
+        assert poll.poll(FAR * 1000)
+        env.hub.look()
+        watch.close()
+    # Work.
+    env.hub.spawn(lambda: done.append("work"))
+    assert poll.poll(FAR * 1000)
+    env.hub.look()
+    assert done == ["called", "timer", b"read", "work"]
+    while poll.poll(0):
+        env.hub.look()
+
+
+@check
+def the_hub_that_is_chosen(env):
+    from greenamqp import hubs
+
+    assert hubs.get(env.hub.name) is env.hub
+    if env.hub.name != "blocking":
+        assert hubs.choose() == env.hub.name
+        assert hubs.get() is env.hub
+    for other in ("eventlet", "gevent"):
+        if other != env.hub.name:
+            assert other not in sys.modules, f"{other} was imported"
+
+
+class _Errors(logging.Handler):
+    def __init__(self, env: Env) -> None:
+        super().__init__(logging.ERROR)
+        self._env = env
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._env.logged.append(record)
+
+
+_ENVS = {
+    "eventlet": EventletEnv,
+    "gevent": GeventEnv,
+    "threads": ThreadsEnv,
+    "blocking": BlockingEnv,
+}
+
+
+def main(name: str, wanted: list[str]) -> int:
+    """Run the checks up to the first that fails; returns 1 if there is one."""
+    hub = name.partition("-")[0]
+    if name == "eventlet-asyncio":
+        os.environ["EVENTLET_HUB"] = "asyncio"
+    if hub == "eventlet":
+        import eventlet
+
+        eventlet.monkey_patch()
+        if name == "eventlet-asyncio":
+            assert "asyncio" in type(eventlet.hubs.get_hub()).__module__
+    elif hub == "gevent":
+        from gevent import monkey
+
+        monkey.patch_all()
+    env = _ENVS[hub](hub)
+    logging.getLogger("greenamqp").addHandler(_Errors(env))
+    logging.getLogger("greenamqp").propagate = False
+    env.hub.acquire()
+    for each in wanted or CHECKS:
+        env.logged.clear()
+        try:
+            CHECKS[each](env)
+        except Skip as exc:
+            print(f"skip {each}: {exc}", flush=True)
+        except BaseException:
+            print(f"FAIL {each}\n{traceback.format_exc()}", flush=True)
+            for record in env.logged:
+                print(logging.Formatter().format(record), flush=True)
+            # What it left behind must not be blamed on others.
+            return 1
+        else:
+            print(f"ok {each}", flush=True)
+    env.hub.release()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

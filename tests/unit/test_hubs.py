@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each hub keeps the contract: see :mod:`tests.unit.hub_contract`."""
+
+import functools
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from greenamqp import hubs
+from greenamqp.hubs import native
+from tests.unit import hub_contract
+
+_TOP = pathlib.Path(__file__).parents[2]
+_HUBS = ("threads", "blocking", "eventlet", "eventlet-asyncio", "gevent")
+
+
+@functools.cache
+def results(hub: str) -> dict[str, str]:
+    """What became of each check.  Only an ``ok`` or ``skip`` is a good beginning."""
+    found: dict[str, str] = {}
+    left = list(hub_contract.CHECKS)
+    while left:
+        # A check that failed may have left the hub in disorder: the rest gets another.
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "tests.unit.hub_contract", hub]
+            + left,
+            cwd=_TOP,
+            capture_output=True,
+            text=True,
+        )
+        current = None
+        for line in run.stdout.splitlines():
+            verdict, _, name = line.partition(" ")
+            name = name.partition(":")[0]
+            if verdict in ("ok", "skip", "FAIL") and name in left:
+                current = name
+                left.remove(name)
+                found[name] = line
+            elif current is not None:
+                found[current] += "\n" + line
+        if run.returncode == 0 and not left:
+            break
+        if run.returncode != 1 or current is None:
+            for name in left:
+                found[name] = f"not run: the process ended with {run.returncode}"
+            left = []
+        if current is not None:
+            found[current] += "\n" + run.stderr
+    return found
+
+
+@pytest.mark.parametrize("check", hub_contract.CHECKS)
+@pytest.mark.parametrize("hub", _HUBS)
+def test_contract(hub, check):
+    library = hub.partition("-")[0]
+    if library in ("eventlet", "gevent"):
+        pytest.importorskip(library)
+    result = results(hub)[check]
+    if result.startswith("skip"):
+        pytest.skip(result.partition(": ")[2])
+    assert result.startswith("ok"), result
+
+
+def test_every_hub_is_checked():
+    assert {hub.partition("-")[0] for hub in _HUBS} == set(hubs.NAMES)
+
+
+def test_an_unknown_hub():
+    with pytest.raises(ValueError, match="auto, eventlet, gevent.*'twisted'"):
+        hubs.get("twisted")
+
+
+def test_without_monkey_patching_threads_are_chosen():
+    assert hubs.choose() == "threads"
+    assert hubs.get() is hubs.get("threads")
+
+
+def test_a_hub_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gevent.hub", None)
+    with pytest.raises(ImportError):
+        hubs.get("gevent")
+
+
+@pytest.mark.parametrize("module", ["eventlet", "gevent", "eventlet.patcher"])
+def test_importing_greenamqp_imports_no_scheduler(module):
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        pytest.skip("not installed")
+    # oslo.messaging itself imports eventlet where it is installed, so it is asked
+    # for the engine and the hubs alone.
+    code = (
+        "import sys, greenamqp.hubs, greenamqp.engine, greenamqp.pump\n"
+        "from greenamqp.hubs import threads, blocking\n"
+        f"sys.exit({module!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=_TOP).returncode == 0
+
+
+def test_the_originals_are_the_modules_own_where_nothing_is_patched():
+    import threading
+
+    assert native.original("threading", "Lock") is threading.Lock
+    assert not native.eventlet_patched()
+    assert not native.gevent_patched()
+
+
+@pytest.mark.parametrize("library", ["eventlet", "gevent"])
+def test_the_originals_where_everything_is_patched(library):
+    pytest.importorskip(library)
+    code = f"""
+import _thread, sys
+real = _thread.allocate_lock, _thread.get_ident, _thread.start_new_thread
+if {library!r} == "eventlet":
+    import eventlet
+    eventlet.monkey_patch()
+else:
+    from gevent import monkey
+    monkey.patch_all()
+import threading
+from greenamqp.hubs import native
+assert native.{library}_patched()
+builtin = type(real[0])
+for module, name in (
+    ("threading", "Lock"), ("threading", "get_ident"), ("_thread", "start_new_thread")
+):
+    assert type(native.original(module, name)) is builtin, name
+    assert type(getattr(sys.modules[module], name)) is not builtin, name
+assert native.original("threading", "get_ident")() == real[1]()
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=_TOP,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
