@@ -31,17 +31,29 @@ import typing
 #: Seconds that nothing takes, however slow the machine.
 FAR = 60.0
 
+GREEN = ("eventlet", "eventlet-asyncio", "gevent")
+HUBS = ("threads", "blocking", *GREEN)
+
 CHECKS: dict[str, typing.Callable[[Env], None]] = {}
+#: The names of each hub's checks.
+NAMES: dict[str, list[str]] = {hub: [] for hub in HUBS}
 
 
 class Skip(Exception):
-    """The hub at hand has no such thing; the text says why."""
+    """This machine does not let it be checked; the text says why."""
 
 
-def check(function: typing.Callable) -> typing.Callable:
-    """Add a check."""
-    CHECKS[function.__name__] = function
-    return function
+def check(hubs: tuple[str, ...] = HUBS) -> typing.Callable:
+    """Add a check, of these hubs.  The others have no such thing: no green threads
+    into which one could throw, no second thread to deliver in."""
+
+    def add(function: typing.Callable[[Env], None]) -> typing.Callable:
+        CHECKS[function.__name__] = function
+        for hub in hubs:
+            NAMES[hub].append(function.__name__)
+        return function
+
+    return add
 
 
 class Event:
@@ -245,7 +257,7 @@ def green_threads() -> int:
     )
 
 
-@check
+@check(GREEN)
 def acquire_and_release_leave_nothing(env):
     """Called with the hub acquired once, by the one who runs the checks."""
     env.turn()
@@ -287,7 +299,7 @@ def quiet(env):
 # -- waiters
 
 
-@check
+@check()
 def a_wake_before_the_wait_counts_once(env):
     waiter = env.hub.waiter()
     with env.hub.lock:
@@ -297,7 +309,7 @@ def a_wake_before_the_wait_counts_once(env):
     assert waiter.wait(env.hub.now()) is False
 
 
-@check
+@check()
 def a_wake_ends_the_wait(env):
     waiter = env.hub.waiter()
     for _ in range(50):
@@ -307,7 +319,7 @@ def a_wake_ends_the_wait(env):
         assert waiter.wait(env.hub.now() + FAR) is True
 
 
-@check
+@check()
 def a_deadline_ends_the_wait(env):
     waiter = env.hub.waiter()
     for seconds in (-1, 0, 0.001, 0.02):
@@ -319,7 +331,7 @@ def a_deadline_ends_the_wait(env):
     assert waiter.wait(env.hub.now() - 1) is True
 
 
-@check
+@check()
 def a_deadline_in_the_far_future(env):
     waiter = env.hub.waiter()
     for seconds in (1e6, 1e8, 3e9):
@@ -327,7 +339,7 @@ def a_deadline_in_the_far_future(env):
         assert waiter.wait(env.hub.now() + seconds) is True
 
 
-@check
+@check()
 def a_timer_in_the_far_future(env):
     timers = [env.later(seconds, lambda: None) for seconds in (3e6, 1e8, 3e9)]
     env.turn()
@@ -338,7 +350,7 @@ def a_timer_in_the_far_future(env):
         timer.cancel()
 
 
-@check
+@check()
 def many_deadlines_at_a_time(env):
     ended = []
 
@@ -352,7 +364,7 @@ def many_deadlines_at_a_time(env):
     assert ended == [True] * 30
 
 
-@check
+@check()
 def one_callback_wakes_many_in_order(env):
     waiters = {}
     order = []
@@ -387,7 +399,7 @@ def one_callback_wakes_many_in_order(env):
     )
 
 
-@check
+@check()
 def a_waiter_woken_by_another_thread(env):
     waiter = env.hub.waiter()
     for _ in range(50):
@@ -405,10 +417,8 @@ def a_waiter_woken_by_another_thread(env):
         join()
 
 
-@check
+@check(GREEN)
 def thrown_out_by_a_timeout(env):
-    if not env.green:
-        raise Skip("nobody throws into a native thread")
     waiter = env.hub.waiter()
     for deadline in (None, env.hub.now() + FAR):
         try:
@@ -429,10 +439,8 @@ def thrown_out_by_a_timeout(env):
         assert waiter.wait(env.hub.now()) is True
 
 
-@check
+@check(GREEN)
 def thrown_out_in_the_moment_of_the_wake(env):
-    if not env.green:
-        raise Skip("nobody throws into a native thread")
     first, second = env.hub.waiter(), env.hub.waiter()
     left = []
 
@@ -468,10 +476,8 @@ def thrown_out_in_the_moment_of_the_wake(env):
     assert env.errors == []
 
 
-@check
+@check(GREEN)
 def killed_while_it_waits(env):
-    if not env.green:
-        raise Skip("nobody kills a native thread")
     waiter = env.hub.waiter()
     thread = env.spawn(lambda: waiter.wait(env.hub.now() + FAR))
     env.pause()
@@ -485,11 +491,9 @@ def killed_while_it_waits(env):
     env.turn()
 
 
-@check
+@check(GREEN)
 def a_green_thread_that_ends_badly_after_its_wake(env):
     """It has the hub for its parent, so what it raises comes up there."""
-    if not env.green:
-        raise Skip("a native thread ends alone")
     kinds = [ValueError, env.timeout(), type("Odd", (BaseException,), {})]
     with pair() as (one, other):
         beats = []
@@ -540,7 +544,7 @@ def a_green_thread_that_ends_badly_after_its_wake(env):
 # -- timers
 
 
-@check
+@check()
 def timers_run_in_order_and_once(env):
     ran = []
     done = env.event()
@@ -552,7 +556,7 @@ def timers_run_in_order_and_once(env):
     assert ran == [-5, 0.0005, 0.01, 0.02, 0.03]
 
 
-@check
+@check()
 def a_timer_is_never_early(env):
     early = []
     done = []
@@ -573,7 +577,7 @@ def a_timer_is_never_early(env):
     assert all(by < 0.0011 for by in early), early
 
 
-@check
+@check()
 def a_cancelled_timer_does_not_run(env):
     ran = []
     timers = [env.later(delay, lambda: ran.append(1)) for delay in (0, 0.001, 0.005)]
@@ -588,7 +592,7 @@ def a_cancelled_timer_does_not_run(env):
     assert not ran or not env.green
 
 
-@check
+@check()
 def a_timer_may_cancel_another_that_is_due(env):
     ran = []
     timers = []
@@ -611,7 +615,7 @@ def a_timer_may_cancel_another_that_is_due(env):
     assert len(ran) == 1
 
 
-@check
+@check()
 def a_timer_may_set_another_and_cancel_itself(env):
     done = env.event()
     count = []
@@ -633,7 +637,7 @@ def a_timer_may_set_another_and_cancel_itself(env):
 # -- watches
 
 
-@check
+@check()
 def a_readable_fd_is_told_until_it_is_read(env):
     with pair() as (one, other):
         told = []
@@ -658,7 +662,7 @@ def a_readable_fd_is_told_until_it_is_read(env):
         assert len(told) == 3
 
 
-@check
+@check()
 def a_writable_fd_is_told_while_it_is_wanted(env):
     with pair() as (one, other):
         read = env.event()
@@ -703,7 +707,7 @@ def a_writable_fd_is_told_while_it_is_wanted(env):
             watch.close()
 
 
-@check
+@check()
 def the_end_of_the_stream_is_readable(env):
     with pair() as (one, other):
         done = env.event()
@@ -720,7 +724,7 @@ def the_end_of_the_stream_is_readable(env):
         assert got == [b""]
 
 
-@check
+@check()
 def an_error_of_the_stream_is_told(env):
     listener = _socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -750,7 +754,7 @@ def an_error_of_the_stream_is_told(env):
     listener.close()
 
 
-@check
+@check()
 def descriptors_above_1023(env):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 3000
@@ -782,7 +786,7 @@ def descriptors_above_1023(env):
         os.close(fd)
 
 
-@check
+@check()
 def a_descriptor_number_used_again(env):
     first = []
     with pair() as (one, other):
@@ -811,7 +815,7 @@ def a_descriptor_number_used_again(env):
         os.close(fd)
 
 
-@check
+@check()
 def a_callback_closes_the_watch_of_another_that_is_due(env):
     with contextlib.ExitStack() as stack:
         pairs = [stack.enter_context(pair()) for _ in range(4)]
@@ -835,7 +839,7 @@ def a_callback_closes_the_watch_of_another_that_is_due(env):
         assert len(called) == 1, called
 
 
-@check
+@check()
 def a_callback_ends_the_wish_to_write_of_another_that_is_due(env):
     with contextlib.ExitStack() as stack:
         pairs = [stack.enter_context(pair()) for _ in range(4)]
@@ -863,7 +867,7 @@ def a_callback_ends_the_wish_to_write_of_another_that_is_due(env):
 # -- other threads
 
 
-@check
+@check()
 def call_inside_from_everywhere(env):
     seen = []
     here = env.event()
@@ -876,7 +880,7 @@ def call_inside_from_everywhere(env):
     assert seen == ["own"]
 
 
-@check
+@check()
 def call_inside_from_native_threads(env):
     threads, each = 4, 200
     order = collections.defaultdict(list)
@@ -905,7 +909,7 @@ def call_inside_from_native_threads(env):
     assert len(idents) == 1
 
 
-@check
+@check()
 def run_inside_from_a_native_thread(env):
     got = []
     done = env.event()
@@ -941,10 +945,8 @@ def run_inside_from_a_native_thread(env):
     assert got == [(1, "two"), True, KeyError, Odd, env.green], got
 
 
-@check
+@check(GREEN)
 def run_inside_from_the_librarys_own_threads(env):
-    if not env.green:
-        raise Skip("it has none")
 
     def waits():
         waiter = env.hub.waiter()
@@ -957,7 +959,7 @@ def run_inside_from_the_librarys_own_threads(env):
     assert env.hub.foreign() is False
 
 
-@check
+@check()
 def run_inside_from_inside(env):
     assert env.hub.run_inside(lambda a: a + 1, 1) == 2
     try:
@@ -968,7 +970,7 @@ def run_inside_from_inside(env):
         raise AssertionError("not raised")
 
 
-@check
+@check()
 def many_threads_run_inside_at_a_time(env):
     results = []
     finished = env.event()
@@ -988,7 +990,7 @@ def many_threads_run_inside_at_a_time(env):
 # -- work
 
 
-@check
+@check()
 def offload_hands_over_result_or_error(env):
     outcomes = []
     done = env.event()
@@ -1009,7 +1011,7 @@ def offload_hands_over_result_or_error(env):
     )
 
 
-@check
+@check()
 def spawn_runs_where_it_may_wait(env):
     done = env.event()
     got = []
@@ -1025,14 +1027,14 @@ def spawn_runs_where_it_may_wait(env):
     assert got == [((1, 2), True)]
 
 
-@check
+@check()
 def spawn_from_a_callback(env):
     done = env.event()
     env.hub.call_inside(lambda: env.hub.spawn(done.set))
     done.wait()
 
 
-@check
+@check()
 def what_spawned_work_raises_is_logged(env):
     done = env.event()
 
@@ -1052,7 +1054,7 @@ def what_spawned_work_raises_is_logged(env):
     assert record.exc_info[0] is ValueError
 
 
-@check
+@check()
 def what_delivered_work_raises_is_logged(env):
     for _ in range(3):
         done = env.event()
@@ -1070,10 +1072,8 @@ def what_delivered_work_raises_is_logged(env):
     assert [record.exc_info[0] for record in env.logged] == [ValueError] * 3
 
 
-@check
+@check(GREEN)
 def deliver_uses_idle_workers_again(env):
-    if not env.green:
-        raise Skip("no workers: the hub's own thread, or whoever waits, does it")
     who = []
     for _ in range(20):
         done = env.event()
@@ -1084,10 +1084,8 @@ def deliver_uses_idle_workers_again(env):
     assert len(env.hub._idle) == 1
 
 
-@check
+@check(GREEN)
 def a_delivery_happens_within_the_wakeup(env):
-    if not env.green:
-        raise Skip("for hubs that keep idle workers")
     pump = Pump()
     warm = env.event()
     env.hub.deliver(warm.set)
@@ -1113,10 +1111,8 @@ def a_delivery_happens_within_the_wakeup(env):
     assert order == ["callback", "work", "flush"]
 
 
-@check
+@check(GREEN + ("threads",))
 def a_delivery_that_waits_holds_up_no_other(env):
-    if env.hub.name == "blocking":
-        raise Skip("its deliveries run in the thread that waits, one in another")
     release = env.hub.waiter()
     entered, passed, left = env.event(), env.event(), env.event()
 
@@ -1134,13 +1130,9 @@ def a_delivery_that_waits_holds_up_no_other(env):
     left.wait()
 
 
-@check
+@check(("threads",))
 def a_delivery_that_waits_is_woken_by_another_thread(env):
     """Nothing else happens that could end the hub's own wait."""
-    if env.green:
-        raise Skip("other native threads hand over")
-    if env.hub.name == "blocking":
-        raise Skip("its deliveries run in the thread that waits")
     release = env.hub.waiter()
     entered = env.hub._allocate_lock()
     left = env.hub._allocate_lock()
@@ -1163,10 +1155,8 @@ def a_delivery_that_waits_is_woken_by_another_thread(env):
     assert left.acquire(timeout=FAR), "it was not woken"
 
 
-@check
+@check(GREEN + ("threads",))
 def many_deliveries_wait_at_a_time(env):
-    if env.hub.name == "blocking":
-        raise Skip("its deliveries run in the thread that waits, one in another")
     count = 100
     gate = []
     done = []
@@ -1197,10 +1187,8 @@ def many_deliveries_wait_at_a_time(env):
         assert len(env.hub._idle) == IDLE_WORKERS
 
 
-@check
+@check(GREEN)
 def a_worker_killed_while_idle_takes_no_work_with_it(env):
-    if not env.green:
-        raise Skip("no workers that could be killed")
     first = env.event()
     threads = []
     env.hub.deliver(lambda: (threads.append(env.hub.current()), first.set()))
@@ -1221,7 +1209,7 @@ def a_worker_killed_while_idle_takes_no_work_with_it(env):
     second.wait()
 
 
-@check
+@check()
 def current_tells_threads_apart(env):
     seen = []
 
@@ -1255,7 +1243,7 @@ class Pump:
         self.on_flush()
 
 
-@check
+@check()
 def one_flush_for_many_touches(env):
     pump = Pump()
 
@@ -1272,10 +1260,8 @@ def one_flush_for_many_touches(env):
     assert pump.dirty is False
 
 
-@check
+@check(GREEN)
 def the_flush_comes_after_the_waiters_that_were_woken(env):
-    if not env.green:
-        raise Skip("native threads run when they please, and flush by themselves")
     order = []
     pump = Pump()
     pump.on_flush = lambda: order.append("flush")
@@ -1308,7 +1294,7 @@ def the_flush_comes_after_the_waiters_that_were_woken(env):
     assert order.index("flush") > 1
 
 
-@check
+@check()
 def outside_a_wakeup_flush_now_is_at_once(env):
     pump = Pump()
     env.outside()
@@ -1317,7 +1303,7 @@ def outside_a_wakeup_flush_now_is_at_once(env):
         assert pump.flushed == 1
 
 
-@check
+@check()
 def outside_a_wakeup_flush_soon_is_before_long(env):
     pump = Pump()
     env.outside()
@@ -1332,7 +1318,7 @@ def outside_a_wakeup_flush_soon_is_before_long(env):
     assert pump.dirty is False
 
 
-@check
+@check()
 def a_flush_may_touch_another_pump(env):
     one, other = Pump(), Pump()
     one.on_flush = lambda: env.hub.flush_now(other)
@@ -1342,7 +1328,7 @@ def a_flush_may_touch_another_pump(env):
     assert (one.flushed, other.flushed) == (1, 1)
 
 
-@check
+@check()
 def an_exception_in_a_callback_harms_nobody(env):
     pump = Pump()
     woken = env.event()
@@ -1392,7 +1378,7 @@ def an_exception_in_a_callback_harms_nobody(env):
 # -- the beat
 
 
-@check
+@check()
 def a_ticker_keeps_its_beat_while_others_wait(env):
     """The ticker is what ends the wait: were it held up, nothing would."""
     beats = []
@@ -1427,7 +1413,7 @@ def a_ticker_keeps_its_beat_while_others_wait(env):
         event.wait()
 
 
-@check
+@check()
 def timers_and_watches_run_while_others_wait(env):
     with pair() as (one, other):
         beats = []
@@ -1447,7 +1433,7 @@ def timers_and_watches_run_while_others_wait(env):
             watch.close()
 
 
-@check
+@check()
 def waits_within_waits(env):
     """An endpoint that makes a call, in the thread that waits for another."""
     outer, inner = env.hub.waiter(), env.hub.waiter()
@@ -1470,10 +1456,8 @@ def waits_within_waits(env):
 # -- what belongs to one hub
 
 
-@check
+@check(("blocking",))
 def the_blocking_hubs_descriptor(env):
-    if env.hub.name != "blocking":
-        raise Skip("the blocking hub has one")
     poll = select.poll()
     poll.register(env.hub.fileno(), select.POLLIN)
     env.turn()
@@ -1506,7 +1490,7 @@ def the_blocking_hubs_descriptor(env):
         env.hub.look()
 
 
-@check
+@check()
 def the_hub_that_is_chosen(env):
     from greenamqp import hubs
 
@@ -1555,7 +1539,7 @@ def main(name: str, wanted: list[str]) -> int:
     logging.getLogger("greenamqp").addHandler(_Errors(env))
     logging.getLogger("greenamqp").propagate = False
     env.hub.acquire()
-    for each in wanted or CHECKS:
+    for each in wanted or NAMES[name]:
         env.logged.clear()
         try:
             CHECKS[each](env)
