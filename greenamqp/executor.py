@@ -69,6 +69,8 @@ class Executor(abc.ABC):
         self._ready: collections.deque[_Entry] = collections.deque()
         self._running = False
         self._active = 0
+        # Batches that are being dispatched.
+        self._at_work = 0
         self._waiters: list[Waiter] = []
 
     def add_listener(self, listener: Listener, dispatch: Dispatch) -> None:
@@ -123,7 +125,23 @@ class Executor(abc.ABC):
         if not entry.queued and not entry.removed:
             entry.queued = True
             self._ready.append(entry)
-        self._engage()
+        if self._may_work(entry):
+            self._engage()
+
+    def _may_work(self, entry: _Entry) -> bool:
+        """Whether another batch of `entry` may be begun now."""
+        return True
+
+    def _next(self) -> _Entry | None:
+        """The listener whose turn it is, out of the queue.  Under the lock."""
+        for _ in range(len(self._ready)):
+            entry = self._ready.popleft()
+            if entry.removed or self._may_work(entry):
+                entry.queued = False
+                return entry
+            # One of its batches at work will look here again when it is done.
+            self._ready.append(entry)
+        return None
 
     @abc.abstractmethod
     def _engage(self) -> None:
@@ -135,16 +153,16 @@ class Executor(abc.ABC):
 
     def _work_once(self) -> bool:
         """Dispatch one batch of the listener whose turn it is.  Returns whether there
-        was a listener in the queue."""
+        was one that may."""
         lock = self.hub.lock
         with lock:
-            if not self._ready:
+            entry = self._next()
+            if entry is None:
                 return False
-            entry = self._ready.popleft()
-            entry.queued = False
             if entry.removed:
                 return True
             entry.active += 1
+            self._at_work += 1
         try:
             messages, more = entry.listener.take()
             if more:
@@ -155,6 +173,7 @@ class Executor(abc.ABC):
         finally:
             with lock:
                 entry.active -= 1
+                self._at_work -= 1
                 if self._waiters:
                     self._wake_waiters()
         return True
@@ -306,8 +325,17 @@ class BlockingExecutor(Executor):
             self._stopping = False
 
 
+# Where there are several listeners, none has more than this many times as many workers
+# as are left.  One whose endpoints all block is then stopped at four fifths of the pool,
+# two at four ninths each, and whoever comes next still finds a worker.
+SHARE = 4
+
+
 class PoolExecutor(Executor):
-    """Dispatches in workers of its hub, `size` of them at the most."""
+    """Dispatches in workers of its hub, `size` of them at the most.
+
+    A listener of several may not take them all: see SHARE.
+    """
 
     def __init__(self, hub: Hub, size: int) -> None:
         super().__init__(hub)
@@ -315,6 +343,17 @@ class PoolExecutor(Executor):
             raise ValueError(f"a pool of {size} workers cannot work")
         self._size = size
         self._workers: dict[typing.Hashable, _Entry | None] = {}
+
+    def _may_work(self, entry: _Entry) -> bool:
+        return (
+            entry.active == 0
+            or len(self._entries) < 2
+            or entry.active < SHARE * (self._size - self._at_work)
+        )
+
+    def _work_waits(self) -> bool:
+        """Whether there is a listener in the queue that may work."""
+        return any(self._may_work(entry) for entry in self._ready)
 
     def _engage(self) -> None:
         if self._active < self._size and self._running:
@@ -335,7 +374,7 @@ class PoolExecutor(Executor):
             with self.hub.lock:
                 self._workers.pop(me, None)
                 self._active -= 1
-                if self._ready and self._running:
+                if self._running and self._work_waits():
                     self._engage()  # came between the last look and now
                 if self._waiters:
                     self._wake_waiters()
@@ -415,7 +454,7 @@ class ThreadingExecutor(PoolExecutor):
 
     def _impatient(self) -> None:
         self._impatience = None
-        if not self._ready:
+        if not self._work_waits():
             return
         if self._taken == self._taken_before:
             for _ in range(self._active):

@@ -268,6 +268,34 @@ def test_one_that_blocks(serve, client, unique):
     gate.open()
 
 
+def test_one_that_blocks_all_its_workers(serve, client, unique):
+    """More requests that block than there are workers leave some to the others."""
+    if serve.executor == "blocking":
+        pytest.skip("it dispatches one after another")
+    slow, quick = unique("slow"), unique("quick")
+    gate = Gate()
+    done = Recorder()
+
+    class Blocker:
+        def block(self, ctxt, number):
+            gate.enter()
+            done.add(number)
+
+    def prepare(server):
+        server.listen(Target(topic=slow, server="s"), [Blocker()])
+        server.listen(Target(topic=quick, server="s"), [Echo()])
+
+    serve(prepare=prepare)
+    for number in range(90):  # the pool has 64 workers
+        client(slow).cast({}, "block", number=number)
+    for _ in range(40):
+        gate.wait_entered()
+    for value in range(20):
+        assert client(quick).call({}, "echo", value=value) == ["", value]
+    gate.open()
+    assert sorted(done.wait(90)) == list(range(90))
+
+
 def test_batches_and_pools(serve, transports, unique):
     """Batches of notifications for two pools; each gets a copy of all."""
     topic, shared = unique(), Recorder()
