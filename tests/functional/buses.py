@@ -29,6 +29,7 @@ FEATURES = {
     "survives": "keeps a message when its sender has cleaned up",
     "ttl": "drops a request whose caller has given up",
     "pools": "gives each pool of listeners a copy",
+    "no_pools": "refuses a pool, which it cannot have",
     "pool_names": "keeps pools of one name on several topics apart",
     "pool_store": "keeps a pool's messages while no member listens",
     "requeue": "delivers a requeued message again",
@@ -54,19 +55,22 @@ _MEMORY = "the driver lives in the memory of one process"
 #: Bus -> feature -> why it cannot be tested there.
 LACKS: dict[str, dict[str, str]] = {
     "greenamqp": {
+        "no_pools": "it has pools",
         "mandatory": "AMQP 1.0 has no mandatory flag; a broker stores the request",
     },
     "qpid-dispatch-router": {
         "store": "a router stores nothing",
+        "pools": "an address has no queue per pool",
         "pool_store": "a router stores nothing",
         "ttl": "a router stores nothing and does not look at the ttl",
         "backlog": "a router stores nothing",
-        "mandatory": "not offered by the driver",
     },
     "qpid-cpp": {
+        "pools": "an address has no queue per pool",
         "mandatory": "qpidd accepts what it drops",
     },
     "fake": {
+        "no_pools": "it has pools",
         "amqp": _MEMORY,
         "processes": _MEMORY,
         "survives": "cleanup() of any transport empties every queue",
@@ -82,6 +86,7 @@ LACKS: dict[str, dict[str, str]] = {
         "raw_broker": _MEMORY,
     },
     "rabbit": {
+        "no_pools": "it has pools",
         "amqp": "AMQP 0-9-1",
         "pool_names": "a pool's queue is named after the pool alone",
         "exchanges": "queues and fanouts are named after the topic alone",

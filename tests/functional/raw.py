@@ -59,7 +59,8 @@ def send(url: str) -> None:
                 sender.send(message(request), timeout=TIMEOUT)
                 outcome = "accepted"
             except SendException as error:
-                outcome = str(error.state)
+                rejected = error.state == proton.Disposition.REJECTED
+                outcome = "rejected" if rejected else str(error.state)
             sender.close()
         except proton.ProtonException as error:
             outcome = f"error: {error}"

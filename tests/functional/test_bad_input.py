@@ -72,9 +72,14 @@ def target(topic):
 
 
 class Sender:
-    """A raw sender to the bus."""
+    """A raw sender to the bus.
+
+    ``of_bad`` is what it hears of a message that its receiver rejects: what the
+    receiver says where the bus settles end to end, else what the bus says.
+    """
 
     def __init__(self, bus):
+        self.of_bad = "rejected" if bus.bus.why_not("store") else "accepted"
         self._program = bus.program("raw", "send", buses.raw_url(bus.bus.url))
 
     def send(self, address, body, **properties):
@@ -119,7 +124,7 @@ class TestMessages:
             for address, good in ways.items():
                 caplog.clear()
                 ident = f"id-of-the-bad-one-{which}"
-                assert sender.send(address, body, id=ident) == "accepted", which
+                assert sender.send(address, body, id=ident) == sender.of_bad, which
                 # What follows on the same address comes after the bad one.
                 good({}, "echo", value=[which, address])
                 echo.got.wait_for(
@@ -146,7 +151,7 @@ class TestMessages:
         address = f"unicast.{EXCHANGE}.{topic}.info"
         for which, body in BAD_BODIES.items():
             ident = f"id-of-the-bad-one-{which}"
-            assert sender.send(address, body, id=ident) == "accepted", which
+            assert sender.send(address, body, id=ident) == sender.of_bad, which
             notifier.info({}, which, {})
             endpoint.got.wait_for(lambda got, which=which: which in got, which)
             assert reports(caplog, address, ident) == 1, which

@@ -7,13 +7,16 @@ import pytest
 from oslo_messaging import NotificationResult, Target
 
 from tests.functional import world
-from tests.functional.harness import InfoBatches, Recorder
+from tests.functional.harness import InfoBatches, Recorder, in_thread
 
 
-def publish(notifier, count, first=0):
-    names = [str(number) for number in range(first, first + count)]
-    for name in names:
-        notifier.info({}, name, {"n": name})
+def publish(notifier, count):
+    """Publish all at once: a router says what became of each only when its batch is
+    acknowledged, so that one after the other they would never fill a batch."""
+    names = [str(number) for number in range(count)]
+    sending = [in_thread(notifier.info, {}, name, {"n": name}) for name in names]
+    for one in sending:
+        one.result()
     return names
 
 
@@ -128,9 +131,13 @@ def test_several_priorities_in_a_batch(bus, topic):
     endpoint = Endpoint()
     bus.batch_listener(endpoint, [Target(topic=topic)], batch_size=10, batch_timeout=1)
     notifier = bus.notifier([topic])
-    for number in range(10):
-        notifier.info({}, f"info.{number}", {})
-        notifier.error({}, f"error.{number}", {})
+    sending = [
+        in_thread(getattr(notifier, priority), {}, f"{priority}.{number}", {})
+        for number in range(10)
+        for priority in ("info", "error")
+    ]
+    for one in sending:
+        one.result()
     endpoint.got.wait_for(lambda got: sum(map(len, got)) == 20, "20 messages")
     bus.stop_servers()
     assert Counter(got) == Counter(f"error.{n}" for n in range(10))

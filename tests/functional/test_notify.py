@@ -432,6 +432,13 @@ class TestPools:
             )
 
 
+@pytest.mark.needs("no_pools")
+def test_pool_is_refused(bus, topic):
+    """Rather than taking messages away from others, or pretending."""
+    with pytest.raises(NotImplementedError, match="pool"):
+        bus.listener(InfoOnly(), [Target(topic=topic)], pool="some pool")
+
+
 # -- store and forward -------------------------------------------------------
 
 
@@ -592,8 +599,9 @@ def test_several_listeners_in_one_transport(bus, unique):
         assert Counter(endpoint.got.items) == Counter(f"{topic}.{n}" for n in range(5))
 
 
+@pytest.mark.needs("store")
 def test_slow_listener_does_not_stop_the_others(bus, unique):
-    """Its messages wait; those of its neighbours on the same transport do not."""
+    """Its messages wait on the bus; those of its neighbours do not."""
     gate = Gate()
     slow_topic, quick_topic = unique("slow"), unique("quick")
     transport = bus.notification_transport(

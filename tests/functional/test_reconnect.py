@@ -5,11 +5,12 @@ A forwarder between the driver and the bus breaks it. That needs a URL with a ho
 a port, and a driver that connects.
 """
 
+import threading
 import urllib.parse
 from collections import Counter
 
 import pytest
-from oslo_messaging import MessagingException, Target
+from oslo_messaging import MessagingException, MessagingTimeout, Target
 
 from tests.chaos.forwarder import Forwarder
 from tests.functional.harness import Gate, InfoOnly, Recorder, in_thread
@@ -197,6 +198,30 @@ def test_casts_are_done_at_most_once(bus, target, forwarder, url):
     got.wait_for(lambda items: {value for _, value in items} >= set(sent), "every cast")
     bus.stop_servers()
     assert max(Counter(got.items).values()) == 1
+
+
+@pytest.mark.needs("amqp", "ttl")
+def test_request_lives_no_longer_than_its_caller_waits(
+    bus, target, unique, forwarder, url
+):
+    """The time until the bus is there counts: it is the caller's."""
+    timeout = 4
+    forwarder.refuse()
+    client = bus.client(
+        target, bus.rpc_transport(url=url, options=EAGER), timeout=timeout
+    )
+    call = in_thread(client.call, {}, "note", value="given up")
+    threading.Event().wait(timeout - 2)
+    forwarder.accept()
+    with pytest.raises(MessagingTimeout):
+        call.result()
+    with pytest.raises(MessagingTimeout):
+        bus.client(Target(topic=unique("nobody")), timeout=1).call({}, "echo", value=0)
+    server = Echo()
+    bus.server(server, target)
+    bus.client(target).call({}, "note", value="now")
+    bus.stop_servers()
+    assert server.got.items == [("echo", "now")]
 
 
 @pytest.mark.needs("amqp")
