@@ -46,6 +46,10 @@ _decode = _decoder.decode
 _scan = _decoder.scan_once
 
 
+# The longest time that a peer may ask for; JSON has numbers that no clock can add.
+MAX_SECONDS = 2**31
+
+
 class BadMessage(ValueError):
     """A message that is not what it should be; the text says in which way."""
 
@@ -142,9 +146,11 @@ def parse_request(message: Received) -> Request:
         raise BadMessage(f"the context is not an object but {type(context).__name__}")
     monitor = data.get("call_monitor_timeout")
     if monitor is not None and (
-        isinstance(monitor, bool) or not isinstance(monitor, (int, float))
+        isinstance(monitor, bool)
+        or not isinstance(monitor, (int, float))
+        or not 0 <= monitor <= MAX_SECONDS
     ):
-        raise BadMessage("call_monitor_timeout is not a number")
+        raise BadMessage("call_monitor_timeout is no number of seconds")
     return Request(request, context, monitor)
 
 
