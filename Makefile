@@ -81,6 +81,8 @@ clean:
 # each add the tools of one command.
 $(VENV)/.base:
 	@PYTHON="$(PYTHON)" tools/check-build-deps
+	@# tox leaves a file of this name that points to one of its environments.
+	@if [ -f $(VENV) ]; then rm $(VENV); fi
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
