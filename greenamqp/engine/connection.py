@@ -591,6 +591,13 @@ class Connection(pyngus.ConnectionEventHandler):
             self._tick(now)
         if self._doomed or self._ended_sessions:
             self._destroy_links()
+        if (
+            lib.pn_transport_capacity(self._transport) < 0
+            and self.failed is None
+            and not self._closing
+        ):
+            # Some of what is no frame ends proton's input without an event.
+            self._fail("the peer broke the protocol: it sent what is no AMQP frame")
         self._report()
 
     def _tick(self, now: float) -> None:
@@ -600,9 +607,10 @@ class Connection(pyngus.ConnectionEventHandler):
             # Nothing to keep up yet; the peer's wish comes with its Open frame.
             self.deadline = None if not self.opened else float("inf")
             return
-        # proton rounds down; a tick too early costs a wake-up, one too late a beat.
+        # At the very millisecond nothing is overdue yet, and we would be asked to
+        # come back at once.
         self.deadline = min(
-            now + self.idle_timeout / TICKS_PER_IDLE_TIMEOUT, due / 1000.0
+            now + self.idle_timeout / TICKS_PER_IDLE_TIMEOUT, (due + 1) / 1000.0
         )
 
     def _lifecycle(self, event: typing.Any, kind: int) -> None:
