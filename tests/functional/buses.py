@@ -63,6 +63,7 @@ LACKS: dict[str, dict[str, str]] = {
         "pools": "an address has no queue per pool",
         "pool_store": "a router stores nothing",
         "ttl": "a router stores nothing and does not look at the ttl",
+        "mandatory": "without a consumer it gives no credit, and says no more",
         "backlog": "a router stores nothing",
     },
     "qpid-cpp": {
