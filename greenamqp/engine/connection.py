@@ -587,10 +587,6 @@ class Connection(pyngus.ConnectionEventHandler):
             except Exception:
                 LOG.exception("an AMQP event could not be handled")
             pop(collector)
-        if self.deadline is None or now >= self.deadline:
-            self._tick(now)
-        if self._doomed or self._ended_sessions:
-            self._destroy_links()
         if (
             lib.pn_transport_capacity(self._transport) < 0
             and self.failed is None
@@ -598,6 +594,10 @@ class Connection(pyngus.ConnectionEventHandler):
         ):
             # Some of what is no frame ends proton's input without an event.
             self._fail("the peer broke the protocol: it sent what is no AMQP frame")
+        if self.deadline is None or now >= self.deadline:
+            self._tick(now)
+        if self._doomed or self._ended_sessions:
+            self._destroy_links()
         self._report()
 
     def _tick(self, now: float) -> None:
