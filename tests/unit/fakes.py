@@ -16,16 +16,19 @@ import logging
 import typing
 
 import greenlet
+import oslo_messaging
 from oslo_config import cfg
 from oslo_messaging import Target
 
-from greenamqp import connect
+from greenamqp import connect, hubs
 from greenamqp import options as driver_options
 from greenamqp.addressing import Service
+from greenamqp.driver import GreenAMQPDriver
 from greenamqp.engine import ACCEPTED, LinkState, Message, Terminus
 from greenamqp.engine.sasl import AcceptedConnection, SaslServer
 from greenamqp.failover import Host
 from greenamqp.hubs.base import Hub, Timer, Waiter, Watch
+from greenamqp.listener import Listener
 from greenamqp.messenger import Destination, Messenger, State
 from tests.unit.wire import feed, output
 
@@ -569,6 +572,8 @@ class Network:
     def __init__(self, world: World, **default: typing.Any) -> None:
         self.world = world
         self.attempts: list[tuple[float, str, int]] = []
+        #: what each was told of TLS
+        self.secured: list[dict[str, typing.Any]] = []
         self.peers: list[Peer] = []
         self.script: list[typing.Any] = []
         self.default: typing.Any = default
@@ -589,9 +594,11 @@ class Network:
         port: int,
         deadline: float,
         done: typing.Callable,
+        **secured: typing.Any,
     ) -> object:
         """In place of greenamqp.connect.Attempt."""
         self.attempts.append((hub.now(), hostname, port))
+        self.secured.append(secured)
         plan = self.script.pop(0) if self.script else self.default
         running = _Attempt(self)
 
@@ -728,12 +735,7 @@ def setting(
     At the end the messenger is closed, and nothing of it may be left.  An error that
     was caught and logged with its traceback fails the test.
     """
-    world = World()
-    mistakes = _Mistakes()
-    logging.getLogger("greenamqp").addHandler(mistakes)
-    net = Network(world, **network or {})
-    original, connect.Attempt = connect.Attempt, net.attempt
-    try:
+    with _prepared(network or {}) as (world, net):
         messenger = Messenger(
             world, hosts, options(**overrides), default_exchange, virtual_host
         )
@@ -742,10 +744,133 @@ def setting(
         world.advance(10)
         assert closing.result() is None
         leftovers(world)
+
+
+@contextlib.contextmanager
+def _prepared(
+    network: dict[str, typing.Any],
+) -> typing.Iterator[tuple[World, Network]]:
+    world = World()
+    mistakes = _Mistakes()
+    logging.getLogger("greenamqp").addHandler(mistakes)
+    net = Network(world, **network)
+    original, connect.Attempt = connect.Attempt, net.attempt
+    get, hubs.get = hubs.get, lambda name="auto": world
+    try:
+        yield world, net
         assert not mistakes.found, "\n".join(mistakes.found)
     finally:
         connect.Attempt = original
+        hubs.get = get
         logging.getLogger("greenamqp").removeHandler(mistakes)
+
+
+class DriverSetting(typing.NamedTuple):
+    """A driver and the world that it is in."""
+
+    world: World
+    network: Network
+    driver: GreenAMQPDriver
+
+    @property
+    def peer(self) -> Peer:
+        """The other end of the newest connection."""
+        return self.network.peer
+
+    def send(self, target: Target | None = None, **arguments: typing.Any) -> Task:
+        """Begin a cast, or a call with ``wait_for_reply=True``."""
+        return self.world.go(
+            self.driver.send,
+            target or Target(topic="t"),
+            arguments.pop("ctxt", {}),
+            arguments.pop("message", {"method": "m"}),
+            **arguments,
+        )
+
+    def call(self, target: Target | None = None, **arguments: typing.Any) -> Task:
+        """Begin a call."""
+        return self.send(target, wait_for_reply=True, **arguments)
+
+    def notify(self, target: Target | None = None, **arguments: typing.Any) -> Task:
+        """Begin to send a notification."""
+        return self.world.go(
+            self.driver.send_notification,
+            target or Target(topic="t"),
+            arguments.pop("ctxt", {}),
+            arguments.pop("message", {"event_type": "e"}),
+            arguments.pop("version", 2.0),
+            **arguments,
+        )
+
+    def up(self, target: Target | None = None) -> None:
+        """Connect, and attach the link to `target`."""
+        task = self.send(target)
+        self.world.settle()
+        assert task.result() is None
+        self.peer.received.clear()
+
+    def listen(
+        self,
+        target: Target | None = None,
+        batch_size: int = 1,
+        batch_timeout: float | None = None,
+    ) -> Listener:
+        """A listener for RPC requests."""
+        task = self.world.go(
+            self.driver.listen,
+            target or Target(topic="t", server="s"),
+            batch_size,
+            batch_timeout,
+        )
+        self.world.settle()
+        return task.result()
+
+    def listen_for_notifications(
+        self,
+        targets: typing.Sequence[tuple[Target, str]] = ((Target(topic="t"), "info"),),
+        pool: str | None = None,
+        batch_size: int = 1,
+        batch_timeout: float | None = None,
+    ) -> Listener:
+        """A listener for notifications."""
+        task = self.world.go(
+            self.driver.listen_for_notifications,
+            targets,
+            pool,
+            batch_size,
+            batch_timeout,
+        )
+        self.world.settle()
+        return task.result()
+
+
+@contextlib.contextmanager
+def driver(
+    url: str = "amqp://bus:5672/",
+    *,
+    default_exchange: str | None = "openstack",
+    allowed_remote_exmods: typing.Sequence[str] = (),
+    network: dict[str, typing.Any] | None = None,
+    configuration: cfg.ConfigOpts | None = None,
+    **overrides: typing.Any,
+) -> typing.Iterator[DriverSetting]:
+    """A driver in a world of its own; options as `overrides`.
+
+    At the end it is cleaned up, and nothing of it may be left.
+    """
+    with _prepared(network or {}) as (world, net):
+        configuration = configuration or conf(**overrides)
+        made = GreenAMQPDriver(
+            configuration,
+            oslo_messaging.TransportURL.parse(configuration, url),
+            default_exchange,
+            list(allowed_remote_exmods),
+        )
+        yield DriverSetting(world, net, made)
+        cleaning = world.go(made.cleanup)
+        world.advance(10)
+        assert cleaning.result() is None
+        leftovers(world)
 
 
 class _Mistakes(logging.Handler):

@@ -1,0 +1,502 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver's contract with oslo.messaging, in a world without sockets and time."""
+
+import json
+import logging
+
+import oslo_messaging
+import pytest
+from oslo_messaging import Target, exceptions
+from oslo_messaging.transport import TransportOptions
+
+import greenamqp.hubs
+from greenamqp.driver import GreenAMQPDriver
+from greenamqp.engine import ACCEPTED, REJECTED, RELEASED
+from greenamqp.listener import Incoming, RpcIncoming
+from tests.unit import fakes
+
+ADDRESS = "unicast.openstack.t"
+
+
+def body(received):
+    return json.loads(received.message.body)
+
+
+# -- requests
+
+
+def test_a_cast():
+    with fakes.driver() as s:
+        task = s.send(ctxt={"user": "u"}, message={"method": "m", "args": {"a": 1}})
+        s.world.settle()
+        assert task.result() is None
+        (received,) = s.peer.received
+        assert received.address == ADDRESS
+        assert not received.settled
+        assert body(received) == {
+            "request": {"method": "m", "args": {"a": 1}},
+            "context": {"user": "u"},
+        }
+        message = received.message
+        assert message.reply_to is None
+        assert message.ttl is None
+        assert not message.durable
+
+
+def test_a_call():
+    with fakes.driver() as s:
+        task = s.call(timeout=10)
+        s.world.settle()
+        (request,) = s.peer.received
+        assert request.message.reply_to
+        assert request.message.id
+        # It is of no use to anybody afterwards.
+        assert request.message.ttl == 10
+        s.peer.reply(request, '{"response": {"a": [1]}}')
+        s.world.settle()
+        assert task.result() == {"a": [1]}
+
+
+@pytest.mark.parametrize(
+    "target, address",
+    [
+        (Target(topic="t"), "unicast.openstack.t"),
+        (Target(topic="t", exchange="x"), "unicast.x.t"),
+        (Target(topic="t", server="s"), "exclusive.openstack.t.s"),
+        (Target(topic="t", fanout=True), "broadcast.openstack.t.all"),
+    ],
+)
+def test_where_requests_go(target, address):
+    with fakes.driver() as s:
+        s.up(target)
+        assert s.peer.attaches == [address]
+
+
+def test_a_monitored_call_says_how_long_to_wait():
+    with fakes.driver() as s:
+        task = s.call(timeout=100, call_monitor_timeout=7)
+        s.world.settle()
+        (request,) = s.peer.received
+        assert body(request)["call_monitor_timeout"] == 7
+        s.world.advance(8)
+        with pytest.raises(exceptions.MessagingTimeout, match="no heartbeat"):
+            task.result()
+
+
+@pytest.mark.parametrize("kind", ["cast", "call"])
+@pytest.mark.parametrize("timeout", [None, 20])
+def test_only_who_gave_a_timeout_hears_of_one(kind, timeout):
+    with fakes.driver(default_send_timeout=12, network={"credit": 0}) as s:
+        task = s.send(wait_for_reply=kind == "call", timeout=timeout)
+        patience = timeout or 12
+        s.world.advance(patience - 1)
+        assert not task.done
+        s.world.advance(2)
+        with pytest.raises(exceptions.MessagingException) as caught:
+            task.result()
+        expected = (
+            exceptions.MessagingTimeout
+            if timeout
+            else exceptions.MessageDeliveryFailure
+        )
+        assert type(caught.value) is expected
+        assert "topic=t" in str(caught.value)
+
+
+def test_retry_is_the_number_of_further_attempts():
+    with fakes.driver() as s:
+        s.up()
+        s.peer.outcome = lambda message: RELEASED
+        task = s.send(retry=3)
+        s.world.advance(10)
+        with pytest.raises(exceptions.MessageDeliveryFailure):
+            task.result()
+        assert len(s.peer.received) == 4
+
+
+@pytest.mark.parametrize("wait_for_reply", [True, False])
+def test_at_least_once_is_an_error_where_nobody_is(wait_for_reply):
+    with fakes.driver() as s:
+        s.up()
+        s.peer.outcome = lambda message: RELEASED
+        task = s.send(
+            wait_for_reply=wait_for_reply,
+            transport_options=TransportOptions(at_least_once=True),
+        )
+        s.world.settle()
+        with pytest.raises(exceptions.MessageUndeliverable):
+            task.result()
+        patient = s.send(transport_options=TransportOptions(at_least_once=False))
+        s.world.settle()
+        assert not patient.done
+        s.peer.outcome = lambda message: ACCEPTED
+        s.world.advance(1)
+        assert patient.result() is None
+
+
+def test_a_refused_address():
+    with fakes.driver() as s:
+        s.up()
+        s.peer.refuse["unicast.openstack.secret"] = ("amqp:unauthorized-access", "no")
+        task = s.send(Target(topic="secret"))
+        s.world.settle()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="unauthorized"):
+            task.result()
+
+
+@pytest.mark.parametrize(
+    "allowed, kind",
+    [
+        ([], oslo_messaging.RemoteError),
+        (["oslo_messaging.exceptions"], oslo_messaging.InvalidTarget),
+    ],
+)
+def test_what_the_server_raises(allowed, kind):
+    failure = json.dumps(
+        {
+            "class": "InvalidTarget",
+            "module": "oslo_messaging.exceptions",
+            "message": "the reason",
+            "tb": [],
+            "args": ["the reason", None],
+        }
+    )
+    with fakes.driver(allowed_remote_exmods=allowed) as s:
+        task = s.call()
+        s.world.settle()
+        s.peer.reply(s.peer.received[0], json.dumps({"failure": failure}))
+        s.world.settle()
+        with pytest.raises(kind, match="the reason"):
+            task.result()
+
+
+@pytest.mark.parametrize("reply", ["", "[]", "no JSON", '{"failure": 5}'])
+def test_a_reply_that_cannot_be_read(reply):
+    with fakes.driver() as s:
+        task = s.call()
+        s.world.settle()
+        s.peer.reply(s.peer.received[0], reply)
+        s.world.settle()
+        with pytest.raises(exceptions.MessagingException, match="cannot be read"):
+            task.result()
+        s.up()  # nothing else is harmed
+
+
+def test_what_cannot_be_serialised_is_the_callers_mistake():
+    with fakes.driver() as s:
+        circle = []
+        circle.append(circle)
+        for task in (
+            s.send(message={"args": circle}),
+            s.call(message={"args": circle}),
+            s.notify(message={"payload": circle}),
+        ):
+            with pytest.raises((ValueError, TypeError, RecursionError)):
+                task.result()
+        s.up()
+
+
+# -- notifications
+
+
+def test_a_notification():
+    with fakes.driver() as s:
+        task = s.notify(Target(topic="notifications.info", exchange="nova"))
+        s.world.settle()
+        assert task.result() is None
+        (received,) = s.peer.received
+        assert received.address == "unicast.nova.notifications.info"
+        assert received.message.durable
+        assert received.message.ttl is None
+        assert list(body(received)["request"]) == ["oslo.version", "oslo.message"]
+
+
+def test_a_notification_without_envelope():
+    with fakes.driver() as s:
+        task = s.notify(version=1.0)
+        s.world.settle()
+        assert task.result() is None
+        assert body(s.peer.received[0])["request"] == {"event_type": "e"}
+
+
+def test_a_notification_that_nobody_takes_in_time():
+    with fakes.driver(default_notify_timeout=9, network={"credit": 0}) as s:
+        task = s.notify()
+        s.world.advance(8)
+        assert not task.done
+        s.world.advance(2)
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="notification"):
+            task.result()
+
+
+def test_a_rejected_notification():
+    with fakes.driver() as s:
+        s.up()
+        s.peer.outcome = lambda message: (REJECTED, {"condition": "amqp:not-allowed"})
+        task = s.notify()
+        s.world.settle()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="not-allowed"):
+            task.result()
+
+
+@pytest.mark.parametrize("kind, again", [("notify", True), ("send", False)])
+def test_what_is_sent_again_after_the_connection_was_lost(kind, again):
+    with fakes.driver() as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        task = getattr(s, kind)()
+        s.world.settle()
+        s.peer.cut()
+        s.world.advance(5)
+        assert len(s.peer.received) == int(again)
+        assert (task.error is None) is again
+
+
+# -- listening
+
+
+def test_listen_returns_when_the_subscriptions_are_up():
+    with fakes.driver() as s:
+        s.network.delay = 5.0
+        task = s.world.go(s.driver.listen, Target(topic="t", server="s"), 1, None)
+        s.world.advance(4)
+        assert not task.done
+        s.world.advance(2)
+        listener = task.result()
+        assert sorted(s.peer.outbound) == [
+            "broadcast.openstack.t.all",
+            "exclusive.openstack.t.s",
+            "unicast.openstack.t",
+        ]
+        listener.cleanup()
+
+
+def test_listen_does_not_wait_for_ever(caplog):
+    with fakes.driver(default_send_timeout=15) as s:
+        s.network.default = "Connection refused"
+        task = s.world.go(s.driver.listen, Target(topic="t", server="s"), 1, None)
+        s.world.advance(14)
+        assert not task.done
+        s.world.advance(2)
+        listener = task.result()
+        assert "not subscribed yet after 15 s" in caplog.text
+        assert "Connection refused" in caplog.text
+        s.network.default = {}
+        s.world.advance(60)
+        assert len(s.peer.outbound) == 3
+        listener.cleanup()
+
+
+def test_the_caller_may_change_its_target_afterwards():
+    with fakes.driver() as s:
+        target = Target(topic="t", server="s")
+        listener = s.listen(target)
+        target.topic = "other"
+        s.peer.cut()
+        s.world.advance(5)
+        assert "unicast.openstack.t" in s.peer.outbound
+        listener.cleanup()
+
+
+def test_listening_for_notifications_of_many_exchanges():
+    with fakes.driver() as s:
+        listener = s.listen_for_notifications(
+            [
+                (Target(topic="notifications", exchange=exchange), priority)
+                for exchange in ("nova", "neutron", None)
+                for priority in ("info", "error")
+            ]
+        )
+        assert sorted(s.peer.outbound) == [
+            "unicast.neutron.notifications.error",
+            "unicast.neutron.notifications.info",
+            "unicast.nova.notifications.error",
+            "unicast.nova.notifications.info",
+            "unicast.openstack.notifications.error",
+            "unicast.openstack.notifications.info",
+        ]
+        listener.cleanup()
+
+
+def test_listening_in_a_pool():
+    with fakes.driver(network={"product": "greenamqp"}) as s:
+        listener = s.listen_for_notifications(pool="metering")
+        (address,) = s.peer.outbound
+        assert address.startswith("unicast.openstack.t.info::")
+        assert "metering" in address
+        listener.cleanup()
+
+
+def test_a_pool_where_the_bus_has_none():
+    with fakes.driver(network={"product": "qpid-cpp"}) as s:
+        with pytest.raises(NotImplementedError, match="metering"):
+            s.listen_for_notifications(pool="metering")
+        s.world.settle()
+        assert s.peer.outbound == {}
+        s.listen_for_notifications().cleanup()
+
+
+@pytest.mark.parametrize("kind", [RpcIncoming, Incoming])
+def test_what_a_listener_gives(kind):
+    with fakes.driver() as s:
+        if kind is RpcIncoming:
+            listener, address = s.listen(), "unicast.openstack.t"
+        else:
+            listener = s.listen_for_notifications()
+            address = "unicast.openstack.t.info"
+        s.peer.send(
+            address, fakes.Message('{"request": {"a": 1}, "context": {"b": 2}}', id="7")
+        )
+        s.world.settle()
+        task = s.world.go(listener.poll, timeout=0)
+        (incoming,) = task.result()
+        assert type(incoming) is kind
+        assert (incoming.message, incoming.ctxt) == ({"a": 1}, {"b": 2})
+        assert incoming.msg_id == "7"
+        listener.cleanup()
+
+
+# -- hosts
+
+
+@pytest.mark.parametrize(
+    "url, attempt",
+    [
+        ("amqp://", ("localhost", 5672)),
+        ("amqp:///vhost", ("localhost", 5672)),
+        ("amqp://host", ("host", 5672)),
+        ("amqp://host:1234/", ("host", 1234)),
+        ("amqp://me:secret@host/", ("host", 5672)),
+        ("amqp://[::1]:1234/", ("::1", 1234)),
+        ("amqp://me:secret@[2001:db8::1]/", ("2001:db8::1", 5672)),
+    ],
+)
+def test_hosts_of_the_url(url, attempt):
+    with fakes.driver(url) as s:
+        s.send()
+        s.world.settle()
+        assert s.network.attempts == [(1000.0, *attempt)]
+
+
+def test_all_hosts_of_the_url_are_tried_with_their_credentials():
+    with fakes.driver("amqp://a:1@one:1,b:2@two:2,c:3@three/vh") as s:
+        s.network.default = "refused"
+        task = s.send()
+        s.world.settle()
+        tried = [host for _, host, _ in s.network.attempts]
+        assert sorted(tried) == ["one", "three", "two"]
+        s.network.default = {"passwords": {"a": "1", "b": "2", "c": "3"}}
+        s.world.advance(5)
+        assert task.result() is None
+        user = {"one": "a", "two": "b", "three": "c"}
+        assert s.peer.engine.user == user[s.network.attempts[-1][1]]
+
+
+# -- the process
+
+
+def test_nothing_is_connected_before_it_is_needed():
+    with fakes.driver() as s:
+        s.world.advance(100)
+        assert s.network.attempts == []
+        assert s.world.started == 0
+
+
+def test_cleanup_twice_and_use_after_it():
+    with fakes.driver() as s:
+        s.up()
+        for _ in range(2):
+            cleaning = s.world.go(s.driver.cleanup)
+            s.world.settle()
+            assert cleaning.result() is None
+        assert s.world.stopped == 1
+        assert s.peer.events[-1] == ("closed", None)
+
+
+def test_calls_from_a_native_thread_that_the_hub_does_not_know():
+    inside = []
+    with fakes.driver() as s:
+
+        def run_inside(function, *args):
+            inside.append(function.__name__)
+            foreign.append(False)
+            try:
+                return function(*args)
+            finally:
+                foreign.pop()
+
+        foreign = [True]
+        s.world.foreign = lambda: foreign[-1]
+        s.world.run_inside = run_inside
+        s.send()
+        s.world.settle()
+        s.notify()
+        s.world.settle()
+        listener = s.listen()
+        assert len(s.peer.received) == 2
+        s.peer.send(ADDRESS, fakes.Message('{"request": {}}', id="1"))
+        s.world.settle()
+        task = s.world.go(listener.poll, timeout=0)
+        (incoming,) = task.result()
+        incoming.acknowledge()
+        s.world.settle()
+        assert [outcome for _, outcome in s.peer.outcomes] == [ACCEPTED]
+        s.world.go(listener.cleanup)
+        s.world.go(s.driver.cleanup)
+        s.world.settle()
+        assert s.world.stopped == 1
+        foreign[:] = [False]
+    assert inside == [
+        "send",
+        "send_notification",
+        "_attached",
+        "poll",
+        "_settle",
+        "cleanup",
+        "close",
+    ]
+
+
+def test_requeueing_is_supported():
+    with fakes.driver() as s:
+        assert s.driver.require_features(requeue=True) is None
+
+
+def test_the_hub_may_be_wished_for(monkeypatch):
+    asked = []
+    with fakes.driver() as s:
+        monkeypatch.setattr(
+            greenamqp.hubs, "get", lambda name="auto": asked.append(name) or s.world
+        )
+        assert s.driver.use_hub("blocking") is s.world
+        assert s.driver.use_hub("threads") is s.world
+    assert asked == ["blocking"]
+    with fakes.driver(hub="gevent") as s:
+        asked.clear()
+        monkeypatch.setattr(
+            greenamqp.hubs, "get", lambda name="auto": asked.append(name) or s.world
+        )
+        s.driver.use_hub("blocking")
+    assert asked == ["gevent"]
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "greenamqp"])
+def test_oslo_messaging_finds_it_by_name(scheme):
+    conf = fakes.conf()
+    conf.control_exchange = "x"
+    transport = oslo_messaging.get_rpc_transport(conf, f"{scheme}://host/")
+    assert type(transport._driver) is GreenAMQPDriver
+    transport.cleanup()
+
+
+def test_passwords_are_nowhere_in_the_log(caplog):
+    caplog.set_level(logging.DEBUG)
+    with fakes.driver("amqp://me:s3cr3t@bus/vh?ssl_key_password=s3cr3t") as s:
+        s.network.script = ["refused", {"passwords": {"me": "another"}}]
+        task = s.send(timeout=5)
+        s.world.advance(10)
+        with pytest.raises(exceptions.MessagingTimeout) as caught:
+            task.result()
+        assert "s3cr3t" not in str(caught.value)
+    assert "refused" in caplog.text
+    assert "s3cr3t" not in caplog.text
