@@ -4,9 +4,9 @@
 import signal
 import sys
 
-from benchmarks import compare
+from benchmarks import compare, listeners
 
-COMMANDS = {"compare": compare.main}
+COMMANDS = {"compare": compare.main, "listeners": listeners.main}
 
 
 def _ended(number: int, _frame: object) -> None:

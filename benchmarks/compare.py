@@ -42,6 +42,10 @@ FIGURES = (
     "noise",
 )
 
+#: Links that the embedded broker allows: an RPC target takes three, and some
+#: thousands of targets are asked for here.
+MAX_LINKS = 100_000
+
 _SHORT_SIDES = "greenamqp,predecessor"
 _FULL_SIDES = "greenamqp,greenamqp-stock,predecessor,greenamqp-rabbit,rabbit,floor"
 
@@ -95,6 +99,7 @@ def bus(
         command = [
             kept.python("greenamqp"),
             *("-m", "greenamqp", "broker", "--host", "127.0.0.1", "--port", "0"),
+            *("--max-links", str(MAX_LINKS)),
         ]
         with Bus(command) as embedded:
             yield embedded.announced.split()[-1], embedded

@@ -36,6 +36,8 @@ class Pair:
 
     :param urls: by what :attr:`Side.bus` says
     :param bus: the broker's process, where it is ours
+    :param options: oslo.config options by group
+    :param plan: more than the cell says, for the server
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Pair:
         urls: dict[str, str],
         bus: Process | None,
         options: dict[str, dict[str, str]],
+        plan: dict[str, typing.Any] | None = None,
     ) -> None:
         self.side = side
         self.cell = cell
@@ -61,6 +64,7 @@ class Pair:
             # Its own topics: nobody else's messages, nothing left from before.
             "prefix": f"bench-{uuid.uuid4().hex[:12]}",
         }
+        self._plan = plan or {}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> typing.Self:
@@ -78,9 +82,10 @@ class Pair:
         if hub == "blocking":
             # Nothing else tells the driver that there is no scheduler.
             description["url"] = _with_query(description["url"], "hub=blocking")
-        return Worker(
-            self._python, role, description, self.cell.plan(), self.side.name
-        )
+        plan = self.cell.plan()
+        if role == "server":
+            plan.update(self._plan)
+        return Worker(self._python, role, description, plan, self.side.name)
 
     def __exit__(self, *_exc: object) -> None:
         self._stack.close()

@@ -9,7 +9,6 @@ import typing
 
 from benchmarks.cells import Cell
 
-
 #: Targets above which stock servers in native threads are left out: one of their
 #: pools each, and they bring a small machine to a standstill.
 MANY = 50

@@ -8,7 +8,7 @@ import time
 
 import profiler
 from bodies import body
-from measure import mark, summary
+from measure import census, mark, summary
 
 #: Seconds for one operation.  Far more than one takes: what it ends is a failure.
 PATIENCE = 60
@@ -73,6 +73,7 @@ class Client:
                 "load": lambda **load: self._load(control, **load),
                 "flood": self._flood,
                 "mark": mark,
+                "census": census,
                 **profiler.commands(),
             }
         )

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a process used so far, and summaries of latencies."""
 
+import gc
 import math
 import os
 import resource
+import sys
 import time
 
 #: Latency histograms have this many buckets per factor of ten, from 1 microsecond on.
@@ -23,6 +25,18 @@ def mark():
         "threads": len(os.listdir("/proc/self/task")),
         "fds": len(os.listdir("/proc/self/fd")),
     }
+
+
+def census():
+    """`mark`, and how many green threads there are."""
+    greenlets = 0
+    if "greenlet" in sys.modules:
+        gc.collect()
+        kind = sys.modules["greenlet"].greenlet
+        greenlets = sum(
+            isinstance(each, kind) and not each.dead for each in gc.get_objects()
+        )
+    return {**mark(), "greenlets": greenlets}
 
 
 def resident():

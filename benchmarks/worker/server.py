@@ -2,19 +2,26 @@
 """The serving process: RPC servers and notification listeners that count."""
 
 import itertools
+import select
 import threading
 import time
 
 import profiler
 from bodies import body
-from measure import mark
+from measure import census, mark
 
 
 class Tally:
-    """Which messages have come; numbers count from 0.  For any number of threads."""
+    """Which messages have come; numbers count from 0.  For any number of threads.
 
-    def __init__(self):
-        self._seen = bytearray(1 << 16)
+    :param expected: how many may come: room for more is made when it is needed
+    """
+
+    def __init__(self, expected=1 << 16):
+        self._seen = bytearray(expected)
+        # Touched now, so that memory does not seem to grow with what arrives.
+        for page in range(0, expected, 4096):
+            self._seen[page] = 0
         self._count = itertools.count()
         self._lock = threading.Lock()
         self.last = 0.0
@@ -102,13 +109,14 @@ class Servers:
     """All that one serving process offers.
 
     :param plan: ``kind`` (rpc, slow, notify, batch), ``targets``, ``pause`` of the
-        slow endpoint in seconds
+        slow endpoint in seconds, ``expected`` messages, ``attach`` for a loop of our
+        own around greenamqp's server
     """
 
     def __init__(self, side, plan):
         self._side = side
         self._plan = plan
-        self.tally = Tally()
+        self.tally = Tally(plan.get("expected", 1 << 16))
         self.slow = SlowEndpoint(Tally(), plan.get("pause", 0.5))
         self._servers = []
         kind = plan["kind"]
@@ -187,7 +195,9 @@ class Servers:
                     batch_timeout=self._plan["batch_timeout"],
                 )
         self._servers.append(server)
-        if executor != "blocking":
+        if self._plan.get("attach"):
+            server.attach()
+        elif executor != "blocking":
             server.start()
 
     def stop(self):
@@ -207,16 +217,32 @@ class Servers:
             "slow": lambda: self.slow._tally.report(),
             "hurry": self._hurry,
             "feed": self._feed,
+            "census": census,
             **profiler.commands(),
         }
         control.answer(ready=True, subscribed=seconds, **mark())
-        if self._side.hub == "blocking":
+        if self._plan.get("attach"):
+            self._loop(control, handlers)
+        elif self._side.hub == "blocking":
             # The calling thread dispatches; the control's does nothing meanwhile.
             control.serve_in_thread(handlers, self._servers[0].stop)
             self._servers[0].start()
         else:
             control.serve(handlers)
         self.stop()
+
+    def _loop(self, control, handlers):
+        """Commands and messages in one thread: the server stands in a loop of ours."""
+        server = self._servers[0]
+        poll = select.poll()
+        poll.register(server.fileno(), select.POLLIN)
+        poll.register(control.fileno(), select.POLLIN)
+        while True:
+            for fd, _events in poll.poll():
+                if fd != control.fileno():
+                    server.step()
+                elif control.serve_one(handlers):
+                    return
 
     def _feed(self, *, load, size, callers, seconds, warmup):
         """One sample of a server whose driver does nothing."""
