@@ -94,7 +94,6 @@ LACKS: dict[str, dict[str, str]] = {
         "raw_broker": "AMQP 0-9-1",
         "no_threads": "heartbeats and polling have threads",
         "one_connection": "one connection per listener",
-        "clean": "pooled connections are closed by the garbage collector",
     },
 }
 
