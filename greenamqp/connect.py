@@ -88,10 +88,13 @@ class Attempt:
         if self._make_context is not None:
             # Here, since it reads files as well.
             self._context = self._make_context()
-        # The module's function, not _socket's: cooperative where it is patched.
-        return socket.getaddrinfo(
-            self._hostname, self._port, type=socket.SOCK_STREAM
-        )
+        try:
+            return numeric(self._hostname, self._port)
+        except OSError:
+            # The module's function, not _socket's: cooperative where it is patched.
+            return socket.getaddrinfo(
+                self._hostname, self._port, type=socket.SOCK_STREAM
+            )
 
     def _resolved(self, result: typing.Any, error: Exception | None) -> None:
         if self._done is None:
@@ -215,6 +218,17 @@ class Attempt:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def numeric(hostname: str, port: int) -> list[tuple[typing.Any, ...]]:
+    """What getaddrinfo gives for an address, which needs no look-up: gevent would
+    start a thread for it.
+
+    :raises OSError: if `hostname` is a name
+    """
+    return _socket.getaddrinfo(
+        hostname, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )
 
 
 def prepare(sock: typing.Any) -> None:

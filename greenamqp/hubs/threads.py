@@ -7,6 +7,7 @@ The thread starts with the first connection and ends with the last.
 
 from __future__ import annotations
 
+import atexit
 import collections
 import logging
 import typing
@@ -16,6 +17,10 @@ from greenamqp.hubs.base import Callback, Hub, Timer, Waiter, Watch
 from greenamqp.hubs.reactor import Reactor
 
 LOG = logging.getLogger(__name__)
+
+# How long the end of the interpreter waits for the hub's thread, which a callback of
+# the application may hold up.  Seconds.
+EXIT_TIMEOUT = 2.0
 
 
 class ThreadWaiter(Waiter):
@@ -126,6 +131,9 @@ class ThreadsHub(Hub):
             thread.join()
 
     def _start(self) -> None:
+        # Before proton's own exit handler, which was registered when it was imported
+        # and takes away what a thread in the engine still uses.
+        atexit.register(self._at_exit)
         self._stopping = False
         self._reactor = Reactor()
         self._thread = self._thread_class(
@@ -133,7 +141,18 @@ class ThreadsHub(Hub):
         )
         self._thread.start()
 
+    def _at_exit(self) -> None:
+        """The interpreter ends, and nobody cleaned up."""
+        with self.lock:
+            thread = self._thread
+            self._stopping = True
+            if self._reactor is not None:
+                self._reactor.wake()
+        if thread is not None and not self.inside():
+            thread.join(EXIT_TIMEOUT)
+
     def _stop(self) -> None:
+        atexit.unregister(self._at_exit)
         self._stopping = True
         if self._reactor is not None:
             self._reactor.wake()

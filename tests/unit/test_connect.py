@@ -96,6 +96,7 @@ def resolve(monkeypatch):
             return list(result)
 
         monkeypatch.setattr(connect.socket, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(connect, "numeric", getaddrinfo)
 
     return give
 
