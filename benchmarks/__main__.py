@@ -4,9 +4,13 @@
 import signal
 import sys
 
-from benchmarks import compare, listeners
+from benchmarks import compare, listeners, soak
 
-COMMANDS = {"compare": compare.main, "listeners": listeners.main}
+COMMANDS = {
+    "compare": compare.main,
+    "listeners": listeners.main,
+    "soak": soak.main,
+}
 
 
 def _ended(number: int, _frame: object) -> None:

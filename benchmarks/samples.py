@@ -133,6 +133,10 @@ class Pair:
             sample["lost"] += self._hurry(backlog)
         return sample
 
+    def answers(self) -> bool:
+        """Whether a call, or a message, goes through now."""
+        return self.client.ask("once", load=self.cell.operation)["well"]
+
     def _figures(
         self,
         result: Sample,

@@ -72,6 +72,7 @@ class Client:
             {
                 "load": lambda **load: self._load(control, **load),
                 "flood": self._flood,
+                "once": self._once,
                 "mark": mark,
                 "census": census,
                 **profiler.commands(),
@@ -106,6 +107,12 @@ class Client:
         """How many numbers were given to messages so far."""
         return self._numbers.__reduce__()[1][0]
 
+    def _once(self, *, load):
+        """One operation, which may fail."""
+        _latencies, failures = _run(self._operations(load, "")[:1], 1, 0.0, 1)
+        self._failed += len(failures)
+        return {"well": not failures}
+
     def _flood(self, *, count, size):
         """Cast `count` messages to the slow target."""
         value = body(size)
@@ -133,8 +140,9 @@ def _notify(client, numbers, value):
     )
 
 
-def _run(operations, callers, seconds):
-    """Let `callers` green threads or threads work for `seconds`.
+def _run(operations, callers, seconds, least=0):
+    """Let `callers` green threads or threads work for `seconds`, and each of them do
+    `least` operations.
 
     Returns the latencies of what went well, and the reasons of what did not.
     """
@@ -149,7 +157,9 @@ def _run(operations, callers, seconds):
         first = index % len(operations)
         mine = itertools.cycle(operations[first:] + operations[:first])
         now = clock()
-        while now < until:
+        done = 0
+        while now < until or done < least:
+            done += 1
             operation = next(mine)
             try:
                 operation()
