@@ -48,6 +48,7 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> None:
         super().__init__(conf, url, default_exchange, allowed_remote_exmods or [])
         options.register(conf)
+        options.check_query(url)
         proxy = common.ConfigOptsProxy(conf, url, options.GROUP.name)
         self._options = options.read(proxy.oslo_messaging_amqp)
         _check(self._options)

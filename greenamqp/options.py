@@ -349,8 +349,33 @@ def read(group: typing.Any) -> types.SimpleNamespace:
     """The values of all options, read once: oslo.config takes a microsecond for each
     look, and the driver looks several times for each message."""
     values = {opt.dest: getattr(group, opt.dest) for opt in OPTIONS}
-    values["pre_settled"] = frozenset(values["pre_settled"])
+    kinds = values["pre_settled"]
+    if isinstance(kinds, str):  # from the query of a URL, commas between them
+        kinds = kinds.split(",")
+    # One that is empty is how a file says: none.
+    values["pre_settled"] = frozenset(kind.strip() for kind in kinds if kind.strip())
     return types.SimpleNamespace(**values)
+
+
+def check_query(url: typing.Any) -> None:
+    """Look at what the query of a transport URL says.
+
+    :raises ValueError: names the option and what is allowed
+    """
+    known = {opt.dest: opt for opt in OPTIONS}
+    for name, text in url.query.items():
+        opt = known.get(name)
+        if opt is None:
+            raise ValueError(
+                f"transport URL: there is no option {name!r} in [{GROUP.name}]; there "
+                f"are {', '.join(sorted(known))}"
+            )
+        try:
+            opt.type(text)
+        except ValueError as exc:
+            raise ValueError(
+                f"transport URL: {name} must be {opt.type}; {text!r} is not: {exc}"
+            ) from None
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:
