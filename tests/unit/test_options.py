@@ -283,8 +283,6 @@ def test_the_generator_writes_every_option():
     assert f"[{GROUP}]" in run.stdout
     for name in BY_NAME:
         assert re.search(rf"^#{name} =", run.stdout, re.MULTILINE), name
-    for name, (_, _, _, old) in PREDECESSOR.items():
-        assert (f"# Deprecated group/name - [amqp1]/{name}\n" in run.stdout) is old
 
 
 # -- every option has an effect: each test below fails if the option is not read
