@@ -325,9 +325,9 @@ class BlockingExecutor(Executor):
             self._stopping = False
 
 
-# Where there are several listeners, none has more than this many times as many workers
-# as are left.  One whose endpoints all block is then stopped at four fifths of the pool,
-# two at four ninths each, and whoever comes next still finds a worker.
+# Where there are several listeners, none has more than this many times as many
+# workers as are left.  One whose endpoints all block is then stopped at four fifths of
+# the pool, two at four ninths each, and whoever comes next still finds a worker.
 SHARE = 4
 
 

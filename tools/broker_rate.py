@@ -10,6 +10,7 @@ many messages under way at most as --window says.  This is a measurement and no 
 
 from __future__ import annotations
 
+import _socket
 import argparse
 import os
 import signal
@@ -17,8 +18,6 @@ import subprocess
 import sys
 import time
 from urllib.parse import urlsplit
-
-import _socket
 
 from greenamqp import hubs
 from greenamqp.engine import Connection, Message, Sasl, Terminus
