@@ -73,6 +73,10 @@ MAX_UNFINISHED = 2 * MAX_MESSAGE_SIZE
 # wonders how long time was not looked at knows it to this precision.
 TICKS_PER_IDLE_TIMEOUT = 8
 
+# How often at most time is looked at, whatever idle time-out a peer asks for: one
+# that cannot wait so long for an empty frame closes the connection.  Seconds.
+MIN_TICK = 0.02
+
 _DELIVERY = lib.PN_DELIVERY
 _LINK_FLOW = lib.PN_LINK_FLOW
 _TRANSPORT = lib.PN_TRANSPORT
@@ -609,8 +613,9 @@ class Connection(pyngus.ConnectionEventHandler):
             return
         # At the very millisecond nothing is overdue yet, and we would be asked to
         # come back at once.
-        self.deadline = min(
-            now + self.idle_timeout / TICKS_PER_IDLE_TIMEOUT, (due + 1) / 1000.0
+        self.deadline = max(
+            now + MIN_TICK,
+            min(now + self.idle_timeout / TICKS_PER_IDLE_TIMEOUT, (due + 1) / 1000.0),
         )
 
     def _lifecycle(self, event: typing.Any, kind: int) -> None:
