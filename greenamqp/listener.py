@@ -138,8 +138,23 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         self.client_timeout = request.call_monitor_timeout
         self._reply_to = arrival.message.reply_to
         self._correlation_id = arrival.message.id
-        if self._reply_to:
-            messenger.requests_at_work += 1
+        self._at_work = bool(self._reply_to)
+        if self._at_work:
+            with messenger.hub.lock:
+                messenger.requests_at_work += 1
+
+    def requeue(self) -> None:
+        """As for any message; no reply will come."""
+        self._done()
+        super().requeue()
+
+    def _done(self) -> bool:
+        """It is not at work any more; returns whether others are."""
+        messenger = self._messenger
+        with messenger.hub.lock:
+            messenger.requests_at_work -= self._at_work
+            self._at_work = False
+            return messenger.requests_at_work > 0
 
     def reply(self, reply: typing.Any = None, failure: typing.Any = None) -> None:
         """Send the result, or a failure (an exc_info triple), to the caller.
@@ -154,7 +169,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         messenger = self._messenger
         options = messenger.options
         # The last one of a batch takes the others' replies with it in one write.
-        messenger.requests_at_work -= 1
+        others = self._done()
         self._post(
             "RPC reply",
             Message(
@@ -165,7 +180,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             timeout=options.default_reply_timeout,
             retries=options.default_reply_retry,
             settled="rpc-reply" in options.pre_settled,
-            urgent=messenger.requests_at_work <= 0,
+            urgent=not others,
         )
 
     def heartbeat(self) -> None:
