@@ -369,6 +369,12 @@ class World(Hub):
     def call_inside(self, callback: typing.Callable[[], None]) -> None:
         self._calls.append(callback)
 
+    def flush_soon(self, pump: typing.Any) -> None:
+        # As the green hubs: with the next wake-up.
+        if not pump.dirty:
+            pump.dirty = True
+            self._dirty.append(pump)
+
     def foreign(self) -> bool:
         return False
 
