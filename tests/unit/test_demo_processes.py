@@ -167,7 +167,11 @@ def test_usage_of_a_process():
     assert before.connections == 0
     assert outgoing.connections == incoming.connections == 1
     assert outgoing.fds == before.fds + 2
-    assert outgoing.threads == before.threads + 1
+    assert outgoing.threads >= 2
+    # Those of earlier tests may end meanwhile, so it is not counted exactly; ours has
+    # ended for Python a moment before it has for the system.
+    while processes.usage(os.getpid(), frozenset()).threads >= outgoing.threads:
+        pass
     assert outgoing.memory > 1_000_000
     assert outgoing.cpu > 0
 
