@@ -98,6 +98,9 @@ class Outlet:
         messenger = self._messenger
         message = entry.message
         message.address = self.address
+        if message.ttl is not None and entry.deadline is not None:
+            # What is left of it: nobody may act on a request whose caller has given up.
+            message.ttl = max(0.001, entry.deadline - messenger.hub.now())
         if entry.is_call:
             messenger.replies.expect(typing.cast(Call, entry))
         engine = messenger.engine
