@@ -418,6 +418,7 @@ class Peer:
         product: str = "",
         credit: int = 1000,
         answer: bool = True,
+        refuse: dict[str, tuple[str, str]] | None = None,
         **engine_options: typing.Any,
     ) -> None:
         self.world = world
@@ -431,7 +432,7 @@ class Peer:
         self.outcomes: list[tuple[typing.Any, int]] = []
         self.outcome: typing.Callable[[Message], typing.Any] = lambda message: ACCEPTED
         self.credit = credit
-        self.refuse: dict[str, tuple[str, str]] = {}
+        self.refuse: dict[str, tuple[str, str]] = dict(refuse or {})
         self.max_message_size = 0
         self.silent = False
         #: Whether links that are asked for are answered.

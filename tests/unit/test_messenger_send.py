@@ -552,7 +552,65 @@ def test_a_session_that_is_ended_takes_no_other_with_it():
         assert len(s.network.peers) == 1
 
 
+def test_who_comes_while_a_refused_link_waits_hears_why():
+    with fakes.setting(link_retry_delay=100) as s:
+        s.up()
+        s.peer.refuse["gone"] = ("amqp:not-found", "no such queue")
+        destination = Destination.reply("gone")
+        s.notify(destination=destination)
+        s.world.advance(5)
+        task = s.notify(destination=destination)
+        assert "no such queue" in late(s, task)
+        assert s.peer.attaches.count("gone") == 1
+
+
+def test_what_waited_for_a_refused_link_is_no_reason_any_more():
+    with fakes.setting(link_retry_delay=5) as s:
+        s.up()
+        s.peer.refuse["gone"] = ("amqp:not-found", "no such queue")
+        destination = Destination.reply("gone")
+        first = s.notify(destination=destination)
+        s.world.settle()
+        del s.peer.refuse["gone"]
+        s.world.advance(6)
+        assert first.result() is None
+        s.peer.inbound["gone"].flow(-1000)
+        s.world.settle()
+        task = s.notify(destination=destination)
+        assert "no such queue" not in late(s, task)
+
+
+@pytest.mark.parametrize("end", ["close", "loss"])
+def test_a_link_that_waits_to_be_attached_again_leaves_no_timer(end):
+    refuse = {"gone": ("amqp:not-found", "no such queue")}
+    with fakes.setting(link_retry_delay=50, network={"refuse": refuse}) as s:
+        task = s.notify(destination=Destination.reply("gone"), timeout=200)
+        s.world.settle()
+        if end == "loss":
+            s.lose()
+            # The new connection has an attempt of its own, and a new pause.
+            s.world.advance(46)
+            assert s.peer.attaches.count("gone") == 1
+            s.world.advance(5)
+            assert s.peer.attaches.count("gone") == 2
+        assert not task.done
+
+
 # -- limits
+
+
+def test_no_more_links_than_the_peer_allows():
+    with fakes.setting(link_retry_delay=5, network={"channel_max": 0}) as s:
+        s.up()
+        tasks = [
+            s.notify(destination=Destination.reply(f"a{n}"), timeout=20)
+            for n in range(LINKS_PER_SESSION)
+        ]
+        s.world.settle()
+        assert sum(task.done for task in tasks) == LINKS_PER_SESSION - 1
+        s.peer.inbound["a7"].close()
+        s.world.advance(6)
+        assert all(task.result() is None for task in tasks)
 
 
 @pytest.mark.parametrize("kind", ["notify", "cast", "call"])
@@ -617,6 +675,7 @@ def test_idle_links_are_detached():
             s.world.advance(30)
             assert task.result() is None
         assert sorted(s.peer.inbound) == ["busy", "stuck"]
+        assert s.peer.attaches.count("busy") == 1
         s.peer.settle(s.peer.received[0], ACCEPTED)
         s.world.advance(200)
         assert waiting.result() is None
