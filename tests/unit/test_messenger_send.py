@@ -589,9 +589,9 @@ def test_a_link_that_waits_to_be_attached_again_leaves_no_timer(end):
         if end == "loss":
             s.lose()
             # The new connection has an attempt of its own, and a new pause.
-            s.world.advance(46)
+            s.world.advance(44)
             assert s.peer.attaches.count("gone") == 1
-            s.world.advance(5)
+            s.world.advance(8)
             assert s.peer.attaches.count("gone") == 2
         assert not task.done
 
