@@ -239,6 +239,8 @@ class World(Hub):
         self._order = itertools.count()
         self._calls: list[typing.Callable[[], None]] = []
         self.started = 0
+        #: the names by which a hub was asked for
+        self.asked_for: list[str] = []
         self.stopped = 0
         #: timers that were set when the last user went
         self.left_behind = 0
@@ -762,7 +764,7 @@ def _prepared(
     logging.getLogger("greenamqp").addHandler(mistakes)
     net = Network(world, **network)
     original, connect.Attempt = connect.Attempt, net.attempt
-    get, hubs.get = hubs.get, lambda name="auto": world
+    get, hubs.get = hubs.get, lambda name="auto": world.asked_for.append(name) or world
     try:
         yield world, net
         assert not mistakes.found, "\n".join(mistakes.found)

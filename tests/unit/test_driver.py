@@ -9,7 +9,6 @@ import pytest
 from oslo_messaging import Target, exceptions
 from oslo_messaging.transport import TransportOptions
 
-import greenamqp.hubs
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED
 from greenamqp.listener import Incoming, RpcIncoming
@@ -462,22 +461,14 @@ def test_requeueing_is_supported():
         assert s.driver.require_features(requeue=True) is None
 
 
-def test_the_hub_may_be_wished_for(monkeypatch):
-    asked = []
+def test_the_hub_may_be_wished_for():
     with fakes.driver() as s:
-        monkeypatch.setattr(
-            greenamqp.hubs, "get", lambda name="auto": asked.append(name) or s.world
-        )
         assert s.driver.use_hub("blocking") is s.world
         assert s.driver.use_hub("threads") is s.world
-    assert asked == ["blocking"]
+        assert s.world.asked_for == ["blocking"]
     with fakes.driver(hub="gevent") as s:
-        asked.clear()
-        monkeypatch.setattr(
-            greenamqp.hubs, "get", lambda name="auto": asked.append(name) or s.world
-        )
         s.driver.use_hub("blocking")
-    assert asked == ["gevent"]
+        assert s.world.asked_for == ["gevent"]
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "greenamqp"])

@@ -564,14 +564,10 @@ def test_server_credit():
 
 @effect("hub")
 @pytest.mark.parametrize("name", ["auto", *greenamqp.hubs.NAMES])
-def test_hub(name, monkeypatch):
-    asked = []
+def test_hub(name):
     with fakes.driver(hub=name) as s:
-        monkeypatch.setattr(
-            greenamqp.hubs, "get", lambda wanted="auto": asked.append(wanted) or s.world
-        )
         s.up()
-    assert asked == [name]
+        assert s.world.asked_for == [name]
 
 
 @effect("heartbeat_guard")
