@@ -91,9 +91,7 @@ def bus(
     if arguments.url:
         yield arguments.url, None
     elif arguments.bus:
-        from tools.buses import Bus as RealBus
-
-        with RealBus(arguments.bus) as real:
+        with _real_bus(arguments.bus) as real:
             yield real.url("amqp"), None
     else:
         command = [
@@ -103,6 +101,14 @@ def bus(
         ]
         with Bus(command) as embedded:
             yield embedded.announced.split()[-1], embedded
+
+
+def _real_bus(name: str) -> typing.Any:
+    """A message bus of tools/buses: an instance of our own, which is removed when the
+    ``with`` ends."""
+    from tools.buses import Bus as RealBus
+
+    return RealBus(name, instance=f"{name}-bench-{os.getpid()}")
 
 
 def main(argv: typing.Sequence[str]) -> int:
@@ -143,6 +149,12 @@ def main(argv: typing.Sequence[str]) -> int:
     )
     parser.add_argument(
         "--output", type=pathlib.Path, help="where results go, without suffix"
+    )
+    parser.add_argument(
+        "--profile",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="take one more sample of each, and write where its CPU time goes",
     )
     arguments = parser.parse_args(argv)
     if arguments.repeats < 1:
@@ -235,6 +247,15 @@ def _compare(arguments: argparse.Namespace) -> int:
                 )
                 for name, list_ in taken.items():
                     samples[cell, name] = list_
+                if arguments.profile is not None:
+                    arguments.profile.mkdir(parents=True, exist_ok=True)
+                    for pair in running:
+                        if pair.side.name not in taken:
+                            continue
+                        try:
+                            pair.profile(arguments.profile, 5 * seconds)
+                        except WorkerFailed as exc:
+                            troubles.append(f"{cell}: {exc}")
     results = _results(arguments, kept, sides, samples, troubles, began)
     with open(f"{output}.json", "w") as file:
         json.dump(results, file, indent=1)
@@ -260,9 +281,7 @@ def _rabbit_urls(
         rest = arguments.rabbit_url.partition("://")[2]
         amqp = arguments.rabbit_amqp_url or f"amqp://{rest}"
         return {"rabbit": arguments.rabbit_url, "rabbit-amqp": amqp}
-    from tools.buses import Bus as RealBus
-
-    real = stack.enter_context(RealBus(arguments.rabbit))
+    real = stack.enter_context(_real_bus(arguments.rabbit))
     return {"rabbit": real.url("rabbit"), "rabbit-amqp": real.url("amqp")}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import time
 import typing
 import uuid
@@ -132,6 +133,23 @@ class Pair:
         if backlog is not None:
             sample["lost"] += self._hurry(backlog)
         return sample
+
+    def profile(self, folder: pathlib.Path, seconds: float) -> bool:
+        """Take a sample with a profiler; writes a file of stacks for each process.
+
+        Returns False where it would see nothing: in native threads.
+        """
+        if self.side.hub not in ("eventlet", "gevent") and self.side.stack != "proton":
+            return False
+        workers = {"client": self.client, "server": self.server}
+        for worker in workers.values():
+            worker.ask("profile")
+        self.sample(seconds, 0.2)
+        name = f"{self.side.name}-{self.cell}".replace("/", "-").replace(", ", "-")
+        for role, worker in workers.items():
+            path = folder / f"{name.replace(' ', '')}-{role}.stacks"
+            worker.ask("profiled", path=str(path.resolve()))
+        return True
 
     def answers(self) -> bool:
         """Whether a call, or a message, goes through now."""

@@ -11,7 +11,7 @@ from bodies import body
 from measure import census, mark, summary
 
 #: Seconds for one operation.  Far more than one takes: what it ends is a failure.
-PATIENCE = 60
+PATIENCE = 30
 
 
 class WrongAnswer(Exception):
