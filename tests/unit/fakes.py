@@ -24,7 +24,7 @@ from greenamqp import connect, hubs
 from greenamqp import options as driver_options
 from greenamqp.addressing import Service
 from greenamqp.driver import GreenAMQPDriver
-from greenamqp.engine import ACCEPTED, LinkState, Message, Terminus
+from greenamqp.engine import ACCEPTED, LinkState, Message, Terminus, capi
 from greenamqp.engine.sasl import AcceptedConnection, SaslServer
 from greenamqp.failover import Host
 from greenamqp.hubs.base import Hub, Timer, Waiter, Watch
@@ -441,6 +441,8 @@ class Peer:
         self.answer = answer
         self.unanswered: list[typing.Any] = []
         self._dynamic = itertools.count(1)
+        # Beyond those that the engine counts for itself.
+        self._tags = itertools.count(2**32)
         if product:
             engine_options.setdefault("properties", {})["product"] = product
         sasl = SaslServer(passwords) if passwords is not None else SaslServer()
@@ -492,6 +494,15 @@ class Peer:
         )
         self.outbound[address].send(data, handle, settled)
         return handle
+
+    def begin(self, address: str, size: int) -> typing.Callable[[], None]:
+        """Send the first `size` bytes of a message; returns what aborts it."""
+        link = self.outbound[address]
+        tag = next(self._tags).to_bytes(8, "big")
+        delivery = capi.lib.pn_delivery(link._pn, (8, capi.from_buffer(tag)))
+        data = self.engine.codec.encode(Message("x" * 2 * size))
+        capi.lib.pn_link_send(link._pn, capi.from_buffer(data), size)
+        return lambda: capi.lib.pn_delivery_abort(delivery)
 
     def reply(self, to: Received, body: str | None, settled: bool = False) -> object:
         """Answer a request that came."""

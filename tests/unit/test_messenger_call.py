@@ -445,6 +445,34 @@ def test_the_reply_link_is_closed_by_the_peer():
         assert next_one.result().body == "answer"
 
 
+def test_a_reply_that_the_peer_aborts_returns_its_credit(caplog):
+    with fakes.setting(reply_link_credit=2) as s:
+        task, request = called(s)
+        for _ in range(10):
+            abort = s.peer.begin(request.message.reply_to, 100_000)
+            s.world.settle()
+            abort()
+            s.world.settle()
+            assert reply_link(s).credit >= 1
+        assert "a reply was lost" in caplog.text
+        s.peer.reply(request, "answer")
+        s.world.settle()
+        assert task.result().body == "answer"
+
+
+def test_a_new_connection_does_not_wait_for_the_old_ones_reply_link():
+    with fakes.setting(link_retry_delay=100) as s:
+        first, _ = called(s)
+        reply_link(s).close()
+        s.world.settle()
+        assert first.done
+        s.lose()
+        task, request = called(s)
+        s.peer.reply(request, "answer")
+        s.world.settle()
+        assert task.result().body == "answer"
+
+
 def test_the_reply_link_is_refused():
     with fakes.setting(link_retry_delay=6) as s:
         s.up()

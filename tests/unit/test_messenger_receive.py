@@ -200,16 +200,12 @@ def test_messages_may_be_settled_in_any_order():
 def test_a_message_that_the_peer_aborts_returns_its_credit():
     with fakes.setting() as s:
         consumer = attached(s, "a", window=1)
-        link = s.peer.outbound["a"]
-        data = s.peer.engine.codec.encode(Message("x" * 200_000))
-        for number in range(5):
-            tag = number.to_bytes(8, "big")
-            delivery = capi.lib.pn_delivery(link._pn, (8, capi.from_buffer(tag)))
-            capi.lib.pn_link_send(link._pn, capi.from_buffer(data), 100_000)
+        for _ in range(5):
+            abort = s.peer.begin("a", 100_000)
             s.world.settle()
-            capi.lib.pn_delivery_abort(delivery)
+            abort()
             s.world.settle()
-            assert link.credit == 1
+            assert s.peer.outbound["a"].credit == 1
         s.peer.send("a", Message("whole"))
         s.world.settle()
         assert consumer.bodies == ["whole"]
@@ -300,11 +296,7 @@ def test_what_was_received_before_the_loss_cannot_be_settled_after_it():
 def test_half_a_message_is_lost_with_its_connection():
     with fakes.setting() as s:
         consumer = attached(s, "a")
-        link = s.peer.outbound["a"]
-        data = s.peer.engine.codec.encode(Message("x" * 1000))
-        tag = (1).to_bytes(8, "big")
-        capi.lib.pn_delivery(link._pn, (8, capi.from_buffer(tag)))
-        capi.lib.pn_link_send(link._pn, capi.from_buffer(data), 500)
+        s.peer.begin("a", 500)
         s.world.settle()
         s.lose()
         s.peer.send("a", Message("whole"))
