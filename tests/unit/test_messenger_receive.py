@@ -6,6 +6,7 @@ from oslo_messaging import Target
 
 from greenamqp.addressing import Node
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED, Message, capi
+from greenamqp.engine.connection import LINKS_PER_SESSION
 from greenamqp.messenger import State
 from tests.unit import fakes
 
@@ -122,6 +123,19 @@ def test_what_the_bus_cannot_do_is_said():
         assert s.messenger.state is State.UP
 
 
+def test_another_bus_may_be_able_to_do_it():
+    def pool(addresser):
+        return addresser.notification_sources(Target(topic="t"), "pool")
+
+    with fakes.setting() as s:
+        s.network.script = [{"product": "qpid-cpp"}, {"product": "greenamqp"}]
+        consumer = Consumer(s, sources=pool)
+        s.world.settle()
+        s.lose()
+        task = s.world.go(consumer.subscription.wait_attached, deadline=None)
+        assert task.result() is True
+
+
 def test_one_impossible_subscription_does_not_keep_others_away():
     def pool(addresser):
         return addresser.notification_sources(Target(topic="t"), "pool")
@@ -133,12 +147,13 @@ def test_one_impossible_subscription_does_not_keep_others_away():
         assert consumer.subscription.attached
 
 
-def test_a_name_that_is_no_utf8_keeps_no_other_away():
+def test_a_name_that_is_no_utf8_keeps_no_other_away(caplog):
     with fakes.setting() as s:
         Consumer(s, "\udc80")
         consumer = Consumer(s, "a")
         s.world.settle()
         assert consumer.subscription.attached
+        assert "cannot subscribe to '\\udc80'" in caplog.text
         s.lose()
         s.world.settle()
         assert consumer.subscription.attached
@@ -338,6 +353,21 @@ def test_a_link_closed_by_the_peer_is_attached_again(caplog):
         assert s.peer.outbound["a"].credit == 10
 
 
+def test_more_links_than_the_peer_allows_are_tried_again(caplog):
+    with fakes.setting(link_retry_delay=9, network={"channel_max": 0}) as s:
+        names = [f"a{number}" for number in range(LINKS_PER_SESSION)]
+        consumer = Consumer(s, *names, "one-more")
+        s.world.settle()
+        assert "cannot subscribe to one-more: the peer allows 1 session" in caplog.text
+        s.peer.outbound["a3"].close()
+        s.world.settle()
+        s.world.advance(10)
+        # Its place was free: one of the two that wait has it.
+        up = sum(map(fakes.attached, s.peer.outbound.values()))
+        assert up == LINKS_PER_SESSION
+        assert not consumer.subscription.attached
+
+
 def test_a_link_waiting_to_be_attached_again_and_a_lost_connection():
     with fakes.setting(link_retry_delay=20) as s:
         consumer = attached(s, "a")
@@ -408,11 +438,13 @@ def test_an_unsubscribed_subscription_is_gone(closed):
         s.messenger.unsubscribe(consumer.subscription)
 
 
-def test_unsubscribing_while_a_link_waits_to_be_attached_again():
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_unsubscribing_while_a_link_waits_to_be_attached_again(seconds):
     with fakes.setting(link_retry_delay=5) as s:
         consumer = attached(s, "a")
         s.peer.outbound["a"].close()
         s.world.settle()
         s.messenger.unsubscribe(consumer.subscription)
-        s.world.advance(60)
+        # No timer is left either, which setting() looks for.
+        s.world.advance(seconds)
         assert s.peer.attaches == ["a"]
