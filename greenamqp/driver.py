@@ -13,6 +13,7 @@ import itertools
 import logging
 import threading
 import typing
+import uuid
 
 from oslo_messaging import Target, exceptions
 from oslo_messaging._drivers import base, common
@@ -280,12 +281,13 @@ class GreenAMQPDriver(base.BaseDriver):
         self, target: Target, batch_size: int, batch_timeout: float | None
     ) -> Listener:
         """As `listen`, without waiting: see Listener.wait_attached."""
+        unique = uuid.uuid4().hex
         return self._subscribe(
             RpcIncoming,
             batch_size,
             batch_timeout,
             self._options.rpc_server_credit,
-            lambda addresser: addresser.rpc_sources(target),
+            lambda addresser: addresser.rpc_sources(target, unique),
         )
 
     def subscribe_for_notifications(

@@ -202,6 +202,8 @@ _addressing = [
             ("dynamic", "what fits the message bus that the peer says it is"),
             ("legacy", "addresses of brokers such as qpidd"),
             ("routable", "addresses of routers such as qpid-dispatch"),
+            ("declared", "queues and exchanges that the driver declares itself: "
+             "RabbitMQ from 4.0 on"),
         ],
         help="How targets become addresses of the message bus.",
     ),
@@ -324,6 +326,38 @@ _queues = [
     ),
 ]
 
+_rabbit = [
+    cfg.StrOpt(
+        "rabbit_queue_type",
+        default="quorum",
+        choices=[
+            ("quorum", "survives the loss of a node of a cluster"),
+            ("classic", "lives on one node; less to do for each message"),
+        ],
+        help="RabbitMQ: the type of the queues that keep messages while nobody takes "
+        "them. All services must agree.",
+    ),
+    cfg.StrOpt(
+        "rabbit_transient_queue_type",
+        default="classic",
+        choices=[
+            ("classic", "lives on one node; quick"),
+            ("quorum", "survives the loss of a node of a cluster; each message takes "
+             "longer"),
+        ],
+        help="RabbitMQ: the type of the queues that belong to one process: for replies "
+        "to its calls, and for what is sent to all servers.",
+    ),
+    cfg.IntOpt(
+        "rabbit_transient_queues_ttl",
+        default=1800,
+        min=1,
+        help="RabbitMQ: seconds after which a queue of a process that went away "
+        "without a word is removed. Replies outlive a loss of the connection that is "
+        "shorter.",
+    ),
+]
+
 OPTIONS: list[cfg.Opt] = [
     *_connection,
     *_security,
@@ -332,6 +366,7 @@ OPTIONS: list[cfg.Opt] = [
     *_credit,
     *_new,
     *_queues,
+    *_rabbit,
 ]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import typing
 
-from greenamqp.addressing.base import Addresser, Bus, Node, Service
+from greenamqp.addressing.base import RABBITMQ, Addresser, Bus, Node, Service
+from greenamqp.addressing.declared import DeclaredAddresser, TooOld
 from greenamqp.addressing.legacy import LegacyAddresser
 from greenamqp.addressing.routable import RoutableAddresser
 from greenamqp.policy import Policies
@@ -18,6 +19,12 @@ __all__ = ["Addresser", "Bus", "Node", "Service", "choose"]
 
 # Peers that want legacy addresses: qpidd, and whoever does not say who it is.
 _LEGACY_PRODUCTS = ("qpid-cpp", "greenamqp", "")
+
+_FAMILIES: dict[str, type[Addresser]] = {
+    "legacy": LegacyAddresser,
+    "routable": RoutableAddresser,
+    "declared": DeclaredAddresser,
+}
 
 
 def choose(
@@ -36,6 +43,13 @@ def choose(
     """
     mode = options.addressing_mode
     if mode == "dynamic":
-        mode = "legacy" if bus.product in _LEGACY_PRODUCTS else "routable"
-    family = LegacyAddresser if mode == "legacy" else RoutableAddresser
+        if bus.product == RABBITMQ:
+            mode = "declared"
+        else:
+            mode = "legacy" if bus.product in _LEGACY_PRODUCTS else "routable"
+    family: type[Addresser] = _FAMILIES[mode]
+    if mode == "declared" and bus.major < DeclaredAddresser.SINCE:
+        family = TooOld
+    if family is DeclaredAddresser:
+        vhost = None  # it has virtual hosts of its own
     return family(options, default_exchange, vhost, bus, policies)

@@ -11,7 +11,12 @@ import typing
 from oslo_messaging import Target
 
 from greenamqp.engine import EXPIRE_NEVER, Terminus
+from greenamqp.management import Declarations
 from greenamqp.policy import Policies
+
+
+#: The product's name in its Open frame.
+RABBITMQ = "RabbitMQ"
 
 
 class Service(enum.StrEnum):
@@ -39,6 +44,17 @@ class Bus:
         return self.product in ("qpid-dispatch-router", "skupper-router")
 
     @property
+    def major(self) -> int:
+        """The first number of its version, 0 if there is none."""
+        first = self.version.partition(".")[0]
+        return int(first) if first.isascii() and first.isdigit() else 0
+
+    @property
+    def has_vhost_prefix(self) -> bool:
+        """Whether a virtual host is asked for as ``vhost:NAME`` in the Open frame."""
+        return self.product == RABBITMQ
+
+    @property
     def has_shared_queues(self) -> bool:
         """Whether ``address::queue`` names a queue of its own on an address, which
         gets a copy of each message and may have many consumers."""
@@ -58,9 +74,21 @@ class Node(Terminus):
     """A terminus, and what its link says besides.
 
     :ivar link_properties: properties of the attach, or None
+    :ivar declarations: what must be there before the link is attached
+    :ivar to: where messages go over a link to the anonymous terminus, else None
+    :ivar durable: whether messages have to say that they last
+    :ivar may_be_unheard: whether it is in order that nobody takes a message
+    :ivar survives: whether what is sent there while the connection is lost is kept
+    :ivar remove: the queue to remove when it is wanted no longer, or None
     """
 
     link_properties: dict[str, typing.Any] | None = None
+    declarations: Declarations = ()
+    to: str | None = None
+    durable: bool = False
+    may_be_unheard: bool = False
+    survives: bool = False
+    remove: str | None = None
 
 
 class Addresser(abc.ABC):
@@ -108,8 +136,25 @@ class Addresser(abc.ABC):
             return self._queue(self.unicast(target, service), target)
         return self._queue(self.anycast(target, service), target)
 
-    def rpc_sources(self, target: Target) -> list[Node]:
+    def reply_destination(self, address: str) -> Node:
+        """Where replies to `address`, which came with a request, are sent."""
+        return Node(address)
+
+    def reply_source(self, unique: str) -> Node:
+        """What replies come from.
+
+        :param unique: a part of a name that nobody else has, always the same for one
+            caller
+
+        :raises NotImplementedError: if there can be no such thing
+        """
+        return Node(dynamic=True)
+
+    def rpc_sources(self, target: Target, unique: str = "") -> list[Node]:
         """What a server of `target` receives from.
+
+        :param unique: a part of a name that no other server has, always the same for
+            one server
 
         :raises NotImplementedError: if a policy is asked for that the bus cannot keep
         """

@@ -496,13 +496,20 @@ class Connection(pyngus.ConnectionEventHandler):
         settle_mode: SettleMode = SettleMode.MIXED,
         properties: dict[str, typing.Any] | None = None,
         own_session: bool = False,
+        beside: Link | None = None,
     ) -> Receiver:
         """Attach a link that receives from `source`; on_attached says when it is up.
 
         Parameters and errors as for create_sender.
+
+        :param beside: put it into the session of this link
         """
         name = name or self._next_name("receiver")
-        endpoint = self._session(own_session).new_receiver(name)
+        if beside is not None:
+            session = beside._endpoint._pn_link.session.context
+        else:
+            session = self._session(own_session)
+        endpoint = session.new_receiver(name)
         link = Receiver(self, endpoint)
         endpoint._pn_link.max_message_size = self.max_message_size
         return self._create(

@@ -19,6 +19,7 @@ from greenamqp.engine import (
     Terminus,
 )
 from greenamqp.hubs import Timer, Waiter
+from greenamqp.management import Refused
 from greenamqp.messenger.state import LINK_NAME, State
 
 if typing.TYPE_CHECKING:
@@ -26,6 +27,11 @@ if typing.TYPE_CHECKING:
 
 # One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.messenger")
+
+
+# A link that was up, and may have gone with another one's session, is attached again
+# after this pause.  Seconds.
+FIRST_RETRY_PAUSE = 0.5
 
 
 class Subscription:
@@ -136,7 +142,16 @@ class Inlet:
     window.
     """
 
-    __slots__ = ("_returned", "_subscription", "_timer", "link", "source")
+    __slots__ = (
+        "_declaring",
+        "_doubtful",
+        "_returned",
+        "_subscription",
+        "_timer",
+        "_was_up",
+        "link",
+        "source",
+    )
 
     def __init__(self, subscription: Subscription, source: addressing.Node) -> None:
         self._subscription = subscription
@@ -144,6 +159,11 @@ class Inlet:
         self.link: Receiver | None = None
         self._returned = 0
         self._timer: Timer | None = None
+        # Whether what it needs is being declared.
+        self._declaring = False
+        # Whether the last attach was refused, and whether the link was up.
+        self._doubtful = False
+        self._was_up = False
 
     @property
     def attached(self) -> bool:
@@ -162,6 +182,8 @@ class Inlet:
         if messenger.state is not State.UP or self._subscription.stopped:
             return
         assert messenger.engine is not None
+        if self._must_declare():
+            return
         try:
             link = messenger.engine.create_receiver(
                 self.source,
@@ -169,6 +191,9 @@ class Inlet:
                 name=f"{LINK_NAME}/receiver/[{self.address}]/{uuid.uuid4().hex}",
                 settle_mode=SettleMode.MIXED,
                 properties=self.source.link_properties,
+                # Where things are declared, a refusal may end the session, and all
+                # links in it: it must not happen to the others twice.
+                own_session=self._doubtful and bool(self.source.declarations),
             )
         except LocalProtocolError as exc:
             messenger.notices.add(
@@ -189,7 +214,29 @@ class Inlet:
         link.on_dropped = self._dropped
         messenger.flush()
 
+    def _must_declare(self) -> bool:
+        """Whether something must be declared first; has that done."""
+        management = self._subscription.messenger.management
+        declarations = self.source.declarations
+        if self._declaring or management is None or management.has(declarations):
+            return self._declaring
+        self._declaring = True
+        management.declare(declarations, self._declared)
+        return True
+
+    def _declared(self, refused: Refused | None) -> None:
+        self._declaring = False
+        if refused is None:
+            self.attach()
+        elif not self._subscription.stopped:
+            self._subscription.messenger.notices.add(
+                notices.NOT_SUBSCRIBED, address=self.address, reason=refused
+            )
+            self._retry_later()
+
     def _attached(self, link: Receiver) -> None:
+        self._doubtful = False
+        self._was_up = True
         if not self._subscription.stopped:
             link.flow(self._subscription.window)
         self._subscription.inlet_attached()
@@ -199,20 +246,28 @@ class Inlet:
             return  # the messenger hears of the connection, and calls lost()
         self.link = None
         messenger = self._subscription.messenger
+        delay: float = messenger.options.link_retry_delay
+        was_up, self._was_up = self._was_up, False
+        self._doubtful = not was_up
+        if self.source.declarations and messenger.management is not None:
+            messenger.management.forget(self.source.declarations)
+            if was_up:
+                # Perhaps it was in the session of another link that was refused.
+                delay = min(delay, FIRST_RETRY_PAUSE)
         if not self._subscription.stopped:
             messenger.notices.add(
                 notices.SUBSCRIPTION_CLOSED,
                 address=self.address,
                 reason=error or "no reason given",
-                delay=messenger.options.link_retry_delay,
+                delay=delay,
             )
-            self._retry_later()
+            self._retry_later(delay)
 
-    def _retry_later(self) -> None:
+    def _retry_later(self, delay: float | None = None) -> None:
         messenger = self._subscription.messenger
-        self._timer = messenger.hub.call_at(
-            messenger.hub.now() + messenger.options.link_retry_delay, self.attach
-        )
+        if delay is None:
+            delay = messenger.options.link_retry_delay
+        self._timer = messenger.hub.call_at(messenger.hub.now() + delay, self.attach)
 
     def _message(self, link: Receiver, delivery: Delivery, data: memoryview) -> None:
         if self._subscription.stopped:
@@ -261,6 +316,7 @@ class Inlet:
 
     def lost(self) -> None:
         """The link went with the connection."""
+        self._declaring = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -272,3 +328,6 @@ class Inlet:
         link, self.link = self.link, None
         if link is not None:
             link.close()
+        management = self._subscription.messenger.management
+        if self.source.remove is not None and management is not None:
+            management.delete_queue(self.source.remove)

@@ -23,6 +23,7 @@ from greenamqp.engine import Link as EngineLink
 from greenamqp.failover import Backoff, Host, Hosts
 from greenamqp.guard import GUARD
 from greenamqp.hubs import Hub, Timer, Waiter
+from greenamqp.management import Management
 from greenamqp.messenger.inlet import Inlet, Subscription
 from greenamqp.messenger.outgoing import Call, Destination, Outgoing
 from greenamqp.messenger.outlet import Outlet
@@ -75,6 +76,8 @@ class Messenger:
         self.engine: Connection | None = None
         self.addresser: addressing.Addresser | None = None
         self.bus = addressing.Bus()
+        #: What has things declared; None while there is no connection.
+        self.management: Management | None = None
         self.replies = Replies(self)
         self.notices = notices.Notices(hub)
         #: Requests that were handed to servers and are not replied to yet.
@@ -86,6 +89,8 @@ class Messenger:
         self._policies = policies
         self._hosts = Hosts(hosts)
         self._security = Security(options)
+        # Hosts that want "vhost:" before the name of a virtual host.
+        self._vhost_prefixed: set[Host] = set()
         # Hosts that want no SASL layer, each with what it answered to one.
         self._without_sasl: dict[Host, str] = {}
         self._backoff = Backoff(
@@ -304,6 +309,7 @@ class Messenger:
             self._subscriptions.clear()
             self._unattended.clear()
             pump = self._pump
+            self.management = None
             if pump is not None and not pump.closed:
                 self._closed_waiters.append(waiter)
                 assert self.engine is not None
@@ -470,7 +476,6 @@ class Messenger:
         host = self._hosts.current
         command = os.path.basename(sys.argv[0]) or "python"
         prefix = options.container_name or command
-        vhost = self._virtual_host
         sasl = None
         if host not in self._without_sasl:
             sasl = self._security.login(host)
@@ -479,7 +484,7 @@ class Messenger:
             # Names are made when they are needed: after a fork they differ.
             f"{prefix}.{os.getpid()}.{uuid.uuid4().hex}",
             self,
-            hostname=vhost if vhost and not options.pseudo_vhost else None,
+            hostname=self._hostname(),
             properties={
                 "process": command,
                 "pid": os.getpid(),
@@ -490,6 +495,13 @@ class Messenger:
             trace=options.trace,
         )
 
+    def _hostname(self) -> str | None:
+        """What the Open frame asks for as virtual host."""
+        vhost = self._virtual_host
+        if vhost and self._hosts.current in self._vhost_prefixed:
+            return f"vhost:{vhost}"
+        return vhost if vhost and not self.options.pseudo_vhost else None
+
     def _explain(self, reason: str) -> str:
         """Why no Open frame came, from what the peer said in its place."""
         engine, pump = self.engine, self._pump
@@ -498,7 +510,7 @@ class Messenger:
         host = self._hosts.current
         sasl = host not in self._without_sasl
         login = self._security.login(host)
-        vhost = None if self.options.pseudo_vhost else self._virtual_host
+        vhost = self._hostname()
         return diagnosis.opening_failed(
             reason,
             pump.greeting or b"",
@@ -548,6 +560,8 @@ class Messenger:
         """The peer has answered: choose addresses, restore all links."""
         if connection is not self.engine or self.state is not State.OPENING:
             return
+        if self._wants_other_hostname(connection):
+            return
         self.state = State.UP
         if self._pump is not None:
             self._pump.greeting = None
@@ -579,6 +593,7 @@ class Messenger:
             "TLS" if self._security.tls else "no TLS",
             connection.sasl_mechanism or "none",
         )
+        self.management = Management(connection, self.flush_soon)
         if self.replies.waiting or any(
             entry.is_call
             for outlet in self._outlets.values()
@@ -591,6 +606,23 @@ class Messenger:
             if outlet.pending:
                 outlet.attach()
         self._schedule_maintenance()
+
+    def _wants_other_hostname(self, connection: Connection) -> bool:
+        """Whether the virtual host must be asked for in another way, which only now
+        is known: then it connects once more."""
+        host = self._hosts.current
+        bus = addressing.Bus(str(connection.remote_properties.get("product", "")))
+        if not self._virtual_host or host in self._vhost_prefixed:
+            return False
+        if not bus.has_vhost_prefix:
+            return False
+        self._vhost_prefixed.add(host)
+        self.state = State.WAITING
+        self._stop_timers()
+        connection.close()
+        self._discard_engine()
+        self._timer = self.hub.call_at(self.hub.now(), self._connect)
+        return True
 
     def connection_closed(
         self, connection: Connection, error: RemoteError | None
@@ -627,6 +659,7 @@ class Messenger:
         self.state = State.WAITING
         self.last_failure = f"{where}: {reason}"
         self.addresser = None
+        self.management = None
         self._stop_timers()
         self._discard_engine()
         for subscription in self._subscriptions:

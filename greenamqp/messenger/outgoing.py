@@ -40,7 +40,7 @@ class Destination(typing.NamedTuple):
         :raises NotImplementedError: if the bus cannot keep the policy asked for
         """
         if self.address is not None:
-            return addressing.Node(self.address)
+            return addresser.reply_destination(self.address)
         target = Target(
             exchange=self.exchange,
             topic=self.topic,

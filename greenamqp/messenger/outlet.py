@@ -7,7 +7,7 @@ import collections
 import typing
 import uuid
 
-from greenamqp import notices
+from greenamqp import addressing, notices
 from greenamqp.engine import (
     MODIFIED,
     REJECTED,
@@ -19,6 +19,7 @@ from greenamqp.engine import (
     Terminus,
 )
 from greenamqp.hubs import Timer
+from greenamqp.management import Refused
 from greenamqp.messenger.outgoing import Call, Destination, Outgoing
 from greenamqp.messenger.state import LINK_NAME, State
 
@@ -46,8 +47,10 @@ class Outlet:
     """What goes to one destination, over one link at a time.  Hub's context or lock."""
 
     __slots__ = (
+        "_declaring",
         "_link",
         "_messenger",
+        "_node",
         "_resting",
         "_retry_timer",
         "address",
@@ -65,6 +68,10 @@ class Outlet:
         self.last_used = messenger.hub.now()
         self.refusal = ""
         self._link: Sender | None = None
+        # What the destination is on the bus at hand.
+        self._node = addressing.Node()
+        # Whether what it needs is being declared.
+        self._declaring = False
         self._retry_timer: Timer | None = None
         # What the peer released, until its pause is over.
         self._resting: dict[Outgoing, Timer] = {}
@@ -75,6 +82,7 @@ class Outlet:
         return bool(
             self.pending
             or self._resting
+            or self._declaring
             or (self._link is not None and self._link.unsettled)
         )
 
@@ -92,6 +100,8 @@ class Outlet:
     def _ready(self, link: Sender, entry: Outgoing) -> bool:
         if link.state is not LinkState.ATTACHED or link.credit <= 0:
             return False
+        if self._declaring:
+            return False
         return not entry.is_call or self._messenger.replies.address is not None
 
     def _transmit(self, link: Sender, entry: Outgoing) -> None:
@@ -101,6 +111,8 @@ class Outlet:
         if message.ttl is not None and entry.deadline is not None:
             # What is left of it: nobody may act on a request whose caller has given up.
             message.ttl = max(0.001, entry.deadline - messenger.hub.now())
+        if self._node.durable:
+            message.durable = True
         if entry.is_call:
             messenger.replies.expect(typing.cast(Call, entry))
         engine = messenger.engine
@@ -149,11 +161,14 @@ class Outlet:
         except NotImplementedError as exc:
             self._refused(str(exc), True)
             return
-        self.address = node.address
+        self._node = node
+        self.address = node.to or node.address
+        if self._must_declare():
+            return
         try:
             link = messenger.engine.create_sender(
                 node,
-                Terminus(node.address),
+                Terminus(self.address),
                 name=f"{LINK_NAME}/sender/[{self.address}]/{uuid.uuid4().hex}",
                 properties=node.link_properties,
             )
@@ -170,6 +185,28 @@ class Outlet:
         link.on_settled = self._settled
         messenger.flush()
 
+    def _must_declare(self) -> bool:
+        """Whether something must be declared first; has that done."""
+        management = self._messenger.management
+        declarations = self._node.declarations
+        if self._declaring or management is None or management.has(declarations):
+            return self._declaring
+        self._declaring = True
+        self.refusal = f"waiting for the message bus to declare {self.address}"
+        management.declare(declarations, self._declared)
+        return True
+
+    def _declared(self, refused: Refused | None) -> None:
+        self._declaring = False
+        if refused is not None:
+            self._refused(str(refused), refused.permanent)
+            return
+        self.refusal = ""
+        if self._link is None:
+            self.attach()
+        else:
+            self.send_pending()
+
     def _attached(self, link: Sender) -> None:
         self.refusal = ""
         self.send_pending()
@@ -183,8 +220,14 @@ class Outlet:
     ) -> None:
         if outcome == RELEASED and entry.mandatory:
             entry.undeliverable(self.address)
+        elif outcome == RELEASED and self._node.may_be_unheard:
+            entry.accepted()
         elif outcome == RELEASED:
+            self._forget_declarations()
             self._again(entry, "the message bus released it: nobody there to take it")
+        elif outcome == REJECTED and self._is_gone(error):
+            self._forget_declarations()
+            self._again(entry, f"the message bus rejected it: {error}")
         elif outcome == REJECTED:
             reason = str(error) if error is not None else "no reason given"
             entry.failed(f"the message bus rejected it: {reason}")
@@ -199,6 +242,19 @@ class Outlet:
                 self._again(entry, reason)
         else:
             entry.accepted()
+
+    def _is_gone(self, error: RemoteError | None) -> bool:
+        """Whether something that was declared was removed by somebody."""
+        return (
+            bool(self._node.declarations)
+            and error is not None
+            and error.condition == "amqp:not-found"
+        )
+
+    def _forget_declarations(self) -> None:
+        management = self._messenger.management
+        if self._node.declarations and management is not None:
+            management.forget(self._node.declarations)
 
     def _again(self, entry: Outgoing, reason: str) -> None:
         if entry.done:
@@ -225,6 +281,8 @@ class Outlet:
             if entry.is_call:
                 # The link may have gone with the connection, with no call to keep it.
                 self._messenger.replies.attach()
+            if self._link is not None:
+                self._must_declare()
             self.submit(entry)
             self._messenger.flush()
 
@@ -233,6 +291,7 @@ class Outlet:
         if link is not self._link or link.connection.ended:
             return  # the messenger hears of the connection, and tells connection_lost
         self._link = None
+        self._forget_declarations()
         reason = str(error) if error is not None else "the peer detached the link"
         permanent = error is not None and error.condition in _PERMANENT
         self._messenger.notices.add(
@@ -256,16 +315,26 @@ class Outlet:
         self._retry_later()
 
     def _retry_later(self) -> None:
-        if self.pending and self._link is None and self._retry_timer is None:
+        if self._declaring or self._retry_timer is not None:
+            return
+        if self.pending and (self._link is None or self._undeclared()):
             messenger = self._messenger
             self._retry_timer = messenger.hub.call_at(
                 messenger.hub.now() + messenger.options.link_retry_delay, self._retry
             )
 
+    def _undeclared(self) -> bool:
+        management = self._messenger.management
+        return management is not None and not management.has(self._node.declarations)
+
     def _retry(self) -> None:
         self._retry_timer = None
-        if self.pending:
+        if not self.pending:
+            return
+        if self._link is None:
             self.attach()
+        elif not self._must_declare():
+            self.send_pending()
 
     def _put_back(self, entries: list[Outgoing]) -> None:
         """Send these again, before what was never sent."""
@@ -282,8 +351,11 @@ class Outlet:
             if entry.done:
                 continue
             entry.last_reason = reason
-            if entry.is_call and typing.cast(Call, entry).was_accepted:
-                continue
+            if entry.is_call and (
+                typing.cast(Call, entry).was_accepted
+                or self._messenger.replies.survives
+            ):
+                continue  # if it arrived, its reply will
             if entry.repeatable and entry.may_retry():
                 again.append(entry)
             else:
@@ -293,6 +365,7 @@ class Outlet:
     def connection_lost(self, reason: str) -> None:
         """The link went with the connection, or there was none: what may be sent
         when it is back waits on, within its retries."""
+        self._declaring = False
         if self._retry_timer is not None:
             self._retry_timer.cancel()
             self._retry_timer = None

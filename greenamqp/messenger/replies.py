@@ -7,6 +7,7 @@ import logging
 import typing
 import uuid
 
+from greenamqp.addressing import Node
 from greenamqp.engine import (
     REJECTED,
     DecodeError,
@@ -14,9 +15,9 @@ from greenamqp.engine import (
     LocalProtocolError,
     Receiver,
     RemoteError,
-    Terminus,
 )
 from greenamqp.hubs import Timer
+from greenamqp.management import Refused
 from greenamqp.messenger.outgoing import Call
 from greenamqp.messenger.state import LINK_NAME, State
 
@@ -37,10 +38,12 @@ class Replies:
     __slots__ = (
         "_count",
         "_credit",
+        "_declaring",
         "_link",
         "_messenger",
         "_prefix",
         "_retry_timer",
+        "_source",
         "address",
         "refusal",
         "waiting",
@@ -52,12 +55,21 @@ class Replies:
         self._count = 0
         self._link: Receiver | None = None
         self._retry_timer: Timer | None = None
+        # What replies come from, on the bus at hand.
+        self._source: Node | None = None
+        # Whether it is being declared.
+        self._declaring = False
         #: Where replies are to be sent; None while there is no such place.
         self.address: str | None = None
         self.waiting: dict[typing.Any, Call] = {}
         #: Why there is no such place, for those who time out meanwhile.
         self.refusal = ""
         self._credit = 0  # of the link, as the peer sees it
+
+    @property
+    def survives(self) -> bool:
+        """Whether replies are kept while the connection is lost."""
+        return self._source is not None and self._source.survives
 
     def expect(self, call: Call) -> None:
         """A request leaves: its reply will be recognised by its message id."""
@@ -82,14 +94,37 @@ class Replies:
         if (
             self._link is not None
             or self._retry_timer is not None
+            or self._declaring
             or messenger.state is not State.UP
         ):
             return
         assert messenger.engine is not None
+        assert messenger.addresser is not None
+        try:
+            source = messenger.addresser.reply_source(self._prefix)
+        except NotImplementedError as exc:
+            self.refusal = str(exc)
+            return
+        management = messenger.management
+        if (
+            source.declarations
+            and management is not None
+            and not management.has(source.declarations)
+        ):
+            self._declaring = True
+            self.refusal = "waiting for the message bus to declare a queue for replies"
+            management.declare(source.declarations, self._declared)
+            return
+        if self.waiting and not source.survives:
+            # From another bus, over an earlier connection: they are lost.
+            self.fail_all("the replies cannot be had from this message bus")
+        self._source = source
         try:
             link = messenger.engine.create_receiver(
-                Terminus(dynamic=True),
+                source,
                 name=f"{LINK_NAME}/receiver/[rpc-response]/{uuid.uuid4().hex}",
+                # One for all calls: no refusal of another link is to end it.
+                own_session=source.survives,
             )
         except LocalProtocolError as exc:
             LOG.error("no link for replies: %s", exc)
@@ -101,8 +136,27 @@ class Replies:
         link.on_dropped = self._dropped
         messenger.flush()
 
+    def _declared(self, refused: Refused | None) -> None:
+        self._declaring = False
+        if refused is None:
+            self.refusal = ""
+            self.attach()
+            return
+        self.refusal = f"no queue for replies: {refused}"
+        LOG.error("%s", self.refusal)
+        if refused.permanent:
+            self.fail_all(self.refusal)
+        self._retry_later()
+
+    def _retry_later(self) -> None:
+        messenger = self._messenger
+        self._retry_timer = messenger.hub.call_at(
+            messenger.hub.now() + messenger.options.link_retry_delay, self._retry
+        )
+
     def _attached(self, link: Receiver) -> None:
-        self.address = link.remote_source.address
+        assert self._source is not None
+        self.address = self._source.address or link.remote_source.address
         self.refusal = ""
         self._credit = 0
         self._top_up()
@@ -114,11 +168,11 @@ class Replies:
         reason = str(error) if error is not None else "no reason given"
         LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
+        management = self._messenger.management
+        if self._source is not None and management is not None:
+            management.forget(self._source.declarations)
         self.connection_lost(self.refusal)
-        messenger = self._messenger
-        self._retry_timer = messenger.hub.call_at(
-            messenger.hub.now() + messenger.options.link_retry_delay, self._retry
-        )
+        self._retry_later()
 
     def _retry(self) -> None:
         self._retry_timer = None
@@ -176,10 +230,14 @@ class Replies:
             self._link.flow(grant)
 
     def connection_lost(self, reason: str) -> None:
-        """The link is gone, and with it the address that replies are sent to."""
+        """The link is gone, and with it the address that replies are sent to, unless
+        that is kept: then those who wait go on waiting."""
         self._stop_timer()
         self._link = None
+        self._declaring = False
         self.address = None
+        if self.survives:
+            return
         self.fail_all(f"{reason}; whether the request was carried out is unknown")
 
     def _stop_timer(self) -> None:
@@ -194,6 +252,9 @@ class Replies:
         self.address = None
         if link is not None:
             link.close()
+        management = self._messenger.management
+        if self._source is not None and self._source.remove and management is not None:
+            management.delete_queue(self._source.remove)
 
     def fail_all(self, reason: str) -> None:
         """Fail all calls that wait for a reply."""

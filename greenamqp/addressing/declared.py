@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queues and exchanges that are declared before they are used: RabbitMQ from 4.0 on.
+
+An attach makes nothing there, so that each terminus says what must be declared first.
+The names are those that routers get as addresses::
+
+    all servers    fanout exchange PREFIX/multicast/EXCHANGE/TOPIC; each server has a
+                   queue PREFIX/multicast/EXCHANGE/TOPIC/<unique>, which expires
+    one server     queue PREFIX/unicast/EXCHANGE/TOPIC/SERVER
+    any server     queue PREFIX/anycast/EXCHANGE/TOPIC
+    notifications  fanout exchange PREFIX/anycast/EXCHANGE/TOPIC, with a queue of the
+                   same name, and a queue <pool>/PREFIX/... for each pool
+    replies        queue reply/<unique>, which expires
+
+All is sent over the anonymous terminus, message by message: in 4.0 an attach that is
+refused ends the session with all links on it, and what a queue that is gone gives back
+there is RELEASED.  Who sends a request declares no queue, so that it is told when there
+is no server; who notifies declares the queue, as the ``rabbit://`` driver does, so that
+nothing is lost before the first listener comes.
+"""
+
+from __future__ import annotations
+
+import typing
+
+from oslo_messaging import Target
+
+from greenamqp.addressing.base import Addresser, Bus, Node, Service
+from greenamqp.addressing.routable import RoutableAddresser
+from greenamqp.management import Declaration, binding, exchange, queue, quote
+from greenamqp.policy import Policies
+
+
+def queue_address(name: str) -> str:
+    """The address of a queue."""
+    return f"/queues/{quote(name)}"
+
+
+def exchange_address(name: str, key: str = "") -> str:
+    """The address of an exchange, as a target."""
+    address = f"/exchanges/{quote(name)}"
+    return f"{address}/{quote(key)}" if key else address
+
+
+class DeclaredAddresser(RoutableAddresser):
+    """See the module."""
+
+    #: The first version that has requests to declare things.
+    SINCE = 4
+
+    def __init__(
+        self,
+        options: typing.Any,
+        default_exchange: str | None,
+        vhost: str | None,
+        bus: Bus,
+        policies: Policies | None = None,
+    ) -> None:
+        super().__init__(options, default_exchange, vhost, bus, policies)
+        self._lasting_type = options.rabbit_queue_type
+        self._transient = {
+            "x-queue-type": options.rabbit_transient_queue_type,
+            "x-expires": options.rabbit_transient_queues_ttl * 1000,
+        }
+
+    def _lasting(self, name: str, target: Target) -> Declaration:
+        """A queue that stays, as far as its policy lets it."""
+        arguments: dict[str, typing.Any] = {"x-queue-type": self._lasting_type}
+        policy = self._policies.find(target).properties()
+        arguments.update(policy)
+        if "x-max-length" in policy:
+            arguments["x-overflow"] = "drop-head"
+        return queue(name, arguments)
+
+    def _notified(self, target: Target) -> tuple[str, tuple[Declaration, ...]]:
+        """The exchange of notifications, and all that keeps them."""
+        name = self.anycast(target, Service.NOTIFY)
+        return name, (
+            exchange(name, "fanout"),
+            self._lasting(name, target),
+            binding(name, name, ""),
+        )
+
+    def destination(self, target: Target, service: Service) -> Node:
+        if target.fanout:
+            name = self.multicast(target, service)
+            return Node(
+                to=exchange_address(name),
+                declarations=(exchange(name, "fanout"),),
+                durable=True,
+                may_be_unheard=True,
+            )
+        if service is Service.NOTIFY:
+            name, declarations = self._notified(target)
+            return Node(
+                to=exchange_address(name), declarations=declarations, durable=True
+            )
+        if target.server:
+            name = self.unicast(target, service)
+        else:
+            name = self.anycast(target, service)
+        return Node(to=queue_address(name), durable=True)
+
+    def reply_destination(self, address: str) -> Node:
+        return Node(to=address, durable=True)
+
+    def reply_source(self, unique: str) -> Node:
+        name = f"reply/{unique}"
+        return Node(
+            queue_address(name),
+            declarations=(queue(name, self._transient),),
+            survives=True,
+            remove=name,
+        )
+
+    def rpc_sources(self, target: Target, unique: str = "") -> list[Node]:
+        group = Target(exchange=target.exchange, topic=target.topic)
+        everybody = self.multicast(target, Service.RPC)
+        own = f"{everybody}/{unique}"
+        sources = [
+            Node(
+                queue_address(own),
+                declarations=(
+                    exchange(everybody, "fanout"),
+                    queue(own, self._transient),
+                    binding(everybody, own, ""),
+                ),
+                remove=own,
+            ),
+            self._source(self.anycast(target, Service.RPC), group),
+        ]
+        if target.server:
+            sources.insert(0, self._source(self.unicast(target, Service.RPC), target))
+        return sources
+
+    def _source(self, name: str, target: Target) -> Node:
+        return Node(queue_address(name), declarations=(self._lasting(name, target),))
+
+    def notification_sources(self, target: Target, pool: str | None) -> list[Node]:
+        name, declarations = self._notified(target)
+        if pool is None:
+            return [Node(queue_address(name), declarations=declarations)]
+        own = f"{pool}/{name}"
+        return [
+            Node(
+                queue_address(own),
+                declarations=(
+                    exchange(name, "fanout"),
+                    self._lasting(own, target),
+                    binding(name, own, ""),
+                ),
+            )
+        ]
+
+
+class TooOld(Addresser):
+    """RabbitMQ before 4.0: whatever is asked for is refused, and why."""
+
+    def _refuse(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"{self._bus} cannot be told over AMQP 1.0 which queues there are to be: "
+            f"RabbitMQ {DeclaredAddresser.SINCE}.0 or newer is needed (the rabbit:// "
+            "driver works with this one)"
+        )
+
+    def multicast(self, target: Target, service: Service) -> str:
+        raise self._refuse()
+
+    def unicast(self, target: Target, service: Service) -> str:
+        raise self._refuse()
+
+    def anycast(self, target: Target, service: Service) -> str:
+        raise self._refuse()
+
+    def reply_source(self, unique: str) -> Node:
+        raise self._refuse()
