@@ -14,7 +14,6 @@ from greenamqp.engine import EXPIRE_NEVER, Terminus
 from greenamqp.management import Declarations
 from greenamqp.policy import Policies
 
-
 #: The product's name in its Open frame.
 RABBITMQ = "RabbitMQ"
 

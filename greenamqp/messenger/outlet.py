@@ -309,7 +309,8 @@ class Outlet:
             if entry.done:
                 continue
             if permanent or not entry.may_retry():
-                entry.failed(f"{self.address}: {reason}")
+                where = f"{self.address}: " if self.address else ""
+                entry.failed(f"{where}{reason}")
             else:
                 self.pending.append(entry)
         self._retry_later()

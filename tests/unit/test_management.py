@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Declarations, and a messenger in front of a bus that wants them."""
+
+import pytest
+from oslo_messaging import Target, exceptions
+
+from greenamqp import addressing
+from greenamqp.addressing import Bus, Service
+from greenamqp.engine import Connection, Message
+from greenamqp.management import Management, binding, exchange, queue
+from greenamqp.policy import Policies, QueuePolicy
+from tests.unit import fakes
+from tests.unit.wire import Recorder, Wire
+
+
+def addresser(version="4.0.5", policies=None, **options):
+    return addressing.choose(
+        fakes.options(**options), "openstack", "v", Bus("RabbitMQ", version), policies
+    )
+
+
+# -- addresses
+
+
+def test_names_are_encoded_in_addresses_and_not_in_bodies():
+    made = addresser().rpc_sources(Target(topic="a/b c", server="s%"), "u")
+    assert made[0].address == (
+        "/queues/openstack.org%2Fom%2Frpc%2Funicast%2Fopenstack%2Fa%2Fb%20c%2Fs%25"
+    )
+    fanout = made[1]
+    name = "openstack.org/om/rpc/multicast/openstack/a/b c"
+    assert fanout.declarations[2].body() == {
+        "source": name,
+        "destination_queue": f"{name}/u",
+        "binding_key": "",
+        "arguments": {},
+    }
+    assert fanout.remove == f"{name}/u"
+
+
+def test_requests_declare_no_queue_and_notifications_do():
+    family = addresser()
+    request = family.destination(Target(topic="t"), Service.RPC)
+    assert (request.address, request.declarations) == (None, ())
+    assert request.to == "/queues/openstack.org%2Fom%2Frpc%2Fanycast%2Fopenstack%2Ft"
+    notification = family.destination(Target(topic="t.info"), Service.NOTIFY)
+    assert [each.what.split()[0] for each in notification.declarations] == [
+        "exchange",
+        "queue",
+        "binding",
+    ]
+    assert request.durable and notification.durable
+
+
+def test_a_policy_becomes_arguments():
+    policies = Policies()
+    policies.set(Target(topic="t"), QueuePolicy(1, 2, 3))
+    (source,) = addresser(policies=policies).notification_sources(
+        Target(topic="t.info"), None
+    )
+    assert dict(source.declarations[1].arguments) == {
+        "x-queue-type": "quorum",
+        "x-expires": 1000,
+        "x-message-ttl": 2000,
+        "x-max-length": 3,
+        "x-overflow": "drop-head",
+    }
+
+
+def test_the_reply_queue_keeps_its_name():
+    family = addresser(rabbit_transient_queues_ttl=7)
+    source = family.reply_source("u")
+    assert source == family.reply_source("u")
+    assert source.survives and source.address == "/queues/reply%2Fu"
+    assert dict(source.declarations[0].arguments)["x-expires"] == 7000
+
+
+@pytest.mark.parametrize("version", ["3.10.8", "3.13.7", ""])
+def test_before_4_it_says_what_is_needed(version):
+    family = addresser(version)
+    for ask in (
+        lambda: family.destination(Target(topic="t"), Service.RPC),
+        lambda: family.rpc_sources(Target(topic="t", server="s"), "u"),
+        lambda: family.notification_sources(Target(topic="t.info"), "pool"),
+        lambda: family.reply_source("u"),
+    ):
+        with pytest.raises(NotImplementedError, match="4.0 or newer"):
+            ask()
+
+
+@pytest.mark.parametrize("product", ["", "qpid-cpp", "qpid-dispatch-router"])
+def test_other_buses_are_told_of_no_declarations(product):
+    family = addressing.choose(fakes.options(), None, None, Bus(product))
+    for node in family.rpc_sources(Target(topic="t", server="s"), "u"):
+        assert node.declarations == () and node.remove is None
+    assert family.reply_source("u").dynamic
+
+
+# -- the requests
+
+
+class Broker(Recorder):
+    """The other end of the pair; answers as `answers` says."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+        self.pairs = 0
+        self.links = {}
+        self.answers = {}
+        self.held = False
+
+    def link_requested(self, connection, link):
+        link.accept()
+        self.links[link.is_sender] = link
+        if not link.is_sender:
+            self.pairs += 1
+            link.flow(8)
+            link.on_message = self._message
+
+    def _message(self, link, delivery, data):
+        message = link.connection.codec.decode(data)
+        link.settle(delivery)
+        link.flow(1)
+        self.asked.append(message)
+        answer = self.answers.get(message.address, ("204", None))
+        if self.held:
+            return
+        if answer == "END":
+            # The link stands for the session here.
+            self.links[True].close("amqp:unauthorized-access", "no right")
+            link.close("amqp:unauthorized-access", "no right")
+            return
+        status, body = answer
+        reply = Message(body, correlation_id=message.id, subject=status)
+        self.links[True].send(link.connection.codec.encode(reply), None, True)
+
+
+class Pair:
+    def __init__(self):
+        self.broker = Broker()
+        self.client = Connection("client", Recorder())
+        self.server = Connection("server", self.broker, server=True)
+        self.client.open()
+        self.server.open()
+        self.wire = Wire(self.client, self.server, 100.0)
+        self.run()
+        self.management = Management(self.client, lambda: None)
+
+    def run(self):
+        while self.wire.step():
+            pass
+
+    def declare(self, *declarations):
+        outcome = []
+        self.management.declare(declarations, outcome.append)
+        self.run()
+        return outcome
+
+
+@pytest.fixture
+def pair():
+    return Pair()
+
+
+def test_declares_in_order_and_once(pair):
+    wanted = (exchange("e", "fanout"), queue("q"), binding("e", "q", ""))
+    assert pair.declare(*wanted) == [None]
+    assert [message.address for message in pair.broker.asked] == [
+        "/exchanges/e",
+        "/queues/q",
+        "/bindings",
+    ]
+    assert all(message.reply_to == "$me" for message in pair.broker.asked)
+    assert pair.management.has(wanted)
+    assert pair.declare(*wanted) == [None]
+    assert len(pair.broker.asked) == 3
+    pair.management.forget(wanted)
+    assert pair.declare(*wanted) == [None]
+    assert len(pair.broker.asked) == 6
+
+
+def test_who_asks_for_the_same_shares_the_request(pair):
+    first, second = [], []
+    pair.management.declare((queue("q"),), first.append)
+    pair.management.declare((queue("q"), queue("r")), second.append)
+    pair.run()
+    assert (first, second) == ([None], [None])
+    assert len(pair.broker.asked) == 2
+
+
+def test_more_than_the_broker_takes_at_a_time(pair):
+    assert pair.declare(*(queue(str(n)) for n in range(50))) == [None]
+    assert len(pair.broker.asked) == 50
+
+
+def test_a_refusal_is_named(pair):
+    pair.broker.answers["/queues/q"] = ("409", "inequivalent arg 'durable'")
+    (refused,) = pair.declare(queue("q"), binding("e", "q", ""))
+    assert "queue 'q' was refused (409): inequivalent" in str(refused)
+    assert refused.permanent
+    assert not pair.management.has((queue("q"),))
+
+
+def test_one_that_differs_may_do(pair):
+    pair.broker.answers["/queues/q"] = ("409", "inequivalent arg 'durable'")
+    assert pair.declare(queue("q", must_agree=False)) == [None]
+
+
+def test_a_request_that_ends_the_pair_harms_no_other(pair):
+    pair.broker.answers["/queues/bad"] = "END"
+    outcomes = {}
+    for name in ("a", "bad", "b", "c"):
+        pair.management.declare(
+            (queue(name),), lambda refused, name=name: outcomes.update({name: refused})
+        )
+    pair.run()
+    assert pair.broker.pairs == 2
+    assert {name: outcomes[name] for name in "abc"} == dict.fromkeys("abc")
+    assert "queue 'bad' was refused: amqp:unauthorized-access" in str(outcomes["bad"])
+    assert outcomes["bad"].permanent
+
+
+# -- the messenger before a bus that cannot
+
+
+def test_a_call_to_one_that_is_too_old_says_so():
+    with fakes.setting(network={"product": "RabbitMQ"}) as s:
+        task = s.call("question")
+        s.world.settle()
+        with pytest.raises(
+            exceptions.MessageDeliveryFailure, match="RabbitMQ 4.0 or newer is needed"
+        ):
+            task.result()
+
+
+def test_a_virtual_host_is_asked_for_in_its_way():
+    with fakes.setting(
+        virtual_host="v",
+        network={"product": "RabbitMQ"},
+        addressing_mode="legacy",  # the peer here makes what is attached to
+    ) as s:
+        s.up()
+        asked = [peer.engine.remote_hostname for peer in s.network.peers]
+        assert asked == [None, "vhost:v"]
