@@ -16,7 +16,7 @@ from oslo_config import cfg
 from oslo_messaging import Target, exceptions
 
 import greenamqp.hubs
-from greenamqp import options
+from greenamqp import addressing, options
 from greenamqp.engine import RELEASED, Message
 from greenamqp.pump import Pump
 from greenamqp.security import Security
@@ -131,6 +131,8 @@ def sample(name):
         "addressing_mode": "legacy",
         "hub": "blocking",
         "sasl_mechanisms": "PLAIN",
+        "rabbit_queue_type": "classic",
+        "rabbit_transient_queue_type": "quorum",
     }.get(name, "text")
 
 
@@ -594,6 +596,35 @@ def test_queue_policies(name, value, properties):
         s.up()
         (link,) = s.peer.inbound.values()
         assert link.remote_properties == properties
+
+
+@effect(
+    "rabbit_queue_type", "rabbit_transient_queue_type", "rabbit_transient_queues_ttl"
+)
+@pytest.mark.parametrize(
+    "name, value, which, argument",
+    [
+        ("rabbit_queue_type", "classic", "anycast", ("x-queue-type", "classic")),
+        ("rabbit_transient_queue_type", "quorum", "reply", ("x-queue-type", "quorum")),
+        ("rabbit_transient_queues_ttl", 7, "reply", ("x-expires", 7000)),
+    ],
+)
+def test_queues_of_rabbitmq(name, value, which, argument):
+    """As what a queue is declared that lasts, and one for replies."""
+    with fakes.driver(**{name: value}) as s:
+        bus = addressing.Bus(product="RabbitMQ", version="4.0.5")
+        addresser = addressing.choose(s.driver._options, "openstack", None, bus)
+        nodes = [
+            addresser.reply_source("unique"),
+            *addresser.rpc_sources(Target(topic="t", server="s"), "unique"),
+        ]
+    (arguments,) = [
+        dict(declaration.arguments)
+        for node in nodes
+        for declaration in node.declarations
+        if declaration.what.startswith("queue") and which in declaration.what
+    ]
+    assert arguments[argument[0]] == argument[1]
 
 
 # -- TLS
