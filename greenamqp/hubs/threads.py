@@ -206,7 +206,8 @@ class ThreadsHub(Hub):
             function = self._work.popleft()
             try:
                 function()
-            except Exception:
+            except BaseException:
+                # SystemExit, too: it would end this thread, and every connection.
                 LOG.exception("work that came with a message failed")
 
     def _wake_reactor(self) -> None:
