@@ -1072,6 +1072,19 @@ def what_delivered_work_raises_is_logged(env):
     assert [record.exc_info[0] for record in env.logged] == [ValueError] * 3
 
 
+@check(("threads",))
+def work_that_wants_the_thread_to_end_does_not_end_it(env):
+    def leaves():
+        raise SystemExit
+
+    env.hub.deliver(leaves)
+    env.turn()
+    done = env.event()
+    env.hub.deliver(done.set)
+    done.wait()
+    assert [record.exc_info[0] for record in env.logged] == [SystemExit]
+
+
 @check(GREEN)
 def deliver_uses_idle_workers_again(env):
     who = []
