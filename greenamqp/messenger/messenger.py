@@ -43,6 +43,14 @@ CONNECT_TIMEOUT = 30.0
 # does by default, gets past two hosts that are silent.
 CONNECT_TIMEOUT_OF_MANY = 10.0
 
+# The highest channel of a connection. Our own links share sessions, or have one each
+# where a bus needs that; a peer that begins all of these costs us some 8 MB.
+CHANNEL_MAX = 2047
+
+# No bus attaches links to its clients. Each one that is refused and then left half open
+# costs some 4 kB, so a peer that goes on with it is left.
+MAX_REFUSED_LINKS = 100
+
 # Seconds that close() waits for the peer's Close.
 CLOSE_TIMEOUT = 2.0
 
@@ -93,6 +101,7 @@ class Messenger:
         self._vhost_prefixed: set[Host] = set()
         # Hosts that want no SASL layer, each with what it answered to one.
         self._without_sasl: dict[Host, str] = {}
+        self._refused_links = 0
         self._backoff = Backoff(
             len(hosts),
             options.connection_retry_interval,
@@ -465,6 +474,7 @@ class Messenger:
             self._lost(f"cannot connect: {reason}")
             return
         self.state = State.OPENING
+        self._refused_links = 0
         self._timer = self.hub.call_at(self._attempt_until, self._opening_timed_out)
         self.engine = self._new_engine()
         self._pump = Pump(self.hub, stream, self.engine, self._pump_closed)
@@ -491,6 +501,7 @@ class Messenger:
                 "node": platform.node() or "unknown",
             },
             idle_timeout=options.idle_timeout,
+            channel_max=CHANNEL_MAX,
             sasl=sasl,
             trace=options.trace,
         )
@@ -641,6 +652,9 @@ class Messenger:
     def link_requested(self, connection: Connection, link: EngineLink) -> None:
         """No peer has business with a client's nodes."""
         link.reject("amqp:not-allowed", "this container has no nodes")
+        self._refused_links += 1
+        if self._refused_links > MAX_REFUSED_LINKS:
+            connection.abort("the peer attaches links to us, a client, without end")
 
     def _pump_closed(self, pump: Pump) -> None:
         for waiter in self._closed_waiters:
