@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What options and URL say about TLS and logins, and what the messenger makes of it."""
+
+import logging
+
+import pytest
+
+from greenamqp import security
+from greenamqp.engine.sasl import SaslServer
+from greenamqp.failover import Host
+from greenamqp.messenger import State
+from greenamqp.security import Security, is_loopback
+from tests.unit import fakes
+
+PASSWORD = "hOrSe-bAtTeRy-9"
+NOVA = Host("bus.example", 5672, "nova", PASSWORD)
+NOBODY = Host("bus.example", 5672)
+
+
+@pytest.fixture(params=[False, True], ids=["proton alone", "cyrus"])
+def cyrus(request, monkeypatch):
+    monkeypatch.setattr(security, "has_cyrus_sasl", lambda: request.param)
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def never_warned(monkeypatch):
+    monkeypatch.setattr(security, "_warned", set())
+
+
+def made(**options) -> Security:
+    return Security(fakes.options(**options))
+
+
+# -- TLS
+
+
+@pytest.mark.parametrize(
+    ("options", "tls"),
+    [
+        ({}, False),
+        ({"ssl": True}, True),
+        ({"ssl_ca_file": "ca"}, True),
+        ({"ssl_cert_file": "cert"}, True),
+        ({"ssl_key_file": "key"}, False),
+        ({"ssl_verify_vhost": True}, False),
+    ],
+)
+def test_what_switches_tls_on(options, tls):
+    assert made(**options).tls is tls
+
+
+@pytest.mark.parametrize(
+    ("verify_vhost", "vhost", "name"),
+    [
+        (False, None, "bus.example"),
+        (False, "cloud.example", "bus.example"),
+        (True, "cloud.example", "cloud.example"),
+        (True, None, "bus.example"),
+        (True, "", "bus.example"),
+    ],
+)
+def test_server_name(verify_vhost, vhost, name):
+    assert made(ssl_verify_vhost=verify_vhost).server_name(NOVA, vhost) == name
+
+
+def test_a_key_without_a_certificate_is_told_of(caplog):
+    made(ssl_key_file="key").check()
+    assert "ssl_key_file is not used" in caplog.text
+
+
+def test_each_attempt_is_told_of_its_host():
+    hosts = [Host("one", 1, "u1", "p1"), Host("two", 2, "u2", "p2")]
+    with fakes.setting(hosts, ssl=True, network={}) as s:
+        s.network.default = "no network today"
+        s.notify(timeout=5)
+        s.world.advance(6)
+        assert {
+            (attempt[1], secured["server_name"])
+            for attempt, secured in zip(
+                s.network.attempts, s.network.secured, strict=True
+            )
+        } == {("one", "one"), ("two", "two")}
+        assert all(secured["context"] for secured in s.network.secured)
+
+
+def test_without_tls_an_attempt_is_told_nothing():
+    with fakes.setting() as s:
+        s.up()
+        assert s.network.secured == [{}]
+
+
+# -- which mechanisms
+
+
+def mechanisms(host, **options):
+    return made(**options).login(host).mechanisms.split()
+
+
+def test_a_user_is_never_anonymous(cyrus):
+    chosen = mechanisms(NOVA)
+    assert chosen[-1] == "PLAIN"
+    assert "ANONYMOUS" not in chosen
+    assert ("SCRAM-SHA-256" in chosen) is cyrus
+
+
+def test_without_a_user(cyrus):
+    # Cyrus may have a Kerberos ticket; proton alone has nothing but this.
+    assert mechanisms(NOBODY) == ([] if cyrus else ["ANONYMOUS"])
+
+
+def test_a_client_certificate_may_do(cyrus):
+    assert mechanisms(NOVA, ssl_cert_file="cert")[0] == "EXTERNAL"
+    if not cyrus:
+        assert mechanisms(NOBODY, ssl_cert_file="cert") == ["EXTERNAL", "ANONYMOUS"]
+
+
+@pytest.mark.parametrize("host", [NOVA, NOBODY])
+def test_the_option_decides_alone(cyrus, host):
+    asked = "external  Plain"
+    assert mechanisms(host, sasl_mechanisms=asked) == ["EXTERNAL", "PLAIN"]
+
+
+def test_user_realm_and_password():
+    login = made(sasl_default_realm="CLOUD").login(NOVA)
+    assert (login.username, login.password) == ("nova@CLOUD", PASSWORD)
+    there = Host("h", 1, "nova@other", "p")
+    assert made(sasl_default_realm="CLOUD").login(there).username == "nova@other"
+    # A user without a password has an empty one; nobody has none.
+    assert made().login(Host("h", 1, "nova")).password == ""
+    assert made().login(NOBODY).password is None
+
+
+def test_config_of_cyrus():
+    login = made(sasl_config_dir="/etc/sasl2", sasl_config_name="nova").login(NOVA)
+    assert (login.config_dir, login.config_name) == ("/etc/sasl2", "nova")
+
+
+def test_mechanisms_that_cannot_be(cyrus, caplog):
+    asked = made(sasl_mechanisms="GSSAPI SCRAM-SHA-256")
+    if cyrus:
+        asked.check()
+    else:
+        with pytest.raises(ValueError, match="GSSAPI SCRAM-SHA-256") as caught:
+            asked.check()
+        assert "PLAIN" in str(caught.value)
+    assert not caplog.records
+
+
+def test_some_mechanisms_cannot_be(cyrus, caplog):
+    made(sasl_mechanisms="GSSAPI PLAIN").check()
+    assert ("GSSAPI cannot be used" in caplog.text) is not cyrus
+
+
+def test_no_repr_shows_a_password():
+    login = made(ssl_key_password=PASSWORD).login(NOVA)
+    for thing in (login, NOVA, made(), str(NOVA)):
+        assert PASSWORD not in repr(thing)
+
+
+# -- a password in the clear
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "warned"),
+    [
+        (NOVA, {}, True),
+        (NOVA, {"ssl": True}, False),
+        (NOVA, {"sasl_mechanisms": "EXTERNAL"}, False),
+        (NOVA, {"sasl_mechanisms": "SCRAM-SHA-256 PLAIN"}, True),
+        (NOBODY, {}, False),
+        (Host("localhost", 5672, "nova", PASSWORD), {}, False),
+        (Host("127.0.0.1", 5672, "nova", PASSWORD), {}, False),
+        (Host("::1", 5672, "nova", PASSWORD), {}, False),
+        (Host("10.0.0.1", 5672, "nova", PASSWORD), {}, True),
+    ],
+)
+def test_plain_without_tls_is_warned_of_once(host, options, warned, caplog):
+    asked = made(**options)
+    for _ in range(3):
+        asked.warn_of_plain(host, asked.login(host))
+    assert len(caplog.records) == warned
+    assert PASSWORD not in caplog.text
+    if warned:
+        assert str(host) in caplog.text and "'nova'" in caplog.text
+
+
+def test_the_messenger_warns_of_each_host_once(caplog):
+    with fakes.setting([NOVA], network={"passwords": {"nova": PASSWORD}}) as s:
+        s.up()
+        s.lose()
+        s.lose()
+    texts = [r.getMessage() for r in caplog.records if "without TLS" in r.getMessage()]
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "is_it"),
+    [
+        ("localhost", True),
+        ("LOCALHOST.", True),
+        ("127.3.2.1", True),
+        ("::1", True),
+        ("localhost.example", False),
+        ("10.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("bus", False),
+    ],
+)
+def test_loopback(name, is_it):
+    assert is_loopback(name) is is_it
+
+
+# -- logging in, at the messenger
+
+
+def test_login(caplog):
+    caplog.set_level(logging.INFO)
+    with fakes.setting([NOVA], network={"passwords": {"nova": PASSWORD}}) as s:
+        s.up()
+        assert s.peer.engine.user == "nova"
+    assert "login: PLAIN" in caplog.text
+    assert PASSWORD not in caplog.text
+
+
+def test_wrong_password_goes_on_with_the_other_host(caplog):
+    hosts = [
+        Host("one", 1, "nova", "wrong-pass"),
+        Host("two", 2, "nova", PASSWORD),
+    ]
+    with fakes.setting(hosts, network={"passwords": {"nova": PASSWORD}}) as s:
+        # Whichever comes first: the one with the right password is found.
+        task = s.notify(timeout=30)
+        s.world.advance(10)
+        assert task.result() is None
+        assert s.messenger._hosts.current.hostname == "two"
+        s.peer.cut()
+        s.world.advance(10)
+        assert "one:1: the peer refused the login of user 'nova'" in caplog.text
+        assert s.messenger.state is State.UP
+
+
+def test_wrong_password_is_tried_again_with_pauses():
+    """The password may be mended at the bus; and no bus is hammered meanwhile."""
+    with fakes.setting([NOVA], network={"passwords": {"nova": "other"}}) as s:
+        task = s.notify(timeout=300)
+        s.world.advance(200)
+        assert 5 < len(s.network.attempts) < 30
+        s.network.default = {"passwords": {"nova": PASSWORD}}
+        s.world.advance(60)
+        assert task.result() is None
+
+
+def test_the_error_of_a_late_caller_says_why():
+    with fakes.setting([NOVA], network={"passwords": {"nova": "other"}}) as s:
+        task = s.notify(timeout=3)
+        s.world.advance(4)
+        with pytest.raises(TimeoutError, match="wrong user name or password") as caught:
+            task.result()
+        assert "bus.example:5672" in str(caught.value)
+        assert PASSWORD not in str(caught.value)
+
+
+# -- a bus that wants no login
+
+
+class Plain(SaslServer):
+    """Offers what no client here can do, and lets clients in without SASL."""
+
+    def __init__(self, *_args):
+        super().__init__()
+        self.mechanisms = ("GSSAPI",)
+
+
+@pytest.fixture
+def no_sasl(monkeypatch):
+    monkeypatch.setattr(fakes, "SaslServer", Plain)
+
+
+def test_without_credentials_a_bus_may_be_entered_without_sasl(no_sasl):
+    with fakes.setting([NOBODY]) as s:
+        task = s.notify(timeout=30)
+        s.world.advance(10)
+        assert task.result() is None
+        assert len(s.network.attempts) == 2
+        # Known from now on.
+        s.lose()
+        assert len(s.network.attempts) == 3
+
+
+@pytest.mark.parametrize(
+    ("host", "options"),
+    [
+        (NOVA, {}),
+        (NOBODY, {"sasl_mechanisms": "ANONYMOUS"}),
+        (NOBODY, {"sasl_config_name": "nova"}),
+    ],
+)
+def test_a_login_that_is_asked_for_is_never_left_out(no_sasl, host, options):
+    with fakes.setting([host], **options) as s:
+        task = s.notify(timeout=60)
+        s.world.advance(61)
+        with pytest.raises(TimeoutError, match="no common SASL mechanism"):
+            task.result()
+        assert len(s.network.attempts) > 3
+        assert s.messenger.state is not State.UP
+
+
+def test_a_bus_that_wants_a_login_says_so_each_time(caplog, monkeypatch):
+    monkeypatch.setattr(
+        fakes, "SaslServer", lambda: SaslServer({"nova": "p"}, anonymous=False)
+    )
+    with fakes.setting([NOBODY]) as s:
+        s.notify(timeout=30)
+        s.world.advance(31)
+        texts = [record.getMessage() for record in caplog.records]
+        reasons = [text for text in texts if text.startswith("no connection")]
+    assert len(reasons) > 3
+    assert all("the peer offers PLAIN" in reason for reason in reasons)
