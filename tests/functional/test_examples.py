@@ -139,6 +139,23 @@ def test_select_loop(program, call, unique):
         each.end()
 
 
+@pytest.mark.parametrize(
+    "way", ["select", "poll", "epoll", "selectors", "asyncio", "eventlet", "gevent"]
+)
+def test_wait(program, the_bus, way):
+    """A listener's descriptor, waited for in each way."""
+    waiter = program("wait.py", "--with", way, "--count", "20")
+    waiter.line("waiting")
+    transport = oslo_messaging.get_notification_transport(cfg.CONF, url=the_bus.url)
+    notifier = oslo_messaging.Notifier(
+        transport, "p", driver="messagingv2", topics=["wait"]
+    )
+    for number in range(20):
+        notifier.info({}, "event", number)
+    transport.cleanup()
+    assert waiter.end().split() == [str(number) for number in range(20)]
+
+
 def test_asyncio_server(program, call):
     """Calls are answered while coroutines run."""
     server = program("asyncio_server.py")
