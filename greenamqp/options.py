@@ -388,7 +388,9 @@ def read(group: typing.Any) -> types.SimpleNamespace:
     if isinstance(kinds, str):  # from the query of a URL, commas between them
         kinds = kinds.split(",")
     # One that is empty is how a file says: none.
-    values["pre_settled"] = frozenset(kind.strip() for kind in kinds if kind.strip())
+    values["pre_settled"] = frozenset(
+        kind.strip().lower() for kind in kinds if kind.strip()
+    )
     return types.SimpleNamespace(**values)
 
 
