@@ -65,7 +65,10 @@ def get_notification_transport(
 def _backend(conf: cfg.ConfigOpts) -> oslo_messaging.TransportURL | None:
     """The URL that ``rpc_backend`` stands for, if it is set and no URL is."""
     conf.register_opts(oslo_transport._transport_opts)
-    conf.register_opt(_rpc_backend)
+    try:
+        conf.register_opt(_rpc_backend)
+    except cfg.DuplicateOptError:
+        pass  # the program has declared it, in words of its own
     backend = conf.rpc_backend
     if not backend:
         return None

@@ -91,6 +91,13 @@ def test_default_set_by_the_program_is_no_choice_of_the_operator(conf):
     assert hosts(made) == ("amqp", [])
 
 
+def test_the_program_may_have_declared_the_option(conf):
+    configuration = conf("[DEFAULT]\nrpc_backend = amqp\n")
+    configuration.register_opt(cfg.StrOpt("rpc_backend", help="in other words"))
+    made = greenamqp.get_rpc_transport(configuration)
+    assert hosts(made) == ("amqp", [])
+
+
 def test_the_types_are_oslo_messagings(conf):
     configuration = conf("[DEFAULT]\nrpc_backend = amqp\n")
     rpc = greenamqp.get_rpc_transport(configuration, allowed_remote_exmods=["m"])
