@@ -51,7 +51,8 @@ class Forked(typing.Protocol):
         """
 
 
-_told: weakref.WeakSet[typing.Any] = weakref.WeakSet()
+# In the order in which they registered.
+_told: weakref.WeakKeyDictionary[typing.Any, None] = weakref.WeakKeyDictionary()
 
 # What must not be freed in this process; see `keep`.
 _kept: list[object] = []
@@ -59,7 +60,7 @@ _kept: list[object] = []
 
 def tell(holder: Forked) -> None:
     """Have `holder` told of a fork, in the child, as long as it lives."""
-    _told.add(holder)
+    _told[holder] = None
 
 
 def keep(inherited: object) -> None:

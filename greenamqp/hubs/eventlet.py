@@ -3,20 +3,19 @@
 
 Works with each of eventlet's own hubs, ``EVENTLET_HUB=asyncio`` included: only
 ``add``, ``remove``, ``schedule_call_global`` and ``switch`` of eventlet's BaseHub
-are called.
+are called; and after a fork, in the child, what `_renew` needs.
 """
 
 from __future__ import annotations
 
-import os
-import sys
+import contextlib
 import typing
-import weakref
 
 import eventlet
 from eventlet import hubs as eventlet_hubs
-from eventlet.hubs.hub import READ, WRITE
+from eventlet.hubs.hub import READ, WRITE, BaseHub
 
+from greenamqp.hubs import native
 from greenamqp.hubs.base import Callback, Timer, Watch
 from greenamqp.hubs.green import GreenHub, logged
 
@@ -47,6 +46,7 @@ class _Watch(Watch):
         # The listener stays until removed: no epoll_ctl per wait.
         self._reader: typing.Any = hub.loop.add(READ, fd, readable, _throwback, None)
         self._writer: typing.Any = None
+        hub._watches.add(self)
 
     def want_write(self, on_writable: Callback | None) -> None:
         loop = self._hub.loop
@@ -69,6 +69,16 @@ class _Watch(Watch):
             self.want_write(None)
             self._hub.loop.remove(self._reader)
             self._reader = None
+            self._hub._watches.discard(self)
+
+    def forget(self) -> int:
+        """In a child: let go of it without a call to the kernel, where it is the
+        parent's.  Returns the descriptor."""
+        for listener in (self._reader, self._writer):
+            if listener is not None:
+                BaseHub.remove(self._hub.loop, listener)
+        self._reader = self._writer = None
+        return self._fd
 
 
 def _throwback(*_error: object) -> None:
@@ -83,27 +93,23 @@ class EventletHub(GreenHub):
     def __init__(self) -> None:
         super().__init__()
         self.loop = eventlet_hubs.get_hub()
-        if hasattr(self.loop, "loop"):
-            # After eventlet's own hook, which in a child names the parent's asyncio
-            # loop as the one that runs: the order is that of registration.
-            running = weakref.ref(self.loop.loop)
-            os.register_at_fork(after_in_child=lambda: _stop_running(running))
+        self._watches: set[_Watch] = set()
+        if native.eventlet_loop_inherited(self.loop):
+            _renew(self.loop)
 
     def forked(self) -> None:
-        """Give the child an eventlet hub of its own, if it has inherited ours.
+        """Part the child's eventlet loop from the parent's, whose epoll set it shares.
 
-        Eventlet goes on with the parent's epoll set, in which the parent's sockets
-        are, and with its timers.  The recipe is eventlet's and oslo.service's: the
-        old hub is left as it is, with the green threads that wait in it, and the next
-        wait of the child makes another.
+        The loop lives on, with the green threads that wait in it, as it does where
+        eventlet is left alone.
         """
         if self.inherited:
             return  # a child's child
+        ours = {watch.forget() for watch in self._watches}
+        self._watches.clear()
         super().forked()
-        if self._get_ident() == self._thread and eventlet_hubs.get_hub() is self.loop:
-            kind = type(self.loop)
-            module = sys.modules[kind.__module__]
-            eventlet_hubs.use_hub(module if module.Hub is kind else kind)
+        if native.eventlet_loop_inherited(self.loop):
+            _renew(self.loop, ours)
 
     def _switch(self) -> None:
         self.loop.switch()
@@ -124,10 +130,25 @@ class EventletHub(GreenHub):
         eventlet.spawn_n(logged, function, *args)
 
 
-def _stop_running(reference: weakref.ref[typing.Any]) -> None:
-    """In a child: the asyncio loop beneath eventlet's inherited hub does not run."""
-    import asyncio.events
+def _renew(loop: typing.Any, without: typing.Collection[int] = ()) -> None:
+    """Give `loop`, inherited by a fork, an epoll set of its own, with all descriptors
+    in it but those `without`.
 
-    if asyncio.events._get_running_loop() is reference():
-        asyncio.events._set_running_loop(None)
-
+    What eventlet's kqueue hub does for itself, and gevent.  Those of eventlet's hubs
+    that have nothing in the kernel are left as they are.
+    """
+    old = getattr(loop, "poll", None)
+    if hasattr(old, "fileno"):
+        loop.poll = type(old)()
+        for fd in {*loop.listeners[READ], *loop.listeners[WRITE]}:
+            with contextlib.suppress(OSError):  # closed, or not for epoll
+                loop.register(fd, new=True)
+        old.close()
+    elif hasattr(loop, "loop"):
+        old = loop.loop._selector
+        new = loop.loop._selector = type(old)()
+        for key in list(old.get_map().values()):
+            if key.fd not in without:
+                with contextlib.suppress(OSError):
+                    new.register(key.fileobj, key.events, key.data)
+        old.close()

@@ -13,6 +13,9 @@ import importlib
 import sys
 import types
 import typing
+import weakref
+
+from greenamqp import fork
 
 
 def eventlet_patched() -> bool:
@@ -45,3 +48,33 @@ def original(module: str, name: str) -> typing.Any:
         monkey: typing.Any = sys.modules["gevent.monkey"]
         return monkey.get_original(module, name)
     return getattr(importlib.import_module(module), name)
+
+
+class _EventletLoop:
+    """Remembers, in a child, which eventlet loop its thread had before the fork.
+
+    Here, as nothing of eventlet's may be imported before it is wanted, and a process
+    may fork before it wants it.
+    """
+
+    def __init__(self) -> None:
+        self.inherited: weakref.ref[typing.Any] | None = None
+        fork.tell(self)
+
+    def forked(self) -> None:
+        threadlocal = getattr(sys.modules.get("eventlet.hubs"), "_threadlocal", None)
+        loop = getattr(threadlocal, "hub", None)
+        self.inherited = None if loop is None else weakref.ref(loop)
+
+
+_eventlet_loop = _EventletLoop()
+
+
+def eventlet_loop_inherited(loop: object) -> bool:
+    """Whether `loop` shares what it has in the kernel with the parent process.  Says so
+    once: whoever asks makes an end of it."""
+    reference = _eventlet_loop.inherited
+    if reference is None or reference() is not loop:
+        return False
+    _eventlet_loop.inherited = None
+    return True

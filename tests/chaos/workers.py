@@ -23,6 +23,7 @@ import time
 import warnings
 from typing import Any
 
+from greenamqp.hubs import native
 from tests.functional import buses, world
 
 #: Seconds that anything may take that will certainly happen.
@@ -56,6 +57,8 @@ class Worker:
             cwd=buses.ROOT,
             env=buses.plain_environment() | {"PYTHONUNBUFFERED": "1"},
             preexec_fn=buses.die_with_parent,
+            # A group of its own, so that its children can be killed with it.
+            start_new_session=True,
         )
         #: (level, text) of what greenamqp logged there, as far as it was heard.
         self.log: list[tuple[str, str]] = []
@@ -74,7 +77,8 @@ class Worker:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -168,6 +172,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.world = world.current()
+        self._unread = b""
         logging.getLogger("greenamqp").addHandler(_Teller(self))
         logging.getLogger("greenamqp").setLevel(logging.INFO)
 
@@ -180,8 +185,19 @@ class Stage:
 
     def hear(self) -> dict[str, Any]:
         """Wait for a message of the test, while other threads run; {} at the end."""
-        line = self.natively(sys.stdin.readline)
-        return json.loads(line) if line else {}
+        while b"\n" not in self._unread:
+            data = self.natively(self._read)
+            if not data:
+                return {}
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return json.loads(line)
+
+    @staticmethod
+    def _read() -> bytes:
+        # Not sys.stdin: its lock, held meanwhile, would be held in every child that is
+        # forked, and multiprocessing closes sys.stdin there.
+        return native.original("os", "read")(0, 65536)
 
     def natively(self, function: Any) -> Any:
         """Run what would block a hub, in a native thread."""
@@ -195,9 +211,17 @@ class Stage:
             return gevent.get_hub().threadpool.apply(function)
         return function()
 
+    def wait_child(self, pid: int) -> int:
+        """Wait for the end of a child process; returns its status."""
+        if self.world == "gevent":
+            return os.waitpid(pid, 0)[1]  # gevent's
+        # eventlet's own would make an event loop for the native thread it is called in.
+        waitpid = native.original("os", "waitpid")
+        return self.natively(lambda: waitpid(pid, 0)[1])
+
     def block(self, seconds: float) -> None:
         """Wait in the C library: nothing of this thread runs meanwhile."""
-        original_sleep()(seconds)
+        native.original("time", "sleep")(seconds)
 
     def conf(self, **options: Any) -> Any:
         """A configuration with these options of the driver."""
@@ -258,13 +282,6 @@ class Stage:
         return oslo_messaging.get_rpc_client(
             transport, oslo_messaging.Target(topic=topic), timeout=timeout
         )
-
-
-def original_sleep() -> Any:
-    """time.sleep as the standard library has it."""
-    from greenamqp.hubs import native
-
-    return native.original("time", "sleep")
 
 
 def wait_until(condition: Any, what: str, wait: float = WAIT) -> None:
