@@ -433,13 +433,16 @@ def test_calls_from_a_native_thread_that_the_hub_does_not_know():
         s.world.settle()
         listener = s.listen()
         assert len(s.peer.received) == 2
-        s.peer.send(ADDRESS, fakes.Message('{"request": {}}', id="1"))
+        s.peer.send(ADDRESS, fakes.Message('{"request": {}}', id="1", reply_to="me"))
         s.world.settle()
         task = s.world.go(listener.poll, timeout=0)
         (incoming,) = task.result()
         incoming.acknowledge()
         s.world.settle()
         assert [outcome for _, outcome in s.peer.outcomes] == [ACCEPTED]
+        s.world.go(incoming.reply, "answer").result()
+        s.world.settle()
+        assert s.peer.received[-1].address == "me"
         s.world.go(listener.cleanup)
         s.world.go(s.driver.cleanup)
         s.world.settle()
@@ -451,6 +454,7 @@ def test_calls_from_a_native_thread_that_the_hub_does_not_know():
         "_attached",
         "poll",
         "_settle",
+        "<lambda>",
         "cleanup",
         "close",
     ]

@@ -281,6 +281,16 @@ def test_a_failure(rig):
     assert failure["message"] == "the reason"
 
 
+@pytest.mark.parametrize("reply_to", ["me", None])
+def test_a_request_that_is_requeued(rig, reply_to):
+    s, listener = rig(rpc=True)
+    s.peer.send(ANY, request(1, reply_to=reply_to))
+    s.world.settle()
+    (incoming,) = poll(s, listener)
+    do(s, incoming.requeue)
+    assert outcomes(s) == [RELEASED]
+
+
 def test_a_cast_gets_no_reply(rig):
     s, listener = rig(rpc=True)
     send(s, 1, address=ANY)

@@ -10,7 +10,7 @@ import pytest
 from oslo_messaging import exceptions
 
 from greenamqp.addressing import Node
-from greenamqp.engine import RELEASED, Message, Terminus
+from greenamqp.engine import ACCEPTED, RELEASED, Message, Terminus
 from greenamqp.failover import Host
 from greenamqp.messenger import Destination, State
 from greenamqp.messenger import messenger as messenger_module
@@ -273,6 +273,19 @@ def test_a_peer_that_closes_in_order_gives_its_reason(caplog):
         s.up()
 
 
+def test_a_peer_that_closes_and_reads_no_more_is_let_go_of():
+    with fakes.setting() as s:
+        s.up()
+        first = s.peer
+        first.stream.room = 0
+        first.engine.close()
+        s.world.settle()
+        assert s.messenger.state is State.WAITING
+        assert first.stream.closed
+        s.world.advance(5)
+        s.up()
+
+
 def test_a_peer_that_talks_nonsense_loses_the_connection():
     with fakes.setting() as s:
         s.up()
@@ -449,6 +462,10 @@ def test_what_waits_fails_when_the_messenger_is_closed():
         s.peer.outcome = lambda message: None
         unsettled = s.notify()
         calling = s.call()
+        s.world.settle()
+        s.peer.outcome = lambda message: ACCEPTED
+        accepted = s.call()
+        s.world.settle()
         s.peer.credit = 0
         pending = s.notify(destination=Destination.reply("elsewhere"))
         s.world.settle()
@@ -458,7 +475,7 @@ def test_what_waits_fails_when_the_messenger_is_closed():
         closing = s.world.go(s.messenger.close)
         s.world.settle()
         assert closing.result() is None
-        for task in (unsettled, calling, pending, released):
+        for task in (unsettled, calling, accepted, pending, released):
             with pytest.raises(exceptions.MessageDeliveryFailure, match="cleaned up"):
                 task.result()
 

@@ -356,6 +356,26 @@ def test_a_deadline_that_moves_moves_the_timer():
     assert len(rig.engine.processed) == processed
 
 
+def test_a_deadline_that_came_too_early_comes_again():
+    rig = Rig()
+    rig.engine.deadline = 1010.0
+
+    times = []
+
+    def beat(now):
+        # The engine counts in whole milliseconds, and finds that it is not time yet.
+        if now >= 1010.0:
+            times.append(now)
+        if len(times) == 5:
+            rig.engine.deadline = None
+
+    rig.engine.on_process = beat
+    rig.start()
+    rig.world.advance(11)
+    assert rig.engine.deadline is None
+    assert rig.world.timers == 0
+
+
 @pytest.mark.parametrize("deadline", [None, float("inf")])
 def test_no_deadline_no_timer(deadline):
     rig = Rig()
