@@ -13,6 +13,7 @@ import oslo_messaging
 import pytest
 from oslo_messaging import Target
 
+from tests.functional import buses, harness
 from tests.functional.certificates import Authority
 
 pytestmark = pytest.mark.needs("amqp", "processes")
@@ -88,6 +89,21 @@ def test_large_messages_over_tls(bus, topic, front, authority):
     url = f"amqp://127.0.0.1:{tls.port}"
     value = "".join(chr(32 + i % 90) for i in range(3_000_000))
     roundtrip(bus, topic, url, options(ssl_ca_file=authority.ca), value)
+
+
+def test_without_any_thread(bus, topic, front, authority):
+    """Whoever sends does the work, the handshake included."""
+    tls = front(cert=authority.issue("127.0.0.1"))
+    listening = harness.InfoOnly()
+    bus.listener(listening, [Target(topic=topic)])
+    transport = bus.notification_transport(
+        url=f"amqp://127.0.0.1:{tls.port}",
+        options=options(ssl_ca_file=authority.ca, hub="blocking"),
+    )
+    notifier = bus.notifier([topic], transport=transport)
+    for number in range(20):
+        notifier.info({}, f"event-{number}", {"payload": "x" * 10_000 * number})
+    assert set(listening.got.wait(20)) == {f"event-{n}" for n in range(20)}
 
 
 def test_ssl_in_the_url_takes_the_system_bundle(
@@ -263,3 +279,56 @@ def test_a_renewed_certificate_is_used_without_a_restart(
     bus.server(Endpoint(), target, bus.rpc_transport())
     patient = bus.client(target, transport)
     assert patient.call({}, "echo", value="renewed") == "renewed"
+
+
+class TestEmbeddedBroker:
+    """TLS without anything in between, and a certificate for a login."""
+
+    @pytest.fixture
+    def broker(self, authority):
+        certificate = authority.issue("127.0.0.1")
+        broker = buses.EmbeddedBroker(
+            "--tls-cert",
+            certificate,
+            "--tls-key",
+            certificate,
+            "--tls-ca",
+            authority.ca,
+            "--user",
+            "nova:password",
+        )
+        yield broker
+        broker.stop()
+
+    def test_password(self, bus, topic, broker, authority):
+        url = f"amqp://nova:password@127.0.0.1:{broker.port}"
+        roundtrip(bus, topic, url, options(ssl_ca_file=authority.ca))
+
+    def test_certificate(self, bus, topic, broker, authority, caplog):
+        caplog.set_level(logging.INFO)
+        mine = authority.issue("alice.example", common_name="alice")
+        url = f"amqp://127.0.0.1:{broker.port}"
+        opts = options(ssl_ca_file=authority.ca, ssl_cert_file=mine)
+        roundtrip(bus, topic, url, opts)
+        assert "TLS, login: EXTERNAL" in caplog.text
+
+    def test_external_alone(self, bus, topic, broker, authority):
+        mine = authority.issue("alice.example", common_name="alice")
+        opts = options(
+            ssl_ca_file=authority.ca, ssl_cert_file=mine, sasl_mechanisms="EXTERNAL"
+        )
+        roundtrip(bus, topic, f"amqp://127.0.0.1:{broker.port}", opts)
+
+    def test_external_without_a_certificate(self, bus, topic, broker, authority):
+        opts = options(ssl_ca_file=authority.ca, sasl_mechanisms="EXTERNAL")
+        text = failure(bus, topic, f"amqp://127.0.0.1:{broker.port}", opts)
+        assert "no common SASL mechanism: the peer offers PLAIN" in text
+
+    def test_in_the_clear(self, bus, topic, broker):
+        text = failure(bus, topic, f"amqp://127.0.0.1:{broker.port}")
+        assert "wants TLS" in text or "port for TLS" in text
+
+    def test_the_system_bundle_is_not_enough(self, bus, topic, broker):
+        url = f"amqp://127.0.0.1:{broker.port}"
+        text = failure(bus, topic, url, options(ssl=True))
+        assert "certificate does not verify" in text
