@@ -19,12 +19,12 @@ WAIT = 90
 
 HERE = pathlib.Path(__file__).parent
 
-#: Product that the bus says it is, and the addressing mode of both sides.
+#: Product that the bus says it is, addressing mode of both sides, path of the URL.
 BUSES = [
-    ("greenamqp", "legacy"),
-    ("greenamqp", "routable"),
-    ("qpid-cpp", "dynamic"),
-    ("qpid-dispatch-router", "dynamic"),
+    ("greenamqp", "legacy", ""),
+    ("greenamqp", "routable", ""),
+    ("qpid-cpp", "dynamic", "/cloud"),
+    ("qpid-dispatch-router", "dynamic", "/cloud"),
 ]
 
 
@@ -97,10 +97,10 @@ def pythons() -> dict[str, str]:
     return {"new": sys.executable, "old": predecessor.python()}
 
 
-@pytest.fixture(scope="session", params=BUSES, ids="-".join)
+@pytest.fixture(scope="session", params=BUSES, ids=lambda p: "-".join(p[:2]))
 def bus(request, tmp_path_factory):
     """URL of a bus, and the configuration file that both sides read."""
-    product, mode = request.param
+    product, mode, path = request.param
     conf_file = tmp_path_factory.mktemp("conf") / "service.conf"
     # A router gives a requeued message back to its sender, which then waits so long.
     conf_file.write_text(
@@ -108,7 +108,7 @@ def bus(request, tmp_path_factory):
     )
     broker = buses.EmbeddedBroker("--product", product)
     try:
-        yield broker.url, str(conf_file)
+        yield broker.url.rstrip("/") + path, str(conf_file)
     finally:
         broker.stop()
 
