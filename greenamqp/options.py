@@ -380,7 +380,15 @@ def register(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTIONS, group=GROUP.name)
 
 
-def read(group: typing.Any) -> types.SimpleNamespace:
+class Values(types.SimpleNamespace):
+    """The values of all options; its repr leaves out what is secret."""
+
+    def __repr__(self) -> str:
+        shown = {opt.dest: getattr(self, opt.dest) for opt in OPTIONS if not opt.secret}
+        return f"<Values {shown}>"
+
+
+def read(group: typing.Any) -> Values:
     """The values of all options, read once: oslo.config takes a microsecond for each
     look, and the driver looks several times for each message."""
     values = {opt.dest: getattr(group, opt.dest) for opt in OPTIONS}
@@ -391,7 +399,7 @@ def read(group: typing.Any) -> types.SimpleNamespace:
     values["pre_settled"] = frozenset(
         kind.strip().lower() for kind in kinds if kind.strip()
     )
-    return types.SimpleNamespace(**values)
+    return Values(**values)
 
 
 def check_query(url: typing.Any) -> None:

@@ -214,7 +214,8 @@ def test_no_password_anywhere(bus, scripted, caplog, capfd, trace):
     caplog.set_level(logging.DEBUG)
     _program, port = scripted(*IN_THE_CLEAR["bad credentials"][0])
     url = f"amqp://nova:{PASSWORD}@127.0.0.1:{port}"
-    transport = bus.rpc_transport(url=url, options=options(trace=trace))
+    opts = options(trace=trace, ssl_key_password=PASSWORD)
+    transport = bus.rpc_transport(url=url, options=opts)
     client = bus.client(Target(topic="topic"), transport, retry=0)
     with pytest.raises(oslo_messaging.MessageDeliveryFailure) as caught:
         client.cast({}, "echo", value=1)

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from greenamqp import options as driver_options
 from greenamqp import security
 from greenamqp.engine.sasl import SaslServer
 from greenamqp.failover import Host
@@ -153,8 +154,10 @@ def test_some_mechanisms_cannot_be(cyrus, caplog):
 
 
 def test_no_repr_shows_a_password():
-    login = made(ssl_key_password=PASSWORD).login(NOVA)
-    for thing in (login, NOVA, made(), str(NOVA)):
+    asked = made(ssl_key_password=PASSWORD)
+    values = driver_options.read(fakes.options(ssl_key_password=PASSWORD))
+    assert values.ssl_key_password == PASSWORD
+    for thing in (asked.login(NOVA), NOVA, asked, str(NOVA), values):
         assert PASSWORD not in repr(thing)
 
 
