@@ -72,6 +72,11 @@ class Notices:
         if self._timer is None:
             self._timer = self._hub.call_at(self._hub.now(), self.write)
 
+    def drop(self, *kinds: Kind) -> None:
+        """Forget what there is of these kinds."""
+        for kind in kinds:
+            self._collected.pop(kind, None)
+
     def write(self) -> None:
         """Write what there is."""
         if self._timer is not None:

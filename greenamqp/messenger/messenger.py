@@ -668,6 +668,8 @@ class Messenger:
             return
         was_up = self.state is State.UP
         where = self._where()
+        # Links that went just before it need no line of their own.
+        self.notices.drop(notices.LINK_CLOSED, notices.SUBSCRIPTION_CLOSED)
         if self.state is State.OPENING:
             reason = self._opening_failed(reason)
         self.state = State.WAITING

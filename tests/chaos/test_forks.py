@@ -22,8 +22,8 @@ def check_child(found: dict, parent: dict) -> None:
     assert f"forked from process {parent['pid']}" in found["reason"]
     # No copy of the parent's socket is kept: its end would go unnoticed.
     assert not found["holds_socket"]
-    before, after = found["watched"]
-    assert before == after != []
+    before, during, after = found["watched"]
+    assert before == during == after != []
 
 
 @pytest.mark.parametrize("guard", [False, True])

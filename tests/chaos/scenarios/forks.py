@@ -142,11 +142,12 @@ def use_in_child(parent: Parent, count: int) -> dict:
     server = parent.stage.server(parent.transport, topic, endpoint)
     client = parent.stage.client(parent.transport, topic)
     found["own"] = client.call({}, "pid")
+    during = watched(os.getppid(), parent.inode)
     parent.stage.end([server])
     parent.transport.cleanup()
-    # Now and at the end: what is the parent's is as it was.
+    # What is the parent's is as it was, all the time.
     found["holds_socket"] = parent.socket in sockets()
-    found["watched"] = [before, watched(os.getppid(), parent.inode)]
+    found["watched"] = [before, during, watched(os.getppid(), parent.inode)]
     found["child"] = os.getpid()
     return found
 
