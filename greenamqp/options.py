@@ -204,6 +204,8 @@ _addressing = [
             ("routable", "addresses of routers such as qpid-dispatch"),
             ("declared", "queues and exchanges that the driver declares itself: "
              "RabbitMQ from 4.0 on"),
+            ("rabbit3", "queues that are made where they are attached to: RabbitMQ "
+             "before 4.0"),
         ],
         help="How targets become addresses of the message bus.",
     ),

@@ -12,6 +12,7 @@ import typing
 from greenamqp.addressing.base import RABBITMQ, Addresser, Bus, Node, Service
 from greenamqp.addressing.declared import DeclaredAddresser, TooOld
 from greenamqp.addressing.legacy import LegacyAddresser
+from greenamqp.addressing.rabbit3 import Rabbit3Addresser
 from greenamqp.addressing.routable import RoutableAddresser
 from greenamqp.policy import Policies
 
@@ -24,6 +25,7 @@ _FAMILIES: dict[str, type[Addresser]] = {
     "legacy": LegacyAddresser,
     "routable": RoutableAddresser,
     "declared": DeclaredAddresser,
+    "rabbit3": Rabbit3Addresser,
 }
 
 
@@ -44,12 +46,13 @@ def choose(
     mode = options.addressing_mode
     if mode == "dynamic":
         if bus.product == RABBITMQ:
-            mode = "declared"
+            has_management = bus.major >= DeclaredAddresser.SINCE
+            mode = "declared" if has_management else "rabbit3"
         else:
             mode = "legacy" if bus.product in _LEGACY_PRODUCTS else "routable"
-    family: type[Addresser] = _FAMILIES[mode]
+    family = _FAMILIES[mode]
     if mode == "declared" and bus.major < DeclaredAddresser.SINCE:
         family = TooOld
-    if family is DeclaredAddresser:
-        vhost = None  # it has virtual hosts of its own
+    if family in (DeclaredAddresser, Rabbit3Addresser):
+        vhost = None  # RabbitMQ has virtual hosts of its own
     return family(options, default_exchange, vhost, bus, policies)

@@ -54,6 +54,11 @@ class Bus:
         return self.product == RABBITMQ
 
     @property
+    def refusal_ends_session(self) -> bool:
+        """Whether an attach that is refused may end the session with all its links."""
+        return self.product == RABBITMQ
+
+    @property
     def has_shared_queues(self) -> bool:
         """Whether ``address::queue`` names a queue of its own on an address, which
         gets a copy of each message and may have many consumers."""
@@ -97,7 +102,11 @@ class Addresser(abc.ABC):
     :param default_exchange: for targets that name none
     :param vhost: goes into each address, where the bus has no virtual hosts
     :param policies: what is asked of queues
+    :cvar advice: what an operator of such a bus has to see to, or None; it is logged
+        as a warning once the bus is known
     """
+
+    advice: str | None = None
 
     def __init__(
         self,
@@ -177,14 +186,17 @@ class Addresser(abc.ABC):
         if pool is None:
             return [self._queue(address, target)]
         if not self._bus.has_shared_queues:
-            raise NotImplementedError(
-                f"pool {pool!r}: the message bus ({self._bus}) gives no way to have "
-                "each pool get a copy of each notification"
-            )
+            raise self._no_pools(pool)
         node = self._queue(f"{address}::{pool}.{address}", target)
         # The pool's messages wait for its members, also while it has none.
         node.expiry_policy = EXPIRE_NEVER
         return [node]
+
+    def _no_pools(self, pool: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"pool {pool!r}: the message bus ({self._bus}) gives no way to have "
+            "each pool get a copy of each notification"
+        )
 
     def _queue(self, address: str, target: Target) -> Node:
         """The node of a queue, with what is asked of it."""

@@ -159,8 +159,8 @@ class TooOld(Addresser):
     def _refuse(self) -> NotImplementedError:
         return NotImplementedError(
             f"{self._bus} cannot be told over AMQP 1.0 which queues there are to be: "
-            f"RabbitMQ {DeclaredAddresser.SINCE}.0 or newer is needed (the rabbit:// "
-            "driver works with this one)"
+            f"this addressing_mode needs RabbitMQ {DeclaredAddresser.SINCE}.0 or newer "
+            "(dynamic chooses one that works)"
         )
 
     def multicast(self, target: Target, service: Service) -> str:

@@ -31,6 +31,7 @@ from greenamqp.engine.errors import (
     RemoteProtocolError,
 )
 from greenamqp.engine.link import (
+    DURABLE,
     EXPIRE_NEVER,
     Delivery,
     Link,
@@ -44,6 +45,7 @@ from greenamqp.engine.link import (
 
 __all__ = [
     "ACCEPTED",
+    "DURABLE",
     "EXPIRE_NEVER",
     "MODIFIED",
     "REJECTED",

@@ -191,9 +191,8 @@ class Inlet:
                 name=f"{LINK_NAME}/receiver/[{self.address}]/{uuid.uuid4().hex}",
                 settle_mode=SettleMode.MIXED,
                 properties=self.source.link_properties,
-                # Where things are declared, a refusal may end the session, and all
-                # links in it: it must not happen to the others twice.
-                own_session=self._doubtful and bool(self.source.declarations),
+                # Not twice may it happen to the others that they go with it.
+                own_session=self._doubtful and messenger.bus.refusal_ends_session,
             )
         except LocalProtocolError as exc:
             messenger.notices.add(
@@ -249,11 +248,11 @@ class Inlet:
         delay: float = messenger.options.link_retry_delay
         was_up, self._was_up = self._was_up, False
         self._doubtful = not was_up
+        if was_up and messenger.bus.refusal_ends_session:
+            # Perhaps it was in the session of another link that was refused.
+            delay = min(delay, FIRST_RETRY_PAUSE)
         if self.source.declarations and messenger.management is not None:
             messenger.management.forget(self.source.declarations)
-            if was_up:
-                # Perhaps it was in the session of another link that was refused.
-                delay = min(delay, FIRST_RETRY_PAUSE)
         if not self._subscription.stopped:
             messenger.notices.add(
                 notices.SUBSCRIPTION_CLOSED,

@@ -99,6 +99,8 @@ class Messenger:
         self._security = Security(options)
         # Hosts that want "vhost:" before the name of a virtual host.
         self._vhost_prefixed: set[Host] = set()
+        # Whether an operator was told what such a bus wants.
+        self._advised = False
         # Hosts that want no SASL layer, each with what it answered to one.
         self._without_sasl: dict[Host, str] = {}
         self._refused_links = 0
@@ -604,6 +606,10 @@ class Messenger:
             "TLS" if self._security.tls else "no TLS",
             connection.sasl_mechanism or "none",
         )
+        advice = self.addresser.advice
+        if advice is not None and not self._advised:
+            self._advised = True
+            LOG.warning("%s (%s): %s", self._where(), self.bus, advice)
         self.management = Management(connection, self.flush_soon)
         if self.replies.waiting or any(
             entry.is_call

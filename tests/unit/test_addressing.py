@@ -5,6 +5,7 @@ options and targets."""
 
 import json
 import pathlib
+import re
 
 import pytest
 from oslo_messaging import Target
@@ -12,7 +13,7 @@ from oslo_messaging import Target
 from greenamqp import addressing
 from greenamqp.addressing import Bus, Service
 from greenamqp.addressing.base import join
-from greenamqp.engine import EXPIRE_NEVER
+from greenamqp.engine import DURABLE, EXPIRE_NEVER
 from tests.unit import fakes
 
 TABLE = json.loads(pathlib.Path(__file__).with_name("addresses.json").read_text())
@@ -198,3 +199,54 @@ def test_a_bus_names_itself(bus, text):
 )
 def test_join(parts, joined):
     assert join(".", *parts) == joined
+
+
+# -- RabbitMQ before 4.0
+
+RABBITMQ_3 = Bus("RabbitMQ", "3.10.8")
+
+
+def test_rabbitmq_3_makes_queues_by_attaches_all_with_one_durability():
+    made = addresser(RABBITMQ_3, "vh")
+    server = Target(topic="a/b", server="s")
+    queues = [
+        "/queue/openstack.org%2Fom%2Frpc%2Funicast%2Fopenstack%2Fa%2Fb%2Fs",
+        "/queue/openstack.org%2Fom%2Frpc%2Fanycast%2Fopenstack%2Fa%2Fb",
+    ]
+    everybody = (
+        "/exchange/amq.direct/openstack.org%2Fom%2Frpc%2Fmulticast%2Fopenstack%2Fa%2Fb"
+    )
+    sources = made.rpc_sources(server, "u")
+    assert addresses(sources) == [queues[0], everybody, queues[1]]
+    assert [source.durability for source in sources] == [DURABLE, 0, DURABLE]
+    assert made.destination(server, Service.RPC) == sources[0]
+    assert made.destination(Target(topic="a/b"), Service.RPC) == sources[2]
+    fanout = made.destination(Target(topic="a/b", fanout=True), Service.RPC)
+    assert fanout == sources[1]
+
+
+def test_rabbitmq_3_keeps_notifications_and_replies():
+    made = addresser(RABBITMQ_3)
+    target = Target(exchange="nova", topic="t.info")
+    (source,) = made.notification_sources(target, None)
+    assert source == made.destination(target, Service.NOTIFY)
+    assert source.durable and source.durability == DURABLE
+    reply = made.reply_source("u")
+    assert reply.address == "/queue/reply.u"
+    assert reply.survives and not reply.dynamic
+    assert made.reply_destination(reply.address).address == reply.address
+
+
+def test_rabbitmq_3_refuses_pools_and_advises_a_policy_for_its_own_names():
+    made = addresser(RABBITMQ_3)
+    with pytest.raises(NotImplementedError, match="pool 'p'.*RabbitMQ 3.10.8"):
+        made.notification_sources(Target(topic="t.info"), "p")
+    pattern = re.search("'([^']+)' '{\"expires\"", made.advice)[1]
+    assert re.search(pattern, "reply.u") and re.search(pattern, "amq.gen-x")
+    for node in made.rpc_sources(Target(topic="t", server="s"), "u"):
+        assert not re.search(pattern, node.address.removeprefix("/queue/"))
+
+
+def test_only_buses_that_want_something_done_give_advice():
+    assert addresser(QPIDD).advice is addresser(ROUTER).advice is None
+    assert addresser(Bus("RabbitMQ", "4.0.5")).advice is None

@@ -77,7 +77,7 @@ def test_the_reply_queue_keeps_its_name():
 
 @pytest.mark.parametrize("version", ["3.10.8", "3.13.7", ""])
 def test_before_4_it_says_what_is_needed(version):
-    family = addresser(version)
+    family = addresser(version, addressing_mode="declared")
     for ask in (
         lambda: family.destination(Target(topic="t"), Service.RPC),
         lambda: family.rpc_sources(Target(topic="t", server="s"), "u"),
@@ -225,11 +225,13 @@ def test_a_request_that_ends_the_pair_harms_no_other(pair):
 
 
 def test_a_call_to_one_that_is_too_old_says_so():
-    with fakes.setting(network={"product": "RabbitMQ"}) as s:
+    with fakes.setting(
+        network={"product": "RabbitMQ"}, addressing_mode="declared"
+    ) as s:
         task = s.call("question")
         s.world.settle()
         with pytest.raises(
-            exceptions.MessageDeliveryFailure, match="RabbitMQ 4.0 or newer is needed"
+            exceptions.MessageDeliveryFailure, match="needs RabbitMQ 4.0 or newer"
         ):
             task.result()
 

@@ -506,6 +506,16 @@ def test_the_peer_is_told_who_connects():
         assert s.peer.engine.remote_container != first
 
 
+def test_what_an_operator_has_to_see_to_is_said_once(caplog):
+    with fakes.setting(network={"product": "RabbitMQ"}) as s:
+        s.up()
+        s.peer.cut()
+        s.world.advance(5)
+        s.up()
+        said = [r for r in caplog.records if "set_policy" in r.getMessage()]
+    assert len(said) == 1 and said[0].levelname == "WARNING"
+
+
 @pytest.mark.parametrize("pseudo, hostname", [(True, None), (False, "there")])
 def test_the_virtual_host_goes_into_addresses_or_the_open_frame(pseudo, hostname):
     with fakes.setting(virtual_host="there", pseudo_vhost=pseudo) as s:

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""greenamqp on a real RabbitMQ 3.10, whose queues are made by attaches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+import pytest
+from oslo_messaging import Target
+
+from greenamqp.policy import QueuePolicy, set_queue_policy
+from tests.integration.rabbit import (
+    PATIENCE,
+    Endpoint,
+    Remote,
+    calling,
+    listening,
+    notifying,
+    queues,
+    rpc,
+    serving,
+    unique,
+)
+from tools.buses import Bus
+
+
+@pytest.fixture(scope="module")
+def rabbitmq():
+    with Bus("rabbitmq-3.10", f"rabbitmq-3.10-tests-{os.getpid()}") as bus:
+        yield bus
+
+
+@pytest.fixture
+def url(rabbitmq):
+    return rabbitmq.url()
+
+
+def test_call_cast_and_remote_exception(url):
+    topic = unique("a/b c.")
+    with serving(url, topic) as endpoint, calling(url, topic) as client:
+        assert client.call({"k": 1}, "echo", value=["x", 1]) == ["x", 1]
+        assert endpoint.contexts.get(timeout=PATIENCE)["k"] == 1
+        client.cast({}, "hear", value="cast")
+        assert endpoint.next() == "cast"
+        with pytest.raises(Remote, match="such a thing"):
+            client.call({}, "fail", text="such a thing")
+
+
+def test_server_and_fanout(url):
+    topic = unique()
+    with serving(url, topic, "one") as one, serving(url, topic, "two") as two:
+        with calling(url, topic) as client:
+            assert client.prepare(server="two").call({}, "who") == "two"
+            assert client.prepare(server="one").call({}, "who") == "one"
+            client.prepare(fanout=True).cast({}, "hear", value="all")
+            assert (one.next(), two.next()) == ("all", "all")
+
+
+def test_a_fanout_that_nobody_hears_is_in_order(url):
+    with calling(url, unique()) as client:
+        client.prepare(fanout=True, retry=0).cast({}, "hear", value=1)
+
+
+def test_a_request_waits_for_its_server(url):
+    topic = unique()
+    answers = []
+    with calling(url, topic) as client:
+        caller = threading.Thread(
+            target=lambda: answers.append(client.call({}, "who"))
+        )
+        caller.start()
+        with serving(url, topic, "late"):
+            caller.join(PATIENCE)
+    assert answers == ["late"]
+
+
+def test_notifications_wait_for_the_first_listener(url, rabbitmq):
+    topic = unique()
+    with notifying(url, topic) as notifier:
+        notifier.info({}, "early", {"n": 1})
+        (row,) = (row for name, row in queues(rabbitmq).items() if topic in name)
+        assert row["durable"]
+        with listening(url, topic) as listener:
+            assert listener.next() == ("publisher", "early", {"n": 1})
+
+
+def test_what_it_cannot_do_is_refused_with_the_reason(url):
+    topic = unique()
+    with pytest.raises(NotImplementedError, match="pool 'p'.*RabbitMQ 3.10"):
+        with listening(url, topic, "p"):
+            pass
+    with rpc(url) as transport:
+        set_queue_policy(transport, Target(topic=topic), QueuePolicy(expires=60))
+        with pytest.raises(NotImplementedError, match="cannot be told over AMQP 1.0"):
+            transport._driver.listen(Target(topic=topic, server="s"), 1, None)
+
+
+def test_other_addressing_is_refused_with_a_hint(url):
+    asked = url + "?addressing_mode=declared"
+    with pytest.raises(NotImplementedError, match="4.0 or newer.*dynamic"):
+        with serving(asked, unique()):
+            pass
+
+
+def test_a_lost_connection_costs_no_call(url, rabbitmq):
+    """The reply is sent while nobody is there to receive it, and is received."""
+    topic = unique()
+    endpoint = Endpoint("server")
+    results = []
+    with serving(url, topic, endpoint=endpoint), calling(url, topic) as client:
+        assert client.call({}, "who") == "server"
+        caller = threading.Thread(
+            target=lambda: results.append(client.call({}, "wait", value="kept"))
+        )
+        caller.start()
+        assert endpoint.started.wait(PATIENCE)
+        rabbitmq.control("close_all_connections", "test")
+        endpoint.gate.set()
+        caller.join(PATIENCE)
+        assert results == ["kept"]
+        assert client.call({}, "who") == "server"
+
+
+def test_kill_9_loses_no_notification_that_was_accepted(url, rabbitmq):
+    topic = unique()
+    with notifying(url, topic) as notifier, listening(url, topic) as listener:
+        for number in range(200):
+            if number == 100:
+                rabbitmq.kill9()
+                rabbitmq.start()
+            notifier.info({}, "event", {"n": number})
+        heard = set()
+        while len(heard) < 200:
+            heard.add(listener.next()[2]["n"])
+    assert heard == set(range(200))
+
+
+def test_virtual_hosts(rabbitmq):
+    vhost, topic = unique("vhost"), unique()
+    rabbitmq.control("add_vhost", vhost)
+    rabbitmq.control("set_permissions", "-p", vhost, "guest", ".*", ".*", ".*")
+    url = rabbitmq.url().rstrip("/") + f"/{vhost}"
+    with serving(url, topic), calling(url, topic) as client:
+        assert client.call({}, "who") == "server"
+        assert any(topic in name for name in queues(rabbitmq, vhost))
+        assert not any(topic in name for name in queues(rabbitmq))
+
+
+def test_the_policy_that_it_advises_removes_what_stays_behind(url, rabbitmq, caplog):
+    caplog.set_level(logging.WARNING, "greenamqp")
+    topic = unique()
+    with serving(url, topic), calling(url, topic) as client:
+        client.call({}, "who")
+    # As an operator would: with the words of the warning, in a shell; but sooner.
+    logged = [record.getMessage() for record in caplog.records]
+    advised = next(text for text in logged if "set_policy" in text)
+    pattern = advised.rsplit("greenamqp '", 1)[1].split("'")[0]
+    left = {n for n in queues(rabbitmq) if n.startswith(("amq.gen-", "reply."))}
+    assert len(left) >= 2
+    rabbitmq.control(
+        "set_policy", "--apply-to", "queues", "greenamqp", pattern, '{"expires":1000}'
+    )
+    until = time.monotonic() + PATIENCE
+    while left & set(queues(rabbitmq)):
+        assert time.monotonic() < until, "they are still there"
+    assert any(topic in name for name in queues(rabbitmq))  # requests are kept
