@@ -150,6 +150,7 @@ class _Session(PyngusSession):
         self.owner = owner
         self.local = pn_session is None
         super().__init__(name, owner._pyngus, pn_session)
+        owner._alive.add(self)
 
     @property
     def free(self) -> bool:
@@ -175,8 +176,14 @@ class _Session(PyngusSession):
         self.owner._ended_sessions.append(self)
 
     def release(self) -> None:
-        """Give it back to proton.  Its links are freed."""
+        """Give it back to proton.  Its links are freed.
+
+        Not left to the end of the connection: proton's session holds this object, and
+        through it itself, so neither would ever be freed, nor the connection.
+        """
+        self.owner._alive.discard(self)
         if self._pn_session is not None:
+            self._pn_session.context = None
             self._pn_session.free()
             self._pn_session = None
 
@@ -287,7 +294,8 @@ class Connection(pyngus.ConnectionEventHandler):
         self._reported = False
         self._now = 0.0
         self._links: dict[typing.Any, Sender | Receiver] = {}  # by pn_link_t *
-        self._sessions: list[_Session] = []
+        self._sessions: list[_Session] = []  # that links may be put into
+        self._alive: set[_Session] = set()  # all that proton holds
         self._session_count = 0
         self._link_count = 0
         self._doomed: list[typing.Any] = []
@@ -867,4 +875,7 @@ class Connection(pyngus.ConnectionEventHandler):
         ]:
             if endpoint._handler is not None:
                 endpoint._handler._link._released()
+            endpoint.destroy()
+        for session in list(self._alive):
+            session.release()
         pyngus_connection.destroy()

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
+import cproton
 import pytest
 
 from greenamqp.engine import (
@@ -579,6 +583,36 @@ def test_destroying_is_possible_at_any_time():
         if stage > 0:
             assert sender.state is LinkState.DETACHED
             assert sender.credit == 0
+
+
+@pytest.mark.parametrize("end", ["whole", "detached", "session", "closed", "failed"])
+def test_a_connection_that_was_destroyed_is_freed(end):
+    """proton's objects and ours hold each other: not one may be left out."""
+    before = cproton.retained_count()
+    client, server, wire = joined(None, Recorder(Receiving()))
+    sender = client.create_sender(Terminus("a"))
+    client.create_receiver(Terminus("b"), own_session=True)
+    wire.run()
+    sender.send(client.codec.encode(Message("{}")), None)
+    wire.run()
+    if end == "detached":
+        sender.close()
+    elif end == "session":
+        sender._endpoint._pn_link.session.close()
+    elif end == "closed":
+        client.close()
+    elif end == "failed":
+        client.abort("for a reason")
+        client.process(1.0)
+    if end != "failed":
+        wire.run()
+    alive = weakref.ref(client), weakref.ref(server)
+    client.destroy()
+    server.destroy()
+    del client, server, wire, sender
+    gc.collect()
+    assert [ref() for ref in alive] == [None, None]
+    assert cproton.retained_count() == before
 
 
 def test_the_wire_itself_loses_nothing():
