@@ -5,8 +5,11 @@ Tests marked ``chaos`` are long; they run only where they are asked for, by
 ``-m chaos``.  Each has a short form that always runs.
 """
 
+import faulthandler
+
 import pytest
 
+from tests import conftest as guarded
 from tests.chaos.brokers import Broker
 from tests.chaos.forwarder import Forwarder
 from tests.functional.world import WORLDS
@@ -27,6 +30,17 @@ def pytest_collection_modifyitems(
     if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+#: Seconds after which a test marked ``chaos`` is taken for hanging.
+LONG = 3600
+
+
+@pytest.fixture(autouse=True)
+def _patience(request: pytest.FixtureRequest) -> None:
+    """Give a long test longer than tests/conftest.py gives to all."""
+    if request.node.get_closest_marker("chaos"):
+        faulthandler.dump_traceback_later(LONG, exit=True, file=guarded._stderr)
 
 
 @pytest.fixture(params=WORLDS)

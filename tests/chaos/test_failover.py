@@ -15,8 +15,18 @@ EAGER = {
     "link_retry_delay": 1,
 }
 
+#: How many connections are reset while they say, and while they hear, who is there and
+#: what they want.
+RESETS = 20
 
-def serving(world: str, url: str, timeout: float = 60, **options):
+
+def serving(
+    world: str,
+    url: str,
+    timeout: float = 60,
+    pause: float | None = None,
+    **options,
+):
     return Worker(
         world,
         "failover:serve",
@@ -24,6 +34,7 @@ def serving(world: str, url: str, timeout: float = 60, **options):
         topic="topic",
         timeout=timeout,
         options=EAGER | options,
+        pause=pause,
     )
 
 
@@ -125,6 +136,26 @@ def test_a_connection_that_stalls(any_world, forwarder, url):
         worker.logged("connected to", since=seen)
         works(worker, "after")
         worker.finish()
+
+
+def test_resets_at_any_byte_of_the_opening(any_world, forwarder, url):
+    """Whatever the connection was about to say or hear when it was reset, the next one
+    is made, and in the end everything is there again."""
+    with serving(any_world, url, pause=0) as worker:
+        worker.expect("ready")
+        said = forwarder.figures()
+        assert said["accepted"] == 1
+        limits = []
+        for byte in range(RESETS):
+            limits.append((1 + said["up"] * byte // RESETS, None))
+            limits.append((None, 1 + said["down"] * byte // RESETS))
+        forwarder.reset_at(*limits)
+        forwarder.cut()
+        assert forwarder.wait_accepted(2 + len(limits)) == 2 + len(limits)
+        works(worker, "after")
+        worker.finish()
+        # Each was told of once.
+        assert len(worker.texts("WARNING")) == 1 + len(limits)
 
 
 def test_a_cut_connection_with_200_links_is_one_line(any_world, forwarder, url):

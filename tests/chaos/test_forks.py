@@ -26,14 +26,10 @@ def check_child(found: dict, parent: dict) -> None:
     assert before == during == after != []
 
 
-@pytest.mark.parametrize("guard", [False, True])
-def test_os_fork(any_world, forwarder, url, guard):
+def os_fork(world: str, forwarder, url: str, **options) -> None:
+    """See that a process and its children do not disturb each other."""
     with Worker(
-        any_world,
-        "forks:os_fork",
-        url=url,
-        count=200,
-        options=OPTIONS | {"heartbeat_guard": guard},
+        world, "forks:os_fork", url=url, count=200, options=OPTIONS | options
     ) as worker:
         parent = worker.expect("parent")
         containers = {parent["container"]}
@@ -53,6 +49,15 @@ def test_os_fork(any_world, forwarder, url, guard):
         assert (figures["accepted"], figures["now"]) == (3, 1)
         worker.finish()
         assert not [t for _, t in worker.log if "lost the connection" in t]
+
+
+@pytest.mark.parametrize("guard", [False, True])
+def test_os_fork(any_world, forwarder, url, guard):
+    os_fork(any_world, forwarder, url, heartbeat_guard=guard)
+
+
+def test_os_fork_on_the_blocking_hub(forwarder, url):
+    os_fork("threads", forwarder, url, hub="blocking")
 
 
 def test_a_message_that_was_in_hand(any_world, url):

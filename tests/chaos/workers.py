@@ -23,6 +23,7 @@ import time
 import warnings
 from typing import Any
 
+from greenamqp import failover
 from greenamqp.hubs import native
 from tests.functional import buses, world
 
@@ -222,6 +223,13 @@ class Stage:
     def block(self, seconds: float) -> None:
         """Wait in the C library: nothing of this thread runs meanwhile."""
         native.original("time", "sleep")(seconds)
+
+    @staticmethod
+    def eager(pause: float | None) -> None:
+        """Connect again after so many seconds, whatever the options say; None: as they
+        say."""
+        if pause is not None:
+            failover.Backoff.next_pause = lambda self, lasted=None: pause
 
     def conf(self, **options: Any) -> Any:
         """A configuration with these options of the driver."""

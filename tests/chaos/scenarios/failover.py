@@ -19,11 +19,19 @@ class Endpoint:
         self.stage.say("notified", value=event_type)
 
 
-def serve(stage: Stage, url: str, topic: str, timeout: float, options: dict) -> None:
+def serve(
+    stage: Stage,
+    url: str,
+    topic: str,
+    timeout: float,
+    options: dict,
+    pause: float | None = None,
+) -> None:
     """Do what the test says, until it says no more.
 
     call VALUE, notify VALUE: answered when that has ended.
     """
+    stage.eager(pause)
     transport = stage.transport(url, **options)
     endpoint = Endpoint(stage)
     server = stage.server(transport, topic, endpoint)
