@@ -326,11 +326,18 @@ class Messenger:
                 assert self.engine is not None
                 self.engine.close()
                 pump.flush_now()
-        if pump is not None and not pump.closed:
-            waiter.wait(self.hub.now() + CLOSE_TIMEOUT)
-            with self.hub.lock:
-                pump.close()
+        try:
+            if pump is not None and not pump.closed:
+                waiter.wait(self.hub.now() + CLOSE_TIMEOUT)
+        finally:
+            # Also when a time-out or kill of the application throws us out.
+            self._put_away(pump)
+
+    def _put_away(self, pump: Pump | None) -> None:
+        """Let go of all that is left after the goodbye, or without one."""
         with self.hub.lock:
+            if pump is not None:
+                pump.close()
             engine, self.engine = self.engine, None
             if engine is not None:
                 engine.destroy()

@@ -7,6 +7,7 @@ import logging
 import os
 
 import pytest
+from greenlet import GreenletExit
 from oslo_messaging import exceptions
 
 from greenamqp.addressing import Node
@@ -427,6 +428,18 @@ def test_close_does_not_wait_for_a_connection_that_breaks_meanwhile():
         s.peer.cut()
         s.world.settle()
         assert closing.result() is None
+
+
+def test_who_is_thrown_out_of_close_leaves_nothing():
+    with fakes.setting() as s:
+        s.up()
+        s.peer.silent = True
+        closing = s.world.go(s.messenger.close)
+        closing.throw(GreenletExit())
+        with pytest.raises(GreenletExit):
+            closing.result()
+        assert s.peer.stream.closed
+        fakes.leftovers(s.world)
 
 
 @pytest.mark.parametrize("in_order", [True, False])
