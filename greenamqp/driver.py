@@ -53,6 +53,7 @@ class GreenAMQPDriver(base.BaseDriver):
         proxy = common.ConfigOptsProxy(conf, url, options.GROUP.name)
         self._options = options.read(proxy.oslo_messaging_amqp)
         _check(self._options)
+        _check_names(url, self._options)
         Security(self._options).check()
         self._lock = threading.Lock()
         self._messenger: Messenger | None = None
@@ -359,6 +360,32 @@ def _check(opts: typing.Any) -> None:
             f"[{options.GROUP.name}] pre_settled: {', '.join(sorted(unknown))!r} is "
             f"not allowed; allowed: {', '.join(options.PRE_SETTLED)}"
         )
+
+
+def _check_names(url: typing.Any, opts: typing.Any) -> None:
+    """Refuse what would reach the message bus as another name, or not at all: its
+    texts are UTF-8, and end for proton at the first NUL."""
+    names = [
+        ("transport URL: the virtual host", url.virtual_host),
+        (f"[{options.GROUP.name}] container_name", opts.container_name),
+        (f"[{options.GROUP.name}] sasl_default_realm", opts.sasl_default_realm),
+    ]
+    for host in url.hosts:
+        names += [
+            (f"transport URL: the user name for {host.hostname}", host.username),
+            (f"transport URL: the password for {host.hostname}", host.password),
+        ]
+    for what, text in names:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            problem = "has a character that UTF-8 does not know"
+        else:
+            if "\0" not in (text or ""):
+                continue
+            problem = "has a NUL in it"
+        # Without the text: it may be the password.
+        raise ValueError(f"{what} {problem}")
 
 
 def _hosts(url: typing.Any, opts: typing.Any) -> list[Host]:

@@ -391,6 +391,46 @@ def test_all_hosts_of_the_url_are_tried_with_their_credentials():
         assert s.peer.engine.user == user[s.network.attempts[-1][1]]
 
 
+@pytest.mark.parametrize(
+    "url, named",
+    [
+        ("amqp://bus/v%00h", "the virtual host has a NUL"),
+        ("amqp://n%00o:s3cr3t@bus/", "the user name for bus has a NUL"),
+        ("amqp://a:b@one,nova:s3cr%003t@two/", "the password for two has a NUL"),
+        ("amqp://bus/?container_name=n%00o", "container_name has a NUL"),
+        ("amqp://bus/?sasl_default_realm=n%00o", "sasl_default_realm has a NUL"),
+    ],
+)
+def test_a_name_that_would_be_cut_off(url, named):
+    with pytest.raises(ValueError, match=named) as caught:
+        with fakes.driver(url):
+            pass
+    assert "s3cr" not in str(caught.value)
+
+
+def test_a_name_that_cannot_be_written():
+    url = oslo_messaging.TransportURL(
+        fakes.conf(), transport="amqp", virtual_host="\ud800"
+    )
+    with pytest.raises(ValueError, match="the virtual host .* UTF-8") as caught:
+        GreenAMQPDriver(url.conf, url)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("pseudo", [True, False])
+def test_names_in_any_script(pseudo):
+    url = "amqp://%C5%BElu%C5%A5:%E6%BC%A2%3A%40%2F%25@bus/%E6%BC%A2%2F%20b?"
+    with fakes.driver(f"{url}pseudo_vhost={pseudo}") as s:
+        s.network.default = {"passwords": {"žluť": "漢:@/%"}}
+        task = s.send()
+        s.world.settle()
+        assert task.result() is None
+        assert s.peer.engine.user == "žluť"
+        assert s.peer.engine.remote_hostname == (None if pseudo else "漢/ b")
+        (received,) = s.peer.received
+        assert ("漢/ b" in received.address) == pseudo
+
+
 # -- the process
 
 
