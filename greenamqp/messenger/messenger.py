@@ -215,7 +215,7 @@ class Messenger:
             call.monitor_deadline = self.hub.now() + monitor
         self._submit(call)
         waiter = typing.cast(Waiter, call.waiter)
-        late = ""
+        silence = ""
         try:
             while not call.done:
                 until = deadline
@@ -228,12 +228,12 @@ class Messenger:
                     # Heartbeats move the monitor's deadline without a wake.
                     beat = call.monitor_deadline
                     if beat is not None and now >= beat:
-                        late = f"no heartbeat from the server for {monitor} s"
+                        silence = f"no heartbeat from the server for {monitor} s"
                         break
         finally:
             in_time = self._leave(call)
         if not in_time:
-            raise TimeoutError(self._late(call, late))
+            raise TimeoutError(self._late(call, silence))
         if call.error is not None:
             raise call.error
         return typing.cast(Received, call.reply)
@@ -402,16 +402,19 @@ class Messenger:
                     entry.last_reason = outlet.refusal
             return False
 
-    def _late(self, entry: Outgoing, reason: str = "") -> str:
-        if not reason:
-            reason = entry.last_reason
+    def _late(self, entry: Outgoing, silence: str = "") -> str:
+        """What was waited for in vain.
+
+        :param silence: a server that was silent for too long, if that is the reason
+        """
+        reason = entry.last_reason
         if not reason and self.state is not State.UP:
             reason = self.last_failure or f"{self._where()}: {self._progress()}"
         if not reason and entry.is_call and self.replies.address is None:
             reason = self.replies.refusal
         if not reason:
             if entry.is_call and entry.attempts:
-                reason = "no reply"
+                reason = silence or "no reply"
             elif entry.attempts:
                 reason = "no outcome from the message bus"
             else:

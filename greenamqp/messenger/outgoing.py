@@ -177,3 +177,5 @@ class Call(Outgoing):
 
     def accepted(self) -> None:
         self.was_accepted = True
+        # From now on it waits for its reply alone.
+        self.last_reason = ""

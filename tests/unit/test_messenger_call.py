@@ -256,6 +256,38 @@ def test_the_monitor_watches_a_call_that_left_late():
             task.result()
 
 
+@pytest.mark.parametrize("how", ["refused", "credit", "released"])
+def test_a_monitored_call_that_never_left_says_why(how):
+    """No server was there to be silent."""
+    network, reason = {
+        "refused": ({}, "bus:5672: cannot connect: .*refused"),
+        "credit": ({"credit": 0}, "gives no credit"),
+        "released": ({}, "released it: nobody there"),
+    }[how]
+    with fakes.setting(network=network) as s:
+        if how == "refused":
+            s.network.default = "refused"
+        elif how == "released":
+            s.up()
+            s.peer.outcome = lambda message: RELEASED
+        task = s.call(timeout=100, monitor=5)
+        s.world.advance(20)
+        with pytest.raises(TimeoutError, match=reason) as caught:
+            task.result()
+        assert "heartbeat" not in str(caught.value)
+
+
+def test_what_came_before_a_call_was_accepted_is_not_its_end():
+    with fakes.setting() as s:
+        s.up()
+        outcomes = [RELEASED, ACCEPTED]
+        s.peer.outcome = lambda message: outcomes.pop(0)
+        task = s.call(timeout=30)
+        s.world.advance(31)
+        with pytest.raises(TimeoutError, match="no reply"):
+            task.result()
+
+
 def test_a_heartbeat_is_no_reply_to_a_call_without_monitor():
     with fakes.setting() as s:
         task, request = called(s, timeout=10)
