@@ -11,7 +11,7 @@ import typing
 from oslo_messaging import Target
 
 from greenamqp.engine import EXPIRE_NEVER, Terminus
-from greenamqp.management import Declarations
+from greenamqp.management import Declarations, Management
 from greenamqp.policy import Policies
 
 #: The product's name in its Open frame.
@@ -104,9 +104,11 @@ class Addresser(abc.ABC):
     :param policies: what is asked of queues
     :cvar advice: what an operator of such a bus has to see to, or None; it is logged
         as a warning once the bus is known
+    :cvar dialect: how the bus is asked for what the nodes declare
     """
 
     advice: str | None = None
+    dialect: type[Management] = Management
 
     def __init__(
         self,

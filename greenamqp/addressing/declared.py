@@ -27,7 +27,14 @@ from oslo_messaging import Target
 
 from greenamqp.addressing.base import Addresser, Bus, Node, Service
 from greenamqp.addressing.routable import RoutableAddresser
-from greenamqp.management import Declaration, binding, exchange, queue, quote
+from greenamqp.management import rabbitmq
+from greenamqp.management.rabbitmq import (
+    Declaration,
+    binding,
+    exchange,
+    queue,
+    quote,
+)
 from greenamqp.policy import Policies
 
 
@@ -47,6 +54,8 @@ class DeclaredAddresser(RoutableAddresser):
 
     #: The first version that has requests to declare things.
     SINCE = 4
+
+    dialect = rabbitmq.Management
 
     def __init__(
         self,

@@ -620,7 +620,7 @@ class Messenger:
         if advice is not None and not self._advised:
             self._advised = True
             LOG.warning("%s (%s): %s", self._where(), self.bus, advice)
-        self.management = Management(connection, self.flush_soon)
+        self.management = self.addresser.dialect(connection, self.flush_soon)
         if self.replies.waiting or any(
             entry.is_call
             for outlet in self._outlets.values()

@@ -7,7 +7,7 @@ from oslo_messaging import Target, exceptions
 from greenamqp import addressing
 from greenamqp.addressing import Bus, Service
 from greenamqp.engine import Connection, Message
-from greenamqp.management import Management, binding, exchange, queue
+from greenamqp.management.rabbitmq import Management, binding, exchange, queue
 from greenamqp.policy import Policies, QueuePolicy
 from tests.unit import fakes
 from tests.unit.wire import Recorder, Wire

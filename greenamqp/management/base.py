@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is declared on a broker before links are attached: RabbitMQ's management.
+"""Asking a broker to have things there, and hearing what became of it.
 
-RabbitMQ from 4.0 on makes no queue because a link is attached to one; it is asked to,
-by messages to its node ``/management``.  :class:`Management` asks, over a pair of links
-in a session of its own, since a request that the broker cannot read, or that the login
-has no right to, ends the session.  The pair is then made anew, the request that was at
-fault is refused by name, and the others are asked again: all of them may be repeated.
+:class:`Management` asks over a pair of links in a session of its own, since a request
+that a broker cannot read, or that the login has no right to, may end the session.  The
+pair is then made anew, the request that was at fault is refused by name, and the others
+are asked again: all of them may be repeated.
+
+What is said to the broker is a subclass's: it names the ends of the links, and turns a
+declaration into :data:`Steps`, a generator that yields each message to send and gets
+its answer.  The generator ends when the thing is there and raises :class:`Refused` when
+it is not to be had.
 
 For the messenger only, in the hub's context or under its lock.  Nothing here waits:
 what became of a declaration is told to a callback.
@@ -17,7 +21,6 @@ import collections
 import dataclasses
 import logging
 import typing
-import urllib.parse
 import uuid
 
 from greenamqp.engine import (
@@ -27,6 +30,7 @@ from greenamqp.engine import (
     LinkState,
     LocalProtocolError,
     Message,
+    Received,
     Receiver,
     RemoteError,
     Sender,
@@ -36,22 +40,10 @@ from greenamqp.engine import (
 
 LOG = logging.getLogger(__name__)
 
-_NODE = "/management"
-
-# The word by which the broker knows that answers go to the other link of the pair.
-_REPLY_TO = "$me"
-
-# Answers that may be on their way at once.  The broker takes 8 requests at a time.
+# Answers that may be on their way at once.  RabbitMQ takes 8 requests at a time.
 _CREDIT = 100
 
-# Answers that another attempt does not change: no right, or it exists and differs.
-_PERMANENT_STATUS = frozenset(("403", "405", "409"))
 _PERMANENT_CONDITIONS = frozenset(("amqp:unauthorized-access", "amqp:not-allowed"))
-
-
-def quote(name: str) -> str:
-    """A name as a segment of an address or a path."""
-    return urllib.parse.quote(name, safe="")
 
 
 class Refused(Exception):
@@ -64,88 +56,27 @@ class Refused(Exception):
         super().__init__(reason)
         self.permanent = permanent
 
-
-_Items = tuple[tuple[str, typing.Any], ...]
+    @classmethod
+    def by_link(cls, what: str, error: RemoteError | None) -> Refused:
+        """It was told by the end of a link."""
+        reason = error or "no reason given"
+        permanent = error is not None and error.condition in _PERMANENT_CONDITIONS
+        return cls(f"{what}: {reason}", permanent)
 
 
 @dataclasses.dataclass(frozen=True)
 class Declaration:
-    """Something that must be there.  See :func:`queue` and its like.
+    """Something that must be there.  Each broker has its own kinds.
 
     :ivar what: how errors name it
-    :ivar must_agree: False: one that exists with other arguments will do
     """
 
     what: str
-    method: str
-    path: str
-    fields: _Items
-    arguments: _Items = ()
-    must_agree: bool = True
-
-    def body(self) -> dict[str, typing.Any]:
-        """The body of the request."""
-        return dict(self.fields) | {"arguments": dict(self.arguments)}
-
-
-def queue(
-    name: str,
-    arguments: typing.Mapping[str, typing.Any] | None = None,
-    *,
-    durable: bool = True,
-    auto_delete: bool = False,
-    must_agree: bool = True,
-) -> Declaration:
-    """A queue."""
-    return Declaration(
-        f"queue {name!r}",
-        "PUT",
-        f"/queues/{quote(name)}",
-        (("durable", durable), ("exclusive", False), ("auto_delete", auto_delete)),
-        tuple(sorted((arguments or {}).items())),
-        must_agree,
-    )
-
-
-def exchange(
-    name: str,
-    kind: str,
-    *,
-    durable: bool = True,
-    auto_delete: bool = False,
-    must_agree: bool = True,
-) -> Declaration:
-    """An exchange of the type `kind`."""
-    return Declaration(
-        f"exchange {name!r}",
-        "PUT",
-        f"/exchanges/{quote(name)}",
-        (
-            ("type", kind),
-            ("durable", durable),
-            ("auto_delete", auto_delete),
-            ("internal", False),
-        ),
-        must_agree=must_agree,
-    )
-
-
-def binding(exchange: str, queue: str, key: str) -> Declaration:
-    """A binding of a queue to an exchange."""
-    return Declaration(
-        f"binding of queue {queue!r} to exchange {exchange!r} with key {key!r}",
-        "POST",
-        "/bindings",
-        (
-            ("source", exchange),
-            ("destination_queue", queue),
-            ("binding_key", key),
-        ),
-    )
 
 
 Declarations = tuple[Declaration, ...]
 Done = typing.Callable[[Refused | None], None]
+Steps = typing.Generator[Message, Received, None]
 
 
 class _Batch:
@@ -166,27 +97,47 @@ class _Batch:
             self.done(self.refused)
 
 
-class _Request:
-    """A message to the broker, and who wants to know what became of it."""
+class Request:
+    """What is asked of the broker, and who wants to know what became of it.
 
-    __slots__ = ("batches", "body", "declaration", "method", "path", "what")
+    :ivar what: how errors name it
+    :ivar declaration: what will be there afterwards, or None
+    :ivar message: what is to be said next
+    """
+
+    __slots__ = ("_begin", "_steps", "batches", "declaration", "message", "what")
 
     def __init__(
         self,
         what: str,
-        method: str,
-        path: str,
-        body: dict[str, typing.Any] | None,
+        begin: typing.Callable[[], Steps],
         declaration: Declaration | None = None,
     ) -> None:
         self.what = what
-        self.method = method
-        self.path = path
-        self.body = body
         self.declaration = declaration
         self.batches: list[_Batch] = []
+        self._begin = begin
+        self.message: Message
+        self._steps: Steps
+
+    def begin(self) -> None:
+        """From the start, perhaps once more."""
+        self._steps = self._begin()
+        self.message = next(self._steps)
+
+    def answered(self, answer: Received) -> bool:
+        """Go on.  Returns whether there is more to say.
+
+        :raises Refused: if it is not to be had
+        """
+        try:
+            self.message = self._steps.send(answer)
+        except StopIteration:
+            return False
+        return True
 
     def finish(self, refused: Refused | None) -> None:
+        """Tell all who asked."""
         batches, self.batches = self.batches, []
         for batch in batches:
             batch.one_less(refused)
@@ -195,9 +146,16 @@ class _Request:
 class Management:
     """See the module.  One for each connection; it goes with it.
 
+    This class itself is for buses where nothing has to be declared.
+
     :param connection: an open one
     :param flush: has what the engine holds written before long
     """
+
+    #: The broker's node that takes requests.
+    node: typing.ClassVar[str] = ""
+    #: Properties of both links, or None.
+    link_properties: typing.ClassVar[dict[str, typing.Any] | None] = None
 
     def __init__(
         self, connection: Connection, flush: typing.Callable[[], None]
@@ -206,12 +164,32 @@ class Management:
         self._flush = flush
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
-        self._waiting: collections.deque[_Request] = collections.deque()
+        self._waiting: collections.deque[Request] = collections.deque()
         # Asked and not answered, in the order in which they were asked.
-        self._asked: dict[str, _Request] = {}
-        self._wanted: dict[Declaration, _Request] = {}
+        self._asked: dict[str, Request] = {}
+        self._wanted: dict[Declaration, Request] = {}
         self._there: set[Declaration] = set()
         self._count = 0
+
+    # -- what a broker's own module says
+
+    def _source(self) -> Terminus:
+        """Where answers come from."""
+        return Terminus(dynamic=True)
+
+    def _reply_to(self, receiver: Receiver) -> str | None:
+        """Where answers are to be sent."""
+        return receiver.remote_source.address
+
+    def _steps(self, declaration: typing.Any) -> Steps:
+        """Have a declaration there."""
+        raise NotImplementedError(f"{declaration.what}: this bus has no such thing")
+
+    def _removal(self, name: str) -> Steps:
+        """Remove a queue."""
+        raise NotImplementedError(f"queue {name!r}: this bus cannot be told")
+
+    # -- for the messenger
 
     def has(self, declarations: Declarations) -> bool:
         """Whether all of these were declared over this connection, and not
@@ -230,46 +208,53 @@ class Management:
             done(None)
             return
         batch = _Batch(len(missing), done)
+        fresh = []
         for declaration in missing:
             request = self._wanted.get(declaration)
             if request is None:
-                request = _Request(
+                request = Request(
                     declaration.what,
-                    declaration.method,
-                    declaration.path,
-                    declaration.body(),
+                    lambda each=declaration: self._steps(each),
                     declaration,
                 )
                 self._wanted[declaration] = request
-                self._waiting.append(request)
+                fresh.append(request)
             request.batches.append(batch)
+        # All are in the batch now: one that is refused at once ends none too early.
+        for request in fresh:
+            self._enter(request)
         self._ask()
 
     def delete_queue(self, name: str) -> None:
         """Remove a queue, if it is there.  Nobody hears of the outcome."""
-        self._waiting.append(
-            _Request(f"queue {name!r}", "DELETE", f"/queues/{quote(name)}", None)
-        )
+        self._enter(Request(f"queue {name!r}", lambda: self._removal(name)))
         self._ask()
 
     # -- the pair of links
 
+    def _enter(self, request: Request) -> None:
+        """A request is new."""
+        request.begin()
+        self._waiting.append(request)
+
     def _open(self) -> None:
         name = f"management/{uuid.uuid4().hex}"
-        paired = {"paired": True}
         try:
             sender = self._connection.create_sender(
-                Terminus(_NODE),
+                Terminus(self.node),
                 name=name,
                 settle_mode=SettleMode.SETTLED,
-                properties=paired,
+                properties=self.link_properties,
                 own_session=True,
             )
             receiver = self._connection.create_receiver(
-                Terminus(_NODE), name=name, properties=paired, beside=sender
+                self._source(),
+                name=name,
+                properties=self.link_properties,
+                beside=sender,
             )
         except LocalProtocolError as exc:
-            self._refuse_all(Refused(f"cannot reach {_NODE}: {exc}", False))
+            self._refuse_all(Refused(f"cannot reach {self.node}: {exc}", False))
             return
         self._sender, self._receiver = sender, receiver
         sender.on_detached = receiver.on_detached = self._detached
@@ -302,13 +287,9 @@ class Management:
             self._count += 1
             number = str(self._count)
             self._asked[number] = request
-            message = Message(
-                request.body,
-                id=number,
-                address=request.path,
-                subject=request.method,
-                reply_to=_REPLY_TO,
-            )
+            message = request.message
+            message.id = number
+            message.reply_to = self._reply_to(receiver)
             sender.send(self._connection.codec.encode(message), None, True)
             sent = True
         if sent:
@@ -318,7 +299,7 @@ class Management:
         try:
             answer = link.connection.codec.decode(data)
         except DecodeError as exc:
-            LOG.error("an answer of %s cannot be decoded: %s", _NODE, exc)
+            LOG.error("an answer of %s cannot be decoded: %s", self.node, exc)
             link.settle(delivery)
             link.flow(1)
             return
@@ -326,30 +307,27 @@ class Management:
         link.flow(1)
         request = self._asked.pop(str(answer.correlation_id), None)
         if request is not None:
-            self._answered(request, answer.subject or "", answer.body)
+            self._answered(request, answer)
         self._ask()
 
-    def _answered(self, request: _Request, status: str, body: typing.Any) -> None:
+    def _answered(self, request: Request, answer: Received) -> None:
+        try:
+            if request.answered(answer):
+                # Before others, so that declarations stay in their order.
+                self._waiting.appendleft(request)
+                return
+        except Refused as refused:
+            self._finish(request, refused)
+            return
+        self._finish(request, None)
+
+    def _finish(self, request: Request, refused: Refused | None) -> None:
         declaration = request.declaration
         if declaration is not None:
             self._wanted.pop(declaration, None)
-        differs = (
-            status == "409" and declaration is not None and not declaration.must_agree
-        )
-        if differs:
-            LOG.warning("%s is used as it is: %s", request.what, body)
-        if status.startswith("2") or differs:
-            if declaration is not None:
+            if refused is None:
                 self._there.add(declaration)
-            request.finish(None)
-            return
-        reason = body if isinstance(body, str) else "no reason given"
-        request.finish(
-            Refused(
-                f"{request.what} was refused ({status}): {reason}",
-                status in _PERMANENT_STATUS,
-            )
-        )
+        request.finish(refused)
 
     def _detached(self, link: Sender | Receiver, error: RemoteError | None) -> None:
         if link not in (self._sender, self._receiver) or link.connection.ended:
@@ -359,23 +337,20 @@ class Management:
         for each in (sender, receiver):
             if each is not None and each is not link:
                 each.close()
-        permanent = error is not None and error.condition in _PERMANENT_CONDITIONS
-        reason = error or "no reason given"
         if not self._asked:
             # The pair itself: nothing can be asked.
-            self._refuse_all(Refused(f"{_NODE} was closed: {reason}", permanent))
+            self._refuse_all(Refused.by_link(f"{self.node} was closed", error))
             return
         # The broker works on one after another: the oldest was at fault.
         asked, self._asked = list(self._asked.values()), {}
         culprit = asked.pop(0)
-        self._waiting.extendleft(reversed(asked))
-        if culprit.declaration is not None:
-            self._wanted.pop(culprit.declaration, None)
-        culprit.finish(Refused(f"{culprit.what} was refused: {reason}", permanent))
+        for request in reversed(asked):
+            request.begin()
+            self._waiting.appendleft(request)
+        self._finish(culprit, Refused.by_link(f"{culprit.what} was refused", error))
         self._ask()
 
     def _refuse_all(self, refused: Refused) -> None:
         waiting, self._waiting = self._waiting, collections.deque()
-        self._wanted.clear()
         for request in waiting:
-            request.finish(refused)
+            self._finish(request, refused)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RabbitMQ's management, which it has from 4.0 on: the node ``/management``.
+
+The two links are a pair: both have its address and one name, and the link property
+``paired``.  A request is a message with the method for its subject and the path for its
+address; the answer has an HTTP status for its subject.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import typing
+import urllib.parse
+
+from greenamqp.engine import Message, Receiver, Terminus
+from greenamqp.management import base
+from greenamqp.management.base import Refused, Steps
+
+LOG = logging.getLogger(__name__)
+
+# Answers that another attempt does not change: no right, or it exists and differs.
+_PERMANENT_STATUS = frozenset(("403", "405", "409"))
+
+
+def quote(name: str) -> str:
+    """A name as a segment of an address or a path."""
+    return urllib.parse.quote(name, safe="")
+
+
+_Items = tuple[tuple[str, typing.Any], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Declaration(base.Declaration):
+    """Something that must be there.  See :func:`queue` and its like.
+
+    :ivar must_agree: False: one that exists with other arguments will do
+    """
+
+    method: str
+    path: str
+    fields: _Items
+    arguments: _Items = ()
+    must_agree: bool = True
+
+    def body(self) -> dict[str, typing.Any]:
+        """The body of the request."""
+        return dict(self.fields) | {"arguments": dict(self.arguments)}
+
+
+def queue(
+    name: str,
+    arguments: typing.Mapping[str, typing.Any] | None = None,
+    *,
+    durable: bool = True,
+    auto_delete: bool = False,
+    must_agree: bool = True,
+) -> Declaration:
+    """A queue."""
+    return Declaration(
+        f"queue {name!r}",
+        "PUT",
+        f"/queues/{quote(name)}",
+        (("durable", durable), ("exclusive", False), ("auto_delete", auto_delete)),
+        tuple(sorted((arguments or {}).items())),
+        must_agree,
+    )
+
+
+def exchange(
+    name: str,
+    kind: str,
+    *,
+    durable: bool = True,
+    auto_delete: bool = False,
+    must_agree: bool = True,
+) -> Declaration:
+    """An exchange of the type `kind`."""
+    return Declaration(
+        f"exchange {name!r}",
+        "PUT",
+        f"/exchanges/{quote(name)}",
+        (
+            ("type", kind),
+            ("durable", durable),
+            ("auto_delete", auto_delete),
+            ("internal", False),
+        ),
+        must_agree=must_agree,
+    )
+
+
+def binding(exchange: str, queue: str, key: str) -> Declaration:
+    """A binding of a queue to an exchange."""
+    return Declaration(
+        f"binding of queue {queue!r} to exchange {exchange!r} with key {key!r}",
+        "POST",
+        "/bindings",
+        (
+            ("source", exchange),
+            ("destination_queue", queue),
+            ("binding_key", key),
+        ),
+    )
+
+
+class Management(base.Management):
+    """See the module."""
+
+    node = "/management"
+    link_properties: typing.ClassVar = {"paired": True}
+
+    def _source(self) -> Terminus:
+        return Terminus(self.node)
+
+    def _reply_to(self, receiver: Receiver) -> str:
+        # The word by which the broker knows that answers go to the other link.
+        return "$me"
+
+    def _steps(self, declaration: Declaration) -> Steps:
+        answer = yield Message(
+            declaration.body(), address=declaration.path, subject=declaration.method
+        )
+        status = answer.subject or ""
+        if status == "409" and not declaration.must_agree:
+            LOG.warning("%s is used as it is: %s", declaration.what, answer.body)
+        elif not status.startswith("2"):
+            reason = answer.body if isinstance(answer.body, str) else "no reason given"
+            raise Refused(
+                f"{declaration.what} was refused ({status}): {reason}",
+                status in _PERMANENT_STATUS,
+            )
+
+    def _removal(self, name: str) -> Steps:
+        yield Message(None, address=f"/queues/{quote(name)}", subject="DELETE")
