@@ -206,6 +206,9 @@ _addressing = [
              "RabbitMQ from 4.0 on"),
             ("rabbit3", "queues that are made where they are attached to: RabbitMQ "
              "before 4.0"),
+            ("artemis", "addresses of Apache ActiveMQ Artemis"),
+            ("broker-j", "queues and exchanges of Apache Qpid Broker-J, which the "
+             "driver creates itself"),
         ],
         help="How targets become addresses of the message bus.",
     ),
@@ -262,6 +265,17 @@ _addressing = [
         "default_rpc_exchange",
         help="Routable addressing: exchange of RPC whose target names none. "
         "Otherwise control_exchange, else 'openstack'.",
+    ),
+]
+
+_lifetime = [
+    cfg.IntOpt(
+        "rpc_cast_ttl",
+        default=86400,
+        min=0,
+        help="Artemis and Broker-J, which keep the queues of servers that left: "
+        "seconds after which an RPC cast that no server has taken expires. 0: never. "
+        "A call expires when its caller gives up.",
     ),
 ]
 
@@ -365,6 +379,7 @@ OPTIONS: list[cfg.Opt] = [
     *_security,
     *_sending,
     *_addressing,
+    *_lifetime,
     *_credit,
     *_new,
     *_queues,

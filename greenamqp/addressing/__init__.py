@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import typing
 
+from greenamqp.addressing.artemis import ArtemisAddresser
 from greenamqp.addressing.base import RABBITMQ, Addresser, Bus, Node, Service
+from greenamqp.addressing.broker_j import BrokerJAddresser
 from greenamqp.addressing.declared import DeclaredAddresser, TooOld
 from greenamqp.addressing.legacy import LegacyAddresser
 from greenamqp.addressing.rabbit3 import Rabbit3Addresser
@@ -18,14 +20,22 @@ from greenamqp.policy import Policies
 
 __all__ = ["Addresser", "Bus", "Node", "Service", "choose"]
 
-# Peers that want legacy addresses: qpidd, and whoever does not say who it is.
-_LEGACY_PRODUCTS = ("qpid-cpp", "greenamqp", "")
-
 _FAMILIES: dict[str, type[Addresser]] = {
     "legacy": LegacyAddresser,
     "routable": RoutableAddresser,
     "declared": DeclaredAddresser,
     "rabbit3": Rabbit3Addresser,
+    "artemis": ArtemisAddresser,
+    "broker-j": BrokerJAddresser,
+}
+
+# What fits a product; one that does not say who it is may be an old qpidd.
+_MODES = {
+    "": "legacy",
+    "greenamqp": "legacy",
+    "qpid-cpp": "legacy",
+    ArtemisAddresser.PRODUCT: "artemis",
+    BrokerJAddresser.PRODUCT: "broker-j",
 }
 
 
@@ -45,14 +55,17 @@ def choose(
     """
     mode = options.addressing_mode
     if mode == "dynamic":
-        if bus.product == RABBITMQ:
-            has_management = bus.major >= DeclaredAddresser.SINCE
-            mode = "declared" if has_management else "rabbit3"
-        else:
-            mode = "legacy" if bus.product in _LEGACY_PRODUCTS else "routable"
+        mode = _fitting(bus)
     family = _FAMILIES[mode]
     if mode == "declared" and bus.major < DeclaredAddresser.SINCE:
         family = TooOld
     if family in (DeclaredAddresser, Rabbit3Addresser):
         vhost = None  # RabbitMQ has virtual hosts of its own
     return family(options, default_exchange, vhost, bus, policies)
+
+
+def _fitting(bus: Bus) -> str:
+    """The mode for a bus that says who it is."""
+    if bus.product == RABBITMQ:
+        return "declared" if bus.major >= DeclaredAddresser.SINCE else "rabbit3"
+    return _MODES.get(bus.product, "routable")

@@ -81,6 +81,9 @@ class Node(Terminus):
     :ivar declarations: what must be there before the link is attached
     :ivar to: where messages go over a link to the anonymous terminus, else None
     :ivar durable: whether messages have to say that they last
+    :ivar message_ttl: seconds after which messages are to expire that have no sooner
+        end of their own, or None
+    :ivar rejects_absent: whether REJECTED with amqp:not-found says that nobody is there
     :ivar may_be_unheard: whether it is in order that nobody takes a message
     :ivar survives: whether what is sent there while the connection is lost is kept
     :ivar remove: the queue to remove when it is wanted no longer, or None
@@ -90,6 +93,8 @@ class Node(Terminus):
     declarations: Declarations = ()
     to: str | None = None
     durable: bool = False
+    message_ttl: float | None = None
+    rejects_absent: bool = False
     may_be_unheard: bool = False
     survives: bool = False
     remove: str | None = None

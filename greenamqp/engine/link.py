@@ -82,7 +82,8 @@ class Terminus:
     """A source or target (AMQP 1.0 part 3, sections 3.5.3 and 3.5.4).
 
     ``address=None`` with ``dynamic=False`` is the null address: as a target, the
-    anonymous terminus.  ``timeout`` is in seconds.
+    anonymous terminus.  ``timeout`` is in seconds.  ``outcomes`` is for sources alone:
+    what a delivery from there may come to, where a peer wants to be told; not read.
     """
 
     address: str | None = None
@@ -94,6 +95,7 @@ class Terminus:
     distribution_mode: int = proton.Terminus.DIST_MODE_UNSPECIFIED
     filter: dict[typing.Any, typing.Any] | None = None
     node_properties: dict[str, typing.Any] | None = None
+    outcomes: tuple[str, ...] = ()
 
     def write(self, terminus: proton.Terminus) -> None:
         """Put these fields into proton's terminus."""
@@ -112,13 +114,9 @@ class Terminus:
             terminus.distribution_mode = self.distribution_mode
         if self.capabilities:
             # An array, not a lone symbol: RabbitMQ refuses the latter.
-            terminus.capabilities.put_object(
-                proton.Array(
-                    proton.UNDESCRIBED,
-                    proton.Data.SYMBOL,
-                    *(proton.symbol(name) for name in self.capabilities),
-                )
-            )
+            terminus.capabilities.put_object(_symbol_array(self.capabilities))
+        if self.outcomes:
+            terminus.outcomes.put_object(_symbol_array(self.outcomes))
         if self.filter:
             terminus.filter.put_object(self.filter)
         if self.node_properties:
@@ -150,6 +148,11 @@ class Terminus:
             filter=filters if isinstance(filters, dict) else None,
             node_properties=properties if isinstance(properties, dict) else None,
         )
+
+
+def _symbol_array(names: tuple[str, ...]) -> proton.Array:
+    symbols = (proton.symbol(name) for name in names)
+    return proton.Array(proton.UNDESCRIBED, proton.Data.SYMBOL, *symbols)
 
 
 def _object(data: proton.Data) -> typing.Any:

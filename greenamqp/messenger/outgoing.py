@@ -73,6 +73,7 @@ class Outgoing:
         "destination",
         "done",
         "error",
+        "expires",
         "last_reason",
         "mandatory",
         "message",
@@ -102,6 +103,8 @@ class Outgoing:
         self.destination = destination
         self.message = message
         self.deadline = deadline
+        # Whether nobody may act on it after that.
+        self.expires = message.ttl is not None
         # None: as often as the deadline allows.
         self.retries = None if retries is None or retries < 0 else retries
         self.settled = settled

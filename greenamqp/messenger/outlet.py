@@ -108,10 +108,9 @@ class Outlet:
         messenger = self._messenger
         message = entry.message
         message.address = self.address
-        if message.ttl is not None and entry.deadline is not None:
-            # What is left of it: nobody may act on a request whose caller has given up.
-            message.ttl = max(0.001, entry.deadline - messenger.hub.now())
-        if self._node.durable:
+        message.ttl = self._ttl(entry)
+        if self._node.durable and (not entry.is_call or messenger.replies.survives):
+            # No request has to outlive the address that its reply goes to.
             message.durable = True
         if entry.is_call:
             messenger.replies.expect(typing.cast(Call, entry))
@@ -129,6 +128,15 @@ class Outlet:
         link.send(data, entry, entry.settled)
         if entry.settled:
             entry.accepted()
+
+    def _ttl(self, entry: Outgoing) -> float | None:
+        """How long a message may live from now on.  Seconds."""
+        ttl = self._node.message_ttl
+        if entry.expires and entry.deadline is not None:
+            # What is left of it: nobody may act on a request whose caller has given up.
+            left = max(0.001, entry.deadline - self._messenger.hub.now())
+            return left if ttl is None else min(ttl, left)
+        return ttl
 
     def send_pending(self) -> None:
         """Send what waits, as far as credit goes."""
@@ -168,7 +176,7 @@ class Outlet:
         try:
             link = messenger.engine.create_sender(
                 node,
-                Terminus(self.address),
+                Terminus(self.address, outcomes=node.outcomes),
                 name=f"{LINK_NAME}/sender/[{self.address}]/{uuid.uuid4().hex}",
                 properties=node.link_properties,
             )
@@ -218,14 +226,11 @@ class Outlet:
     def _settled(
         self, link: Sender, entry: Outgoing, outcome: int, error: typing.Any
     ) -> None:
-        if outcome == RELEASED and entry.mandatory:
-            entry.undeliverable(self.address)
-        elif outcome == RELEASED and self._node.may_be_unheard:
-            entry.accepted()
-        elif outcome == RELEASED:
-            self._forget_declarations()
-            self._again(entry, "the message bus released it: nobody there to take it")
-        elif outcome == REJECTED and self._is_gone(error):
+        is_absent = outcome == REJECTED and self._is_absent(error)
+        if outcome == RELEASED or (is_absent and self._node.rejects_absent):
+            self._nobody_there(entry, error)
+        elif is_absent and self._node.declarations:
+            # Something that was declared was removed by somebody.
             self._forget_declarations()
             self._again(entry, f"the message bus rejected it: {error}")
         elif outcome == REJECTED:
@@ -243,13 +248,23 @@ class Outlet:
         else:
             entry.accepted()
 
-    def _is_gone(self, error: RemoteError | None) -> bool:
-        """Whether something that was declared was removed by somebody."""
-        return (
-            bool(self._node.declarations)
-            and error is not None
-            and error.condition == "amqp:not-found"
-        )
+    @staticmethod
+    def _is_absent(error: RemoteError | None) -> bool:
+        """Whether a rejection says that there is no such place."""
+        return error is not None and error.condition == "amqp:not-found"
+
+    def _nobody_there(self, entry: Outgoing, error: RemoteError | None) -> None:
+        """The message bus says that nobody is there to take it."""
+        if entry.mandatory:
+            entry.undeliverable(self.address)
+        elif self._node.may_be_unheard:
+            entry.accepted()
+        else:
+            self._forget_declarations()
+            how = "released" if error is None else "rejected"
+            self._again(
+                entry, f"the message bus {how} it: nobody there to take it"
+            )
 
     def _forget_declarations(self) -> None:
         management = self._messenger.management

@@ -242,6 +242,49 @@ def test_settled_by_the_peer_without_an_outcome_counts_as_accepted():
         assert task.result() is None
 
 
+ABSENT = (REJECTED, {"condition": "amqp:not-found", "description": "no such place"})
+BROKER_J = {"product": "Apache Qpid Broker-J Core"}
+
+
+@pytest.mark.parametrize("kind", ["cast", "call"])
+def test_a_bus_that_rejects_where_nobody_is(kind):
+    with fakes.setting(network=BROKER_J) as s:
+        s.up()
+        s.peer.outcome = lambda message: ABSENT
+        mandatory = getattr(s, kind)(mandatory=True)
+        patient = getattr(s, kind)()
+        s.world.settle()
+        with pytest.raises(exceptions.MessageUndeliverable):
+            mandatory.result()
+        assert not patient.done
+        seen = len(s.peer.received)
+        s.peer.outcome = lambda message: ACCEPTED
+        s.world.advance(1)
+        assert len(s.peer.received) == seen + 1
+        assert s.peer.received[-1].message.body == s.peer.received[1].message.body
+
+
+def test_such_a_bus_may_reject_for_other_reasons():
+    with fakes.setting(network=BROKER_J) as s:
+        s.up()
+        s.peer.outcome = lambda message: (REJECTED, {"condition": "amqp:too-much"})
+        task = s.cast(mandatory=True)
+        s.world.settle()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="too-much"):
+            task.result()
+
+
+def test_requests_last_no_longer_than_the_address_of_their_replies():
+    """Where that goes with the connection, only who waits for no reply is helped."""
+    with fakes.setting(network=BROKER_J) as s:
+        s.up()
+        s.call("call")
+        s.cast("cast")
+        s.world.settle()
+        lasting = {r.message.body: r.message.durable for r in s.peer.received}
+        assert lasting["call"] is False and lasting["cast"] is True
+
+
 @pytest.mark.parametrize("kind", ["cast", "call"])
 def test_mandatory_fails_at_once_where_nobody_is(kind):
     with fakes.setting() as s:

@@ -598,6 +598,18 @@ def test_queue_policies(name, value, properties):
         assert link.remote_properties == properties
 
 
+@effect("rpc_cast_ttl")
+@pytest.mark.parametrize("ttl", [7, 0])
+def test_rpc_cast_ttl(ttl):
+    bus = {"product": "apache-activemq-artemis"}
+    with fakes.driver(network=bus, rpc_cast_ttl=ttl) as s:
+        for timeout in (None, 5, 60):
+            s.send(timeout=timeout)
+        s.world.settle()
+        lives = [received.message.ttl for received in s.peer.received]
+        assert lives == ([7, 5, 7] if ttl else [None, 5, 60])
+
+
 @effect(
     "rabbit_queue_type", "rabbit_transient_queue_type", "rabbit_transient_queues_ttl"
 )
