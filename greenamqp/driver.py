@@ -262,7 +262,7 @@ class GreenAMQPDriver(base.BaseDriver):
             LOG.warning(
                 "not subscribed yet after %s s: %s; will be as soon as possible",
                 patience,
-                self._connected().last_failure or "the message bus has not answered",
+                listener.refusal,
             )
         return listener
 

@@ -108,9 +108,7 @@ class Incoming(base.IncomingMessage):
             arrival, self._arrival = self._arrival, None
             if arrival is None:
                 return
-            if arrival.inlet.settle(arrival.link, arrival.delivery, outcome):
-                self._messenger.flush_soon()
-            else:
+            if not arrival.inlet.settle(arrival.link, arrival.delivery, outcome):
                 self._messenger.notices.add(
                     notices.NOT_SETTLED,
                     id=self.msg_id,
@@ -356,7 +354,17 @@ class Listener(base.Listener):
         )
         with self.hub.lock:
             inlet.settle(link, delivery, REJECTED, "amqp:decode-error", reason)
-            self._messenger.flush_soon()
+
+    @property
+    def refusal(self) -> str:
+        """Why its subscriptions are not up, as far as is known."""
+        subscription = self._subscription
+        assert subscription is not None
+        return (
+            subscription.messenger.last_failure
+            or subscription.refusal
+            or "the message bus has not answered"
+        )
 
     # -- taking messages
 
@@ -575,7 +583,6 @@ class Listener(base.Listener):
                 if each not in ours:
                     each.inlet.settle(each.link, each.delivery, RELEASED)
             self._queue.extend(ours)
-            self._messenger.flush_soon()
         while self._queue:
             messages = self._take(self.batch_size)
             if messages:

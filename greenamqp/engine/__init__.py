@@ -17,6 +17,7 @@ from greenamqp.engine.capi import (
     Received,
 )
 from greenamqp.engine.connection import (
+    LINKS_PER_SESSION,
     Connection,
     ConnectionHandler,
     Sasl,
@@ -47,6 +48,7 @@ __all__ = [
     "ACCEPTED",
     "DURABLE",
     "EXPIRE_NEVER",
+    "LINKS_PER_SESSION",
     "MODIFIED",
     "REJECTED",
     "RELEASED",

@@ -15,7 +15,9 @@ links' methods.  The owner's round is::
 Connection, session and link life cycle and SASL are pyngus's and proton's work;
 deliveries and credit bypass them (:mod:`greenamqp.engine.capi`).  pyngus opens a
 session for each link, which meets the limit of 64 sessions of some brokers; here
-links share sessions, up to :data:`LINKS_PER_SESSION` in each.
+links share sessions, up to :data:`LINKS_PER_SESSION` in each or as many as the peer
+takes.  A session or link too many makes proton stand still without an event, so they
+are counted here.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from pyngus.link import _Link as PyngusLink
 from pyngus.link import _SessionProxy as PyngusSession
 
 from greenamqp.engine import capi
+from greenamqp.engine.begin import BeginReader
 from greenamqp.engine.errors import (
     ConnectionFailed,
     LinkLimitError,
@@ -149,13 +152,20 @@ class _Session(PyngusSession):
     def __init__(self, name: str, owner: Connection, pn_session: object = None) -> None:
         self.owner = owner
         self.local = pn_session is None
+        #: Whether it was made for the links that are in it, and takes no other.
+        self.reserved = False
         super().__init__(name, owner._pyngus, pn_session)
         owner._alive.add(self)
 
     @property
+    def empty(self) -> bool:
+        """Whether no link is in it."""
+        return not self._links
+
+    @property
     def free(self) -> bool:
-        """Whether another link may be put into this session."""
-        return self._pn_session is not None and len(self._links) < LINKS_PER_SESSION
+        """Whether it has room for another link."""
+        return len(self._links) < self.owner.links_per_session
 
     def link_destroyed(self, link: object) -> None:
         # Kept when empty: the next link will use it.
@@ -261,6 +271,8 @@ class Connection(pyngus.ConnectionEventHandler):
         0: never
     :param sasl: who logs in, and how; None: no SASL layer
     :param offered_capabilities: of the Open frame
+    :param links_per_session: the most that are put into one, if it is known before the
+        peer says it; see the attribute
     :param trace: let proton write every frame to the process's stderr; those of a
         login with a password are left out
     """
@@ -280,12 +292,16 @@ class Connection(pyngus.ConnectionEventHandler):
         max_message_size: int = MAX_MESSAGE_SIZE,
         max_unfinished: int = MAX_UNFINISHED,
         channel_max: int | None = None,
+        links_per_session: int = LINKS_PER_SESSION,
         trace: bool = False,
     ) -> None:
         self.handler = handler
         self.max_message_size = max_message_size
         self.max_unfinished = max_unfinished
         self.codec = capi.Codec()
+        #: How many links share a session: no more than the peer takes, once it has
+        #: said that.
+        self.links_per_session = min(links_per_session, LINKS_PER_SESSION)
         #: monotonic instant by which `process` must be called again, or None
         self.deadline: float | None = None
         self.opened = False
@@ -302,6 +318,8 @@ class Connection(pyngus.ConnectionEventHandler):
         self._ended_sessions: list[_Session] = []
         self._unfinished: dict[Link, int] = {}  # bytes of a message so far
         self._buffer = _Buffer(MAX_FRAME_SIZE)
+        # The peer's answer to our first Begin; a server answers those of its clients.
+        self._begin = None if server else BeginReader()
         options: dict[str, typing.Any] = {
             "x-server": server,
             "max-frame-size": max_frame_size,
@@ -400,9 +418,14 @@ class Connection(pyngus.ConnectionEventHandler):
         return min(ours, theirs) if ours and theirs else ours or theirs
 
     @property
-    def remote_channel_max(self) -> int:
-        """The highest channel the peer allows; it takes one session more than that."""
-        return self._pyngus._pn_transport.remote_channel_max
+    def max_sessions(self) -> int:
+        """How many sessions both ends allow at one time."""
+        return int(lib.pn_transport_get_channel_max(self._transport)) + 1
+
+    def room_for_links(self, kept: int) -> int:
+        """How many links can share sessions, while `kept` sessions are left to others
+        where the peer allows so many; not less than what one session holds."""
+        return max(1, self.max_sessions - kept) * self.links_per_session
 
     @property
     def sasl_outcome(self) -> int | None:
@@ -427,10 +450,31 @@ class Connection(pyngus.ConnectionEventHandler):
         if not isinstance(data, capi.ffi.CData):
             data = _from_buffer(data)
         taken = lib.pn_transport_push(self._transport, data, size)
+        if self._begin is not None and taken > 0:
+            self._read_begin(capi.ffi.buffer(data, taken))
         if self._trace_after_login and self.sasl_outcome is not None:
             self._trace_after_login = False
             self._pyngus._pn_transport.trace(proton.Transport.TRACE_FRM)
         return taken if taken > 0 else 0
+
+    def _read_begin(self, data: typing.Any) -> None:
+        reader = self._begin
+        assert reader is not None
+        reader.feed(memoryview(data))
+        if not reader.done:
+            return
+        self._begin = None
+        limit = reader.max_links
+        if limit is None or limit >= self.links_per_session:
+            return
+        self.links_per_session = limit
+        most = max((len(session._links) for session in self._sessions), default=0)
+        if most > limit:
+            # They went out before this was known, and the peer will not have them.
+            self._fail(
+                f"the peer takes {limit} links in a session; {most} were attached "
+                "before it said so"
+            )
 
     def receive_eof(self) -> None:
         """The peer will send no more bytes."""
@@ -485,8 +529,9 @@ class Connection(pyngus.ConnectionEventHandler):
         """Attach a link that sends to `target`; on_attached says when it is up.
 
         :param own_session: give it a session of its own, where a refusal would
-            end the session and every link in it (RabbitMQ 3.10 and 4.0)
-        :raises LinkLimitError: if the peer allows no further session
+            end the session and every link in it (RabbitMQ 3.10 and 4.0); if the peer
+            allows no further session, it shares one.  See Link.share_session.
+        :raises LinkLimitError: if the peer allows no further session or link
         """
         name = name or self._next_name("sender")
         endpoint = self._session(own_session).new_sender(name)
@@ -514,7 +559,11 @@ class Connection(pyngus.ConnectionEventHandler):
         """
         name = name or self._next_name("receiver")
         if beside is not None:
-            session = beside._endpoint._pn_link.session.context
+            session = beside._session
+            if not session.free:
+                raise LinkLimitError(
+                    f"the peer takes {self.links_per_session} links in a session"
+                )
         else:
             session = self._session(own_session)
         endpoint = session.new_receiver(name)
@@ -558,20 +607,24 @@ class Connection(pyngus.ConnectionEventHandler):
     def _session(self, own: bool) -> _Session:
         if self._closing or self.failed is not None:
             raise LocalProtocolError("the connection is closed")
-        if not own:
-            for session in self._sessions:
-                if session.free:
-                    return session
-        if self._session_count > self.remote_channel_max:
-            raise LinkLimitError(
-                f"the peer allows {self.remote_channel_max + 1} sessions"
-            )
-        session = _Session(f"session-{self._session_count}", self)
-        self._session_count += 1
-        session.open()
-        if not own:
+        # The latest first: those before it are full, as a rule.
+        for session in reversed(self._sessions):
+            if session.empty or not (own or session.reserved or not session.free):
+                session.reserved = own
+                return session
+        if self._session_count < self.max_sessions:
+            session = _Session(f"session-{self._session_count}", self)
+            session.reserved = own
+            self._session_count += 1
+            session.open()
             self._sessions.append(session)
-        return session
+            return session
+        if own:
+            return self._session(False)
+        raise LinkLimitError(
+            f"the peer allows {self.max_sessions} sessions of "
+            f"{self.links_per_session} links"
+        )
 
     # -- time and events
 

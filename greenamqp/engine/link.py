@@ -204,6 +204,14 @@ class Link:
         return f"<{type(self).__name__} {self.name!r} {self.state.value}>"
 
     @property
+    def _session(self) -> typing.Any:
+        return self._endpoint._pn_link.session.context
+
+    def share_session(self) -> None:
+        """Let other links into its session, which was its own until now."""
+        self._session.reserved = False
+
+    @property
     def remote_source(self) -> Terminus:
         """The source that the peer named in its attach; errors as Terminus.read."""
         return Terminus.read(self._endpoint._pn_link.remote_source)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import typing
 import uuid
@@ -11,6 +12,7 @@ from greenamqp import addressing, notices
 from greenamqp.engine import (
     RELEASED,
     Delivery,
+    LinkLimitError,
     LinkState,
     LocalProtocolError,
     Receiver,
@@ -34,8 +36,45 @@ LOG = logging.getLogger("greenamqp.messenger")
 FIRST_RETRY_PAUSE = 0.5
 
 
+# Attaches that may be refused, and so have a session each, at one time.
+MAX_DOUBTFUL = 4
+
+
+class Doubts:
+    """Whose turn it is to attach in a session of its own.  Hub's context or lock.
+
+    A connection holds few sessions: without turns a thousand queues that are refused
+    would take all of them.
+    """
+
+    def __init__(self) -> None:
+        self._inside: set[Inlet] = set()
+        self._waiting: collections.deque[Inlet] = collections.deque()
+
+    def enter(self, inlet: Inlet) -> bool:
+        """Whether this one may attach now; if not, it is told to when it may."""
+        if inlet in self._inside or len(self._inside) < MAX_DOUBTFUL:
+            self._inside.add(inlet)
+            return True
+        if inlet not in self._waiting:
+            self._waiting.append(inlet)
+        return False
+
+    def leave(self, inlet: Inlet) -> None:
+        """Its attach was answered, or is wanted no longer."""
+        if inlet in self._inside:
+            self._inside.remove(inlet)
+            if self._waiting:
+                self._waiting.popleft().attach()
+        elif inlet in self._waiting:
+            self._waiting.remove(inlet)
+
+
 class Subscription:
     """What one listener receives, over any number of links.  Hub's context or lock.
+
+    All of them are over one connection: that of ``messenger``, which changes where a
+    connection cannot hold them.
 
     :param sources: makes the termini, once the bus is known
     :param window: credit of each link: messages unacknowledged at one time
@@ -55,6 +94,8 @@ class Subscription:
         self.inlets: list[Inlet] = []
         #: Why the bus at hand cannot do what is asked, or None.
         self.impossible: NotImplementedError | None = None
+        #: Why a link is not up, or "".
+        self.refusal = ""
         self._sources = sources
         self._waiters: list[Waiter] = []
         self.stopped = False
@@ -76,13 +117,28 @@ class Subscription:
             self._wake()
             return
         self.impossible = None
-        self.inlets = [Inlet(self, source) for source in sources]
+        if not self.messenger.has_room(len(sources)):
+            self.messenger.pass_on(self)
+            return
+        self._hold([Inlet(self, source) for source in sources])
         for inlet in self.inlets:
             inlet.attach()
+
+    def _hold(self, inlets: list[Inlet]) -> None:
+        self.messenger.links_held += len(inlets) - len(self.inlets)
+        self.inlets = inlets
+
+    def detach(self) -> None:
+        """Detach all links, to attach them over another connection."""
+        inlets = self.inlets
+        self._hold([])
+        for inlet in inlets:
+            inlet.close()
 
     def inlet_attached(self) -> None:
         """One more link is up."""
         if self.attached:
+            self.refusal = ""
             self._wake()
 
     def _wake(self) -> None:
@@ -93,7 +149,7 @@ class Subscription:
         """All links went with the connection."""
         for inlet in self.inlets:
             inlet.lost()
-        self.inlets = []
+        self._hold([])
 
     def wait_attached(self, deadline: float) -> bool:
         """Wait until all links are up.  Not in the hub's context.
@@ -127,11 +183,12 @@ class Subscription:
         self.messenger.flush()
 
     def close(self) -> None:
-        """Detach all links."""
+        """Detach all links, for good."""
         self.stopped = True
-        for inlet in self.inlets:
-            inlet.close()
-        self.inlets = []
+        inlets = self.inlets
+        self.detach()
+        for inlet in inlets:
+            inlet.remove()
 
 
 class Inlet:
@@ -143,6 +200,7 @@ class Inlet:
     """
 
     __slots__ = (
+        "_closed",
         "_declaring",
         "_doubtful",
         "_returned",
@@ -159,6 +217,7 @@ class Inlet:
         self.link: Receiver | None = None
         self._returned = 0
         self._timer: Timer | None = None
+        self._closed = False
         # Whether what it needs is being declared.
         self._declaring = False
         # Whether the last attach was refused, and whether the link was up.
@@ -179,10 +238,16 @@ class Inlet:
         """Attach the link."""
         self._timer = None
         messenger = self._subscription.messenger
-        if messenger.state is not State.UP or self._subscription.stopped:
+        if self._closed or messenger.state is not State.UP:
+            return
+        if self.link is not None or self._subscription.stopped:
             return
         assert messenger.engine is not None
         if self._must_declare():
+            return
+        # Not twice may it happen to the others that they go with it.
+        alone = self._doubtful and messenger.bus.refusal_ends_session
+        if alone and not messenger.doubts.enter(self):
             return
         try:
             link = messenger.engine.create_receiver(
@@ -191,19 +256,19 @@ class Inlet:
                 name=f"{LINK_NAME}/receiver/[{self.address}]/{uuid.uuid4().hex}",
                 settle_mode=SettleMode.MIXED,
                 properties=self.source.link_properties,
-                # Not twice may it happen to the others that they go with it.
-                own_session=self._doubtful and messenger.bus.refusal_ends_session,
+                own_session=alone,
             )
         except LocalProtocolError as exc:
-            messenger.notices.add(
-                notices.NOT_SUBSCRIBED, address=self.address, reason=exc
-            )
-            self._retry_later()
+            messenger.doubts.leave(self)
+            if not isinstance(exc, LinkLimitError) or not messenger.displace(
+                self._subscription
+            ):
+                self._not_subscribed(self.address, exc)
+                self._retry_later()
             return
         except ValueError as exc:  # AMQP has no way to write such a name
-            messenger.notices.add(
-                notices.NOT_SUBSCRIBED, address=repr(self.address), reason=exc
-            )
+            messenger.doubts.leave(self)
+            self._not_subscribed(repr(self.address), exc)
             return
         self.link = link
         self._returned = 0
@@ -227,14 +292,21 @@ class Inlet:
         self._declaring = False
         if refused is None:
             self.attach()
-        elif not self._subscription.stopped:
-            self._subscription.messenger.notices.add(
-                notices.NOT_SUBSCRIBED, address=self.address, reason=refused
-            )
+        elif not self._subscription.stopped and not self._closed:
+            self._not_subscribed(self.address, refused)
             self._retry_later()
 
+    def _not_subscribed(self, address: str, reason: Exception) -> None:
+        self._subscription.refusal = f"{address}: {reason}"
+        self._subscription.messenger.notices.add(
+            notices.NOT_SUBSCRIBED, address=address, reason=reason
+        )
+
     def _attached(self, link: Receiver) -> None:
-        self._doubtful = False
+        if self._doubtful:
+            self._doubtful = False
+            link.share_session()
+            self._subscription.messenger.doubts.leave(self)
         self._was_up = True
         if not self._subscription.stopped:
             link.flow(self._subscription.window)
@@ -245,6 +317,7 @@ class Inlet:
             return  # the messenger hears of the connection, and calls lost()
         self.link = None
         messenger = self._subscription.messenger
+        messenger.doubts.leave(self)
         delay: float = messenger.options.link_retry_delay
         was_up, self._was_up = self._was_up, False
         self._doubtful = not was_up
@@ -254,10 +327,12 @@ class Inlet:
         if self.source.declarations and messenger.management is not None:
             messenger.management.forget(self.source.declarations)
         if not self._subscription.stopped:
+            reason = error or "no reason given"
+            self._subscription.refusal = f"{self.address}: {reason}"
             messenger.notices.add(
                 notices.SUBSCRIPTION_CLOSED,
                 address=self.address,
-                reason=error or "no reason given",
+                reason=reason,
                 delay=delay,
             )
             self._retry_later(delay)
@@ -285,7 +360,8 @@ class Inlet:
         condition: str = "",
         description: str = "",
     ) -> bool:
-        """Settle a message that on_message was given, and return its credit.
+        """Settle a message that on_message was given, and return its credit; it is
+        written before long.
 
         Returns False if its link is gone: the bus will deliver it again.
         """
@@ -294,6 +370,7 @@ class Inlet:
         ):
             return False
         self.give_back(link)
+        self._subscription.messenger.flush_soon()
         return True
 
     def give_back(self, link: Receiver) -> None:
@@ -322,11 +399,16 @@ class Inlet:
         self.link = None
 
     def close(self) -> None:
-        """Detach the link."""
+        """Detach the link; there will be no other."""
+        self._closed = True
         self.stop()
+        self._subscription.messenger.doubts.leave(self)
         link, self.link = self.link, None
         if link is not None:
             link.close()
+
+    def remove(self) -> None:
+        """Remove the queue that nobody else wants."""
         management = self._subscription.messenger.management
         if self.source.remove is not None and management is not None:
             management.delete_queue(self.source.remove)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import platform
@@ -12,6 +13,7 @@ import uuid
 
 from greenamqp import addressing, connect, diagnosis, notices
 from greenamqp.engine import (
+    LINKS_PER_SESSION,
     Connection,
     ConnectionFailed,
     Delivery,
@@ -24,7 +26,7 @@ from greenamqp.failover import Backoff, Host, Hosts
 from greenamqp.guard import GUARD
 from greenamqp.hubs import Hub, Timer, Waiter
 from greenamqp.management import Management
-from greenamqp.messenger.inlet import Inlet, Subscription
+from greenamqp.messenger.inlet import Doubts, Inlet, Subscription
 from greenamqp.messenger.outgoing import Call, Destination, Outgoing
 from greenamqp.messenger.outlet import Outlet
 from greenamqp.messenger.replies import Replies
@@ -47,6 +49,10 @@ CONNECT_TIMEOUT_OF_MANY = 10.0
 # where a bus needs that; a peer that begins all of these costs us some 8 MB.
 CHANNEL_MAX = 2047
 
+# Sessions of a connection that subscriptions do not fill: one for the management of the
+# bus, one for replies, four for links that may be refused, two for links that send.
+KEPT_SESSIONS = 8
+
 # No bus attaches links to its clients. Each one that is refused and then left half open
 # costs some 4 kB, so a peer that goes on with it is left.
 MAX_REFUSED_LINKS = 100
@@ -60,6 +66,10 @@ SWEEP_INTERVAL = 1.0
 
 class Messenger:
     """See the package.
+
+    A connection that cannot hold all subscriptions has others beside it: each is
+    another messenger's, which the one before it made, and all that it does is to
+    receive.  What is sent and called goes over the first.
 
     :param hub: does the waiting
     :param hosts: where to connect to
@@ -87,6 +97,10 @@ class Messenger:
         #: What has things declared; None while there is no connection.
         self.management: Management | None = None
         self.replies = Replies(self)
+        #: Which links may be attached although they may be refused.
+        self.doubts = Doubts()
+        #: How many links the subscriptions have, or wait for.
+        self.links_held = 0
         self.notices = notices.Notices(hub)
         #: Requests that were handed to servers and are not replied to yet.
         self.requests_at_work = 0
@@ -111,7 +125,21 @@ class Messenger:
             options.connection_retry_interval_max,
         )
         self._outlets: dict[Destination, Outlet] = {}
-        self._subscriptions: list[Subscription] = []
+        # In the order in which they came.
+        self._subscriptions: dict[Subscription, None] = {}
+        # Receives what this connection cannot hold; made when it is first needed.
+        self._further: Messenger | None = None
+        self._make_further = functools.partial(
+            Messenger,
+            hub,
+            hosts,
+            options,
+            default_exchange,
+            virtual_host,
+            policies,
+        )
+        # As the last peer said.
+        self._links_per_session = LINKS_PER_SESSION
         self._unattended: list[Outgoing] = []
         self._pump: Pump | None = None
         self._attempt: connect.Attempt | None = None
@@ -281,20 +309,16 @@ class Messenger:
         """
         with self.hub.lock:
             subscription = Subscription(self, sources, window, on_message)
-            self._subscriptions.append(subscription)
-            if self.state is State.UP:
-                subscription.attach()
-            else:
-                self._wanted()
+            self._take_on(subscription)
             return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Detach a subscription's links."""
+        """Detach a subscription's links, over whichever connection they are."""
         with self.hub.lock:
-            if subscription in self._subscriptions:
-                self._subscriptions.remove(subscription)
+            messenger = subscription.messenger
+            messenger._subscriptions.pop(subscription, None)
             subscription.close()
-            self.flush()
+            messenger.flush()
 
     def close(self) -> None:
         """Close the connection in order and let go of everything.  May block for
@@ -304,6 +328,7 @@ class Messenger:
             if self.state is State.CLOSED:
                 return
             self.state = State.CLOSED
+            further, self._further = self._further, None
             self._stop_timers()
             if self._attempt is not None:
                 self._attempt.cancel()
@@ -327,6 +352,8 @@ class Messenger:
                 self.engine.close()
                 pump.flush_now()
         try:
+            if further is not None:
+                further.close()
             if pump is not None and not pump.closed:
                 waiter.wait(self.hub.now() + CLOSE_TIMEOUT)
         finally:
@@ -358,6 +385,45 @@ class Messenger:
         """Have what the engine holds written before long."""
         if self._pump is not None:
             self._pump.flush_soon()
+
+    def _take_on(self, subscription: Subscription) -> None:
+        self._subscriptions[subscription] = None
+        if self.state is State.UP:
+            subscription.attach()
+        else:
+            self._wanted()
+
+    def has_room(self, links: int) -> bool:
+        """Whether so many more links of subscriptions fit into this connection.
+
+        If there are none yet, they always do, as they would fit nowhere else either.
+        """
+        assert self.engine is not None
+        room = self.engine.room_for_links(KEPT_SESSIONS)
+        return not self.links_held or self.links_held + links <= room
+
+    def pass_on(self, subscription: Subscription) -> None:
+        """Have this one received over another connection."""
+        del self._subscriptions[subscription]
+        if self._further is None:
+            LOG.info(
+                "%s links of subscriptions are all that one connection to %s holds: "
+                "connecting once more",
+                self.links_held,
+                self._where(),
+            )
+            self._further = self._make_further()
+        subscription.messenger = self._further
+        self._further._take_on(subscription)
+
+    def displace(self, subscription: Subscription) -> bool:
+        """There was no room for one of its links after all.  Returns whether it is
+        received over another connection from now on."""
+        if len(subscription.inlets) >= self.links_held:
+            return False
+        subscription.detach()
+        self.pass_on(subscription)
+        return True
 
     def send_pending(self) -> None:
         """The reply address is known: calls may leave."""
@@ -514,6 +580,7 @@ class Messenger:
             },
             idle_timeout=options.idle_timeout,
             channel_max=CHANNEL_MAX,
+            links_per_session=self._links_per_session,
             sasl=sasl,
             trace=options.trace,
         )
@@ -621,6 +688,7 @@ class Messenger:
             self._advised = True
             LOG.warning("%s (%s): %s", self._where(), self.bus, advice)
         self.management = self.addresser.dialect(connection, self.flush_soon)
+        self.doubts = Doubts()
         if self.replies.waiting or any(
             entry.is_call
             for outlet in self._outlets.values()
@@ -722,6 +790,7 @@ class Messenger:
         pump, self._pump = self._pump, None
         if engine is None:
             return
+        self._links_per_session = engine.links_per_session
 
         # Not from within one of its own callbacks.
         self._discarded.append((engine, pump))

@@ -14,6 +14,7 @@ from greenamqp.engine import (
     MODIFIED,
     REJECTED,
     RELEASED,
+    Connection,
     LinkLimitError,
     LinkState,
     LocalProtocolError,
@@ -21,6 +22,7 @@ from greenamqp.engine import (
     RemoteError,
     SettleMode,
     Terminus,
+    capi,
 )
 from greenamqp.engine import connection as connection_module
 from tests.unit.wire import RawPeer, Recorder, Wire, accepted, joined
@@ -230,16 +232,127 @@ def test_links_share_sessions(monkeypatch):
     assert client._session_count == 3
 
 
-def test_the_peers_limit_of_sessions_is_known(monkeypatch):
-    monkeypatch.setattr(connection_module, "LINKS_PER_SESSION", 2)
-    client, _, wire = joined(None, None, None, {"channel_max": 1})
-    for number in range(4):
-        client.create_sender(Terminus(str(number)))
+def test_the_peers_limit_of_sessions_is_known():
+    client, _, wire = joined(
+        None, None, {"links_per_session": 2}, {"channel_max": 1}
+    )
+    assert client.max_sessions == 2
+    links = [client.create_sender(Terminus(str(number))) for number in range(4)]
     wire.run()
-    with pytest.raises(LinkLimitError, match="2 sessions"):
+    with pytest.raises(LinkLimitError, match="2 sessions of 2 links"):
         client.create_sender(Terminus("one too many"))
     wire.run()
     assert client.failed is None
+    links[1].close()
+    wire.run()
+    link = client.create_sender(Terminus("in its place"))
+    wire.run()
+    assert link.state is LinkState.ATTACHED
+
+
+def test_our_own_limit_of_sessions_counts_too():
+    client, _, wire = joined(
+        None, None, {"links_per_session": 1, "channel_max": 2}, {"channel_max": 9}
+    )
+    assert client.max_sessions == 3
+    for number in range(3):
+        client.create_sender(Terminus(str(number)))
+    with pytest.raises(LinkLimitError):
+        client.create_sender(Terminus("one too many"))
+    wire.run()
+    assert client.failed is None
+
+
+@pytest.mark.parametrize(("kept", "links"), [(0, 40), (3, 10), (4, 10), (9, 10)])
+def test_room_for_links(kept, links):
+    client, _, _ = joined(None, None, {"links_per_session": 10}, {"channel_max": 3})
+    assert client.room_for_links(kept) == links
+
+
+def test_a_session_of_ones_own_is_used_again():
+    """Refused links leave no sessions behind, and a link that was not may have
+    company."""
+    client, _, wire = joined(None, Recorder(lambda link: link.reject("a", "b")))
+    for _ in range(100):
+        client.create_receiver(Terminus("refused"), own_session=True)
+        wire.run()
+    assert client._session_count == 1
+    other, _, wire = joined()
+    first = other.create_receiver(Terminus("first"), own_session=True)
+    other.create_receiver(Terminus("second"))
+    assert other._session_count == 2
+    first.share_session()
+    other.create_receiver(Terminus("third"), own_session=True)
+    assert other._session_count == 3
+    wire.run()
+    assert other.failed is None
+
+
+def test_a_session_of_ones_own_is_shared_where_there_is_no_other():
+    client, _, wire = joined(None, None, None, {"channel_max": 0})
+    links = [
+        client.create_receiver(Terminus("one")),
+        client.create_receiver(Terminus("two"), own_session=True),
+    ]
+    wire.run()
+    assert [link.state for link in links] == [LinkState.ATTACHED] * 2
+    assert client._session_count == 1
+
+
+def limited(links: int, **options) -> tuple[Connection, Wire]:
+    """A client of a peer that takes so many links in a session, and says so."""
+
+
+    class Limited(Connection):
+        def data_to_send(self, buffer, size):
+            size = super().data_to_send(buffer, size)
+            data = capi.ffi.buffer(buffer, size)
+            begin = bytes(data).find(b"\x00\x53\x11\xc0")
+            if begin >= 0:
+                # The last of proton's five fields, a uint of four bytes.
+                end = begin + 5 + data[begin + 4][0]
+                data[end - 4 : end] = (links - 1).to_bytes(4, "big")
+            return size
+
+    client = Connection("client", Recorder(), **options)
+    server = Limited("server", Recorder(), server=True)
+    client.open()
+    server.open()
+    wire = Wire(client, server)
+    wire.run()
+    return client, wire
+
+
+def test_the_peers_limit_of_links_in_a_session_is_known():
+    client, wire = limited(3)
+    client.create_sender(Terminus("first"))
+    wire.run()
+    assert client.links_per_session == 3
+    links = [client.create_sender(Terminus(str(number))) for number in range(8)]
+    wire.run()
+    assert [link.state for link in links] == [LinkState.ATTACHED] * 8
+    assert client._session_count == 3
+    assert client.failed is None
+
+
+def test_links_that_went_out_before_the_limit_was_known():
+    client, wire = limited(3)
+    for number in range(4):
+        client.create_sender(Terminus(str(number)))
+    wire.run()
+    assert "takes 3 links in a session; 4 were attached" in str(client.failed)
+    # The next connection is told.
+    client, wire = limited(3, links_per_session=client.links_per_session)
+    links = [client.create_sender(Terminus(str(number))) for number in range(4)]
+    wire.run()
+    assert [link.state for link in links] == [LinkState.ATTACHED] * 4
+
+
+def test_no_link_beside_others_that_fill_the_session():
+    client, _wire = limited(1, links_per_session=1)
+    link = client.create_sender(Terminus("pair"), own_session=True)
+    with pytest.raises(LinkLimitError, match="1 links in a session"):
+        client.create_receiver(Terminus("pair"), beside=link)
 
 
 def test_termini_cross_unharmed():

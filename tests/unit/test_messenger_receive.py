@@ -435,7 +435,7 @@ def test_an_unsubscribed_subscription_is_gone(closed):
             s.lose()
         s.world.advance(60)
         assert s.peer.outbound == {}
-        assert s.messenger._subscriptions == []
+        assert not s.messenger._subscriptions
         s.messenger.unsubscribe(consumer.subscription)
 
 
