@@ -22,8 +22,7 @@ from greenamqp.engine.sasl import AcceptedConnection, SaslServer
 
 LOG = logging.getLogger(__name__)
 
-# The highest channel: a session for each link, as some clients have it, and no more.
-# AMQP gives it 16 bits.
+# The highest channel: AMQP gives it 16 bits.
 _MAX_CHANNEL = 65535
 
 # Of messages that are not complete, a connection may hold this many of the largest.
@@ -120,7 +119,7 @@ class Core:
             max_frame_size=behaviour.max_frame_size,
             max_message_size=settings.max_message_size,
             max_unfinished=_UNFINISHED * settings.max_message_size,
-            channel_max=min(_MAX_CHANNEL, settings.max_links),
+            channel_max=min(_MAX_CHANNEL, settings.max_sessions - 1),
             trace=settings.trace,
         )
         peer.engine.open()

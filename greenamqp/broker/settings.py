@@ -81,6 +81,8 @@ class Settings:
     :ivar hostnames: names that mean this broker itself, not a virtual host, beside
         localhost, addresses of the Internet protocol and this machine's name
     :ivar max_memory: of all messages together, in memory
+    :ivar max_links: of one connection
+    :ivar max_sessions: of one connection
     :ivar max_addresses: of all virtual hosts together, bound queues included
     :ivar trace: write every frame to standard error
     :ivar tls_cert: PEM file of the broker's certificate: it speaks TLS alone
@@ -107,6 +109,7 @@ class Settings:
     max_memory: int = 1024 * MIB
     max_connections: int = 10_000
     max_links: int = 8_192
+    max_sessions: int = 8_192
     max_addresses: int = 100_000
     max_virtual_hosts: int = 1_000
     trace: bool = False
@@ -129,6 +132,7 @@ class Settings:
             "max_memory",
             "max_connections",
             "max_links",
+            "max_sessions",
             "max_addresses",
             "max_virtual_hosts",
         ):

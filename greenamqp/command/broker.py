@@ -37,7 +37,8 @@ _LIMITS = (
         "at so many bytes in all queues no sender gets more credit",
     ),
     ("--max-connections", "max_connections", "N", "more connections are closed"),
-    ("--max-links", "max_links", "N", "links and sessions of one connection"),
+    ("--max-links", "max_links", "N", "links of one connection"),
+    ("--max-sessions", "max_sessions", "N", "sessions of one connection"),
 )
 
 

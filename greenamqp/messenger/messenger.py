@@ -640,6 +640,11 @@ class Messenger:
         if self._pump is not None:
             self._pump.abort(f"no answer to the Open frame in {self._patience:.0f} s")
 
+    @property
+    def host(self) -> Host:
+        """The host that it is connected to, or tries."""
+        return self._hosts.current
+
     def _where(self) -> str:
         host = str(self._hosts.current)
         return f"{host}/{self._virtual_host}" if self._virtual_host else host

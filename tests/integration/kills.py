@@ -2,11 +2,11 @@
 """``kill -9`` of a message bus in the middle of traffic, and what became of it.
 
     python -m tests.integration.kills --bus rabbitmq-4.0 [--queues classic]
-        [--messages 20000] [--world eventlet] [--node 1]
+        [--messages 20000] [--world eventlet] [--one-node]
 
 Two processes exchange numbered notifications and calls.  When a share of them is done
-the bus is killed and started again, or one node of a cluster is killed and stays dead;
-the traffic goes on.
+the bus is killed and started again, or of a cluster the node that the sender is connected
+to is killed and stays dead; the traffic goes on.
 What is promised is checked: every notification whose send returned arrives; every call
 ends in a reply or an exception, within its time-out and a second; no call gets another
 one's reply.
@@ -51,15 +51,15 @@ def run(
     threads: int = 32,
     timeout: float = 60.0,
     options: dict[str, typing.Any] | None = None,
-    node: int | None = None,
+    one_node: bool = False,
     after: float = 0.3,
 ) -> Figures:
     """Kill `bus` in the middle of as many notifications and calls.
 
     :param threads: that send
     :param timeout: seconds, of a call and of a notification
-    :param node: the one to kill, counted from 0, which stays dead until all is sent;
-        None: all, and they are started again at once
+    :param one_node: kill the one that the sender is connected to, which stays dead
+        until all is sent; else all, and start them again at once
     :param after: the share of them that ends before
     """
     topic = f"kills-{os.getpid()}-{time.monotonic_ns()}"
@@ -78,7 +78,8 @@ def run(
                 **common,
             )
         )
-        sender.expect("ready", PATIENCE)
+        port = sender.expect("ready", PATIENCE)["port"]
+        node = bus.ports().index(port) if one_node else None
         sender.tell(go=True)
         while sender.expect("progress", PATIENCE)["ended"] < after * 2 * messages:
             pass
@@ -158,7 +159,9 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=60.0, help="s (%(default)s)")
     parser.add_argument("--world", default="threads", choices=WORLDS)
     parser.add_argument(
-        "--node", type=int, help="kill this node alone, counted from 1 (default: all)"
+        "--one-node",
+        action="store_true",
+        help="kill the node that the sender is connected to alone, and leave it dead",
     )
     parser.add_argument(
         "--option",
@@ -184,7 +187,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
             threads=arguments.threads,
             timeout=arguments.timeout,
             options=options,
-            node=None if arguments.node is None else arguments.node - 1,
+            one_node=arguments.one_node,
         )
     print(text(figures))
     try:

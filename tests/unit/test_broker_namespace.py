@@ -261,6 +261,7 @@ def test_products():
     [
         ("product", "qpid", "qpid-cpp"),
         ("max_links", 0, "max_links"),
+        ("max_sessions", 0, "max_sessions"),
         ("max_memory", -1, "max_memory"),
         ("idle_timeout", -1, "idle_timeout"),
     ],

@@ -42,7 +42,10 @@ def send(
     timeout: float,
     options: dict,
 ) -> None:
-    """As many notifications and calls; says how far it is, and what became of each."""
+    """As many notifications and calls; says how far it is, and what became of each.
+
+    When it is ready it is connected, and says to which port.
+    """
     transport = stage.transport(url, **options)
     sending = ledger.Sending(
         transport,
@@ -52,7 +55,8 @@ def send(
         timeout,
         lambda ended: stage.say("progress", ended=ended),
     )
-    stage.say("ready")
+    stage.client(transport, topic).call({}, "echo", number=-1, filling="")
+    stage.say("ready", port=transport._driver._connected().host.port)
     stage.hear()
     sending.run()
     stage.say("ledger", **sending.ledger())

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""More subscriptions than a connection holds, and links that may be refused."""
+
+import pytest
+from oslo_messaging import Target
+
+from greenamqp import message as codec
+from greenamqp.addressing import Node
+from greenamqp.engine import ACCEPTED, Message
+from greenamqp.management import Declaration
+from greenamqp.messenger import State, messenger
+from greenamqp.messenger.inlet import MAX_DOUBTFUL
+from tests.unit import fakes
+from tests.unit.test_messenger_receive import Consumer
+
+#: A peer that leaves subscriptions two sessions.
+SMALL = {"channel_max": messenger.KEPT_SESSIONS + 1}
+
+
+@pytest.fixture(autouse=True)
+def two_links_in_a_session(monkeypatch):
+    """So that a connection to such a peer holds four links of subscriptions."""
+    monkeypatch.setattr(messenger, "LINKS_PER_SESSION", 2)
+
+
+def living(s):
+    """The peers of all connections there are."""
+    return [peer for peer in s.world.peers if not peer.gone]
+
+
+def held(s):
+    """What is received over each of them."""
+    return [
+        {name for name, link in peer.outbound.items() if fakes.attached(link)}
+        for peer in living(s)
+    ]
+
+
+def consumers(s, count, first=0):
+    """So many subscriptions of two links."""
+    numbers = range(first, first + count)
+    made = [Consumer(s, f"a{number}", f"b{number}") for number in numbers]
+    s.world.settle()
+    return made
+
+
+def test_a_connection_is_made_only_where_one_is_full(caplog):
+    caplog.set_level("INFO")
+    with fakes.setting(network=SMALL) as s:
+        made = consumers(s, 2)
+        assert len(living(s)) == 1
+        made += consumers(s, 3, 2)
+        assert [len(names) for names in held(s)] == [4, 4, 2]
+        assert all(each.subscription.attached for each in made)
+        assert caplog.text.count("connecting once more") == 2
+
+
+def test_subscriptions_that_came_before_the_connection():
+    with fakes.setting(network=SMALL) as s:
+        made = [Consumer(s, f"a{number}", f"b{number}") for number in range(5)]
+        s.world.settle()
+        assert [len(names) for names in held(s)] == [4, 4, 2]
+        assert all(each.subscription.attached for each in made)
+
+
+def test_messages_come_and_are_settled_over_every_connection():
+    with fakes.setting(network=SMALL) as s:
+        made = consumers(s, 5)
+        for peer in living(s):
+            for name in list(peer.outbound):
+                peer.send(name, Message(name))
+        s.world.settle()
+        assert [sorted(each.bodies) for each in made] == [
+            [f"a{number}", f"b{number}"] for number in range(5)
+        ]
+        for each in made:
+            assert each.settle() and each.settle()
+        s.world.settle()
+        outcomes = [[outcome for _, outcome in peer.outcomes] for peer in living(s)]
+        assert outcomes == [[ACCEPTED] * 4, [ACCEPTED] * 4, [ACCEPTED] * 2]
+
+
+def test_what_is_sent_and_called_goes_over_the_first():
+    with fakes.setting(network=SMALL) as s:
+        consumers(s, 5)
+        first, *others = living(s)
+        s.up()
+        call = s.call()
+        s.world.settle()
+        first.reply(first.received[-1], '{"result": 1}')
+        s.world.settle()
+        assert call.result().body == '{"result": 1}'
+        assert not any(peer.received for peer in others)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_one_connection_is_lost_and_the_others_go_on(lost):
+    with fakes.setting(network=SMALL) as s:
+        made = consumers(s, 5)
+        before = held(s)
+        peers = living(s)
+        peers[lost].cut()
+        s.world.settle()
+        assert [each.subscription.attached for each in made].count(False) in (1, 2)
+        s.world.advance(5)
+        assert all(each.subscription.attached for each in made)
+        assert sorted(map(sorted, held(s))) == sorted(map(sorted, before))
+        assert [peer in living(s) for peer in peers].count(False) == 1
+
+
+def test_all_connections_are_lost():
+    with fakes.setting(network=SMALL) as s:
+        made = consumers(s, 5)
+        for peer in living(s):
+            peer.cut()
+        s.world.advance(5)
+        assert sorted(map(len, held(s))) == [2, 4, 4]
+        assert all(each.subscription.attached for each in made)
+
+
+def test_unsubscribing_makes_room():
+    with fakes.setting(network=SMALL) as s:
+        made = consumers(s, 5)
+        for each in made[1:3]:
+            s.messenger.unsubscribe(each.subscription)
+        s.world.settle()
+        assert [len(names) for names in held(s)] == [2, 2, 2]
+        made = consumers(s, 2, 5)
+        assert [len(names) for names in held(s)] == [4, 4, 2]
+        assert all(each.subscription.attached for each in made)
+        s.messenger.unsubscribe(made[0].subscription)
+        s.messenger.unsubscribe(made[0].subscription)
+        s.world.settle()
+        assert [len(names) for names in held(s)] == [2, 4, 2]
+
+
+def test_one_that_is_too_large_for_any_connection():
+    with fakes.setting(network=SMALL, link_retry_delay=9) as s:
+        names = [f"n{number}" for number in range(25)]
+        large = Consumer(s, *names)
+        s.world.settle()
+        # All sessions are its, and what does not fit waits.
+        assert [len(names) for names in held(s)] == [20]
+        assert not large.subscription.attached
+        assert "sessions of 2 links" in large.subscription.refusal
+        small = Consumer(s, "other")
+        s.world.settle()
+        assert small.subscription.attached
+        assert len(living(s)) == 2
+
+
+def test_a_listener_on_a_further_connection():
+    with fakes.driver(network=SMALL) as s:
+        listeners = [s.listen(Target(topic=f"t{n}", server="s")) for n in range(3)]
+        assert len(living(s)) == 3
+        peer = living(s)[2]
+        name = next(name for name in peer.outbound if "t2" in name)
+        peer.send(name, Message(codec.request_body({"method": "m"}, {})))
+        s.world.settle()
+        polling = s.world.go(listeners[2].poll, timeout=0)
+        s.world.settle()
+        (incoming,) = polling.result()
+        incoming.acknowledge()
+        s.world.settle()
+        assert [outcome for _, outcome in peer.outcomes] == [ACCEPTED]
+        listeners[2].cleanup()
+        s.world.settle()
+        assert held(s)[2] == set()
+
+
+def test_closing_while_a_further_connection_is_made():
+    with fakes.setting(network=SMALL) as s:
+        s.up()
+        s.world.peers[-1].answer = True
+        made = [Consumer(s, f"a{number}", f"b{number}") for number in range(5)]
+        closing = s.world.go(s.messenger.close)
+        s.world.advance(10)
+        assert closing.result() is None
+        assert not any(each.subscription.attached for each in made)
+        assert not living(s)
+
+
+# -- links that may be refused
+
+
+class Agreeable:
+    """A management that has everything."""
+
+    def has(self, declarations):
+        return True
+
+    def forget(self, declarations):
+        pass
+
+
+def doubtful(s, *names):
+    """A subscription to what has to be declared, on a bus that does so."""
+    s.messenger.management = Agreeable()
+    declared = (Declaration("queue", "PUT", "/queues/q", ()),)
+    return Consumer(
+        s,
+        sources=lambda addresser: [
+            Node(name, declarations=declared) for name in names
+        ],
+    )
+
+
+def test_refused_links_take_no_sessions_from_others():
+    with fakes.setting(network={"channel_max": 15}, link_retry_delay=9) as s:
+        s.up()
+        names = [f"n{number}" for number in range(16)]
+        s.peer.refuse.update(dict.fromkeys(names, ("amqp:not-found", "no such queue")))
+        consumer = doubtful(s, *names)
+        s.world.advance(10)
+        assert not consumer.subscription.attached
+        assert "no such queue" in consumer.subscription.refusal
+        # Each of them was tried twice, the second time in a session of its own.
+        assert sorted(s.peer.attaches[-32:]) == sorted(2 * names)
+        assert s.messenger.engine._session_count <= 8 + MAX_DOUBTFUL
+        s.peer.refuse.clear()
+        s.world.advance(10)
+        assert consumer.subscription.attached
+        s.world.advance(10)
+        # They share sessions again.
+        others = Consumer(s, *(f"o{number}" for number in range(4)))
+        s.world.settle()
+        assert others.subscription.attached
+        assert s.messenger.state is State.UP
+
+
+def test_a_doubtful_link_that_is_wanted_no_longer_gives_up_its_turn():
+    with fakes.setting(link_retry_delay=9) as s:
+        s.up()
+        names = [f"n{number}" for number in range(2 * MAX_DOUBTFUL)]
+        s.peer.refuse.update(dict.fromkeys(names, ("amqp:not-found", "no such queue")))
+        first = doubtful(s, *names[:MAX_DOUBTFUL])
+        second = doubtful(s, *names[MAX_DOUBTFUL:])
+        s.world.settle()
+        s.peer.refuse.clear()
+        s.peer.answer = False
+        s.world.advance(10)
+        # All turns are taken, and nobody answers.
+        s.messenger.unsubscribe(first.subscription)
+        s.peer.answer_links()
+        s.world.settle()
+        assert second.subscription.attached
