@@ -106,11 +106,12 @@ def join_consumer_pool(
     try:
         if not listener.wait_attached(hub.now() + SUBSCRIBE_TIMEOUT):
             LOG.warning(
-                "pool %s on %s: not subscribed yet after %s s; will be as soon as "
+                "pool %s on %s: not subscribed yet after %s s: %s; will be as soon as "
                 "possible",
                 pool_name,
                 topic,
                 SUBSCRIBE_TIMEOUT,
+                listener.refusal,
             )
         return PoolMember(listener, callback, requeue_on_error)
     except BaseException:

@@ -328,9 +328,11 @@ class Server(service.ServiceBase):
             attached = subscription._listener
             if attached is not None and not attached.wait_attached(deadline):
                 LOG.warning(
-                    "%s: not subscribed yet after %s s; will be as soon as possible",
+                    "%s: not subscribed yet after %s s: %s; will be as soon as "
+                    "possible",
                     subscription.what,
                     SUBSCRIBE_TIMEOUT,
+                    attached.refusal,
                 )
 
     # -- oslo.service
