@@ -5,8 +5,8 @@
         [--messages 20000] [--world eventlet] [--one-node]
 
 Two processes exchange numbered notifications and calls.  When a share of them is done
-the bus is killed and started again, or of a cluster the node that the sender is connected
-to is killed and stays dead; the traffic goes on.
+the bus is killed and started again, or of a cluster the node that the sender is
+connected to is killed and stays dead; the traffic goes on.
 What is promised is checked: every notification whose send returned arrives; every call
 ends in a reply or an exception, within its time-out and a second; no call gets another
 one's reply.

@@ -67,7 +67,8 @@ def test_the_options_of_names_are_heard(bus):
         anycast_address="any",
         default_rpc_exchange="x",
     )
-    assert address(family.destination(Target(topic="t"), Service.RPC)) == "a.b.any:v:x:t"
+    request = family.destination(Target(topic="t"), Service.RPC)
+    assert address(request) == "a.b.any:v:x:t"
 
 
 @both

@@ -5,9 +5,7 @@ import pytest
 from oslo_messaging import Target
 
 from greenamqp import message as codec
-from greenamqp.addressing import Node
 from greenamqp.engine import ACCEPTED, Message
-from greenamqp.management import Declaration
 from greenamqp.messenger import State, messenger
 from greenamqp.messenger.inlet import MAX_DOUBTFUL
 from tests.unit import fakes
@@ -183,34 +181,13 @@ def test_closing_while_a_further_connection_is_made():
 # -- links that may be refused
 
 
-class Agreeable:
-    """A management that has everything."""
-
-    def has(self, declarations):
-        return True
-
-    def forget(self, declarations):
-        pass
-
-
-def doubtful(s, *names):
-    """A subscription to what has to be declared, on a bus that does so."""
-    s.messenger.management = Agreeable()
-    declared = (Declaration("queue", "PUT", "/queues/q", ()),)
-    return Consumer(
-        s,
-        sources=lambda addresser: [
-            Node(name, declarations=declared) for name in names
-        ],
-    )
-
-
 def test_refused_links_take_no_sessions_from_others():
-    with fakes.setting(network={"channel_max": 15}, link_retry_delay=9) as s:
+    network = {"product": "RabbitMQ", "channel_max": 15}
+    with fakes.setting(network=network, link_retry_delay=9) as s:
         s.up()
         names = [f"n{number}" for number in range(16)]
         s.peer.refuse.update(dict.fromkeys(names, ("amqp:not-found", "no such queue")))
-        consumer = doubtful(s, *names)
+        consumer = Consumer(s, *names)
         s.world.advance(10)
         assert not consumer.subscription.attached
         assert "no such queue" in consumer.subscription.refusal
@@ -229,12 +206,12 @@ def test_refused_links_take_no_sessions_from_others():
 
 
 def test_a_doubtful_link_that_is_wanted_no_longer_gives_up_its_turn():
-    with fakes.setting(link_retry_delay=9) as s:
+    with fakes.setting(network={"product": "RabbitMQ"}, link_retry_delay=9) as s:
         s.up()
         names = [f"n{number}" for number in range(2 * MAX_DOUBTFUL)]
         s.peer.refuse.update(dict.fromkeys(names, ("amqp:not-found", "no such queue")))
-        first = doubtful(s, *names[:MAX_DOUBTFUL])
-        second = doubtful(s, *names[MAX_DOUBTFUL:])
+        first = Consumer(s, *names[:MAX_DOUBTFUL])
+        second = Consumer(s, *names[MAX_DOUBTFUL:])
         s.world.settle()
         s.peer.refuse.clear()
         s.peer.answer = False
