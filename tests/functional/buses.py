@@ -70,6 +70,15 @@ LACKS: dict[str, dict[str, str]] = {
         "pools": "an address has no queue per pool",
         "mandatory": "qpidd accepts what it drops",
     },
+    "apache-activemq-artemis": {
+        "no_pools": "it has pools",
+        "mandatory": "a request makes the queue of a server that is not there",
+        "raw_broker": "it has no addresses of the legacy form",
+    },
+    "Apache Qpid Broker-J Core": {
+        "no_pools": "it has pools",
+        "raw_broker": "it has no addresses of the legacy form",
+    },
     "fake": {
         "no_pools": "it has pools",
         "amqp": _MEMORY,

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""greenamqp on a real Qpid Broker-J."""
+
+from __future__ import annotations
+
+import os
+
+import oslo_messaging
+import pytest
+from oslo_messaging import Target, exceptions
+from proton import Message
+from proton.utils import BlockingConnection
+
+from greenamqp.addressing.broker_j import DEAD_LETTERS
+from greenamqp.policy import QueuePolicy, set_queue_policy
+from tests.integration.contract import Contract
+from tests.integration.services import (
+    PATIENCE,
+    calling,
+    listening,
+    notification,
+    notifying,
+    rpc,
+    serving,
+    unique,
+)
+from tools.buses import Bus
+
+NOTIFY = "openstack.org.om.notify.anycast:openstack:"
+
+
+@pytest.fixture(scope="module")
+def bus():
+    with Bus("qpid-broker-j", f"qpid-broker-j-tests-{os.getpid()}") as bus:
+        yield bus
+
+
+@pytest.fixture
+def url(bus):
+    return bus.url()
+
+
+@pytest.fixture
+def raw(url):
+    connection = BlockingConnection(url, timeout=PATIENCE, allowed_mechs="PLAIN")
+    yield connection
+    connection.close()
+
+
+class TestContract(Contract):
+    """What is so on every bus."""
+
+
+def test_nobody_there_is_an_error_where_it_is_asked_for(url):
+    options = oslo_messaging.TransportOptions(at_least_once=True)
+    with calling(url, unique(), transport_options=options) as client:
+        with pytest.raises(exceptions.MessageUndeliverable):
+            client.call({}, "who")
+        with pytest.raises(exceptions.MessageUndeliverable):
+            client.cast({}, "who")
+
+
+def test_nobody_there_without_a_retry(url):
+    with calling(url, unique(), retry=0) as client:
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="nobody there"):
+            client.cast({}, "hear", value=1)
+
+
+def test_what_cannot_be_read_ends_among_the_dead_letters(url, raw):
+    topic = unique()
+    with listening(url, topic) as listener, notifying(url, topic) as notifier:
+        bad = Message(f"no JSON {topic}", durable=True)
+        raw.create_sender(f"{NOTIFY}{topic}.info").send(bad)
+        notifier.info({}, "good", {})
+        assert listener.next()[1] == "good"
+        dead = raw.create_receiver(DEAD_LETTERS, credit=100)
+        while dead.receive().body != bad.body:
+            dead.accept()
+        dead.accept()
+
+
+def test_a_policy_of_length(url):
+    topic = unique()
+    with notification(url) as transport:
+        set_queue_policy(transport, Target(topic=topic), QueuePolicy(max_length=3))
+        notifier = oslo_messaging.Notifier(
+            transport, "publisher", driver="messaging", topics=[topic], retry=0
+        )
+        for number in range(6):
+            notifier.info({}, "event", {"n": number})
+    # The policy is the queue's: a listener without one takes it as it is.
+    with listening(url, topic) as listener:
+        assert [listener.next()[2]["n"] for _ in range(3)] == [3, 4, 5]
+
+
+def test_a_policy_of_how_long_a_message_lives(url, raw):
+    topic = unique()
+    with notification(url) as transport:
+        policy = QueuePolicy(message_ttl=60)
+        set_queue_policy(transport, Target(topic=topic), policy)
+        notifier = oslo_messaging.Notifier(
+            transport, "publisher", driver="messaging", topics=[topic], retry=0
+        )
+        notifier.info({}, "event", {})
+    receiver = raw.create_receiver(f"default:{NOTIFY}{topic}.info", credit=1)
+    # The broker tells its consumer what is left of it.
+    assert 0 < receiver.receive().ttl <= 60
+    receiver.accept()
+
+
+def test_a_policy_that_an_existing_queue_does_not_have_is_refused(url):
+    topic = unique()
+    with notifying(url, topic) as notifier:
+        notifier.info({}, "event", {})
+    with notification(url) as transport:
+        set_queue_policy(transport, Target(topic=topic), QueuePolicy(max_length=3))
+        with pytest.raises(
+            exceptions.MessageDeliveryFailure,
+            match="exists with maximumQueueDepthMessages unset.*asks for",
+        ):
+            transport._driver.send_notification(
+                Target(topic=f"{topic}.info"), {}, {"event_type": "e"}, 2.0, retry=0
+            )
+
+
+def test_a_queue_that_is_to_expire_is_refused(url):
+    topic = unique()
+    with rpc(url) as transport:
+        set_queue_policy(transport, Target(topic=topic), QueuePolicy(expires=5))
+        server = oslo_messaging.get_rpc_server(
+            transport, Target(topic=topic, server="s"), [], "threading"
+        )
+        with pytest.raises(NotImplementedError, match="expires=5.*Broker-J"):
+            server.start()
+
+
+def test_a_virtual_host_of_the_broker_that_is_not_there_is_named(url):
+    wrong = url.rstrip("/") + "/nowhere?pseudo_vhost=false"
+    with calling(wrong, unique(), timeout=5) as client:
+        with pytest.raises(oslo_messaging.MessagingTimeout, match="nknown host"):
+            client.call({}, "who")
+    right = url.rstrip("/") + "/default?pseudo_vhost=false"
+    topic = unique()
+    with serving(right, topic), calling(url, topic) as client:
+        assert client.call({}, "who") == "server"
