@@ -4,10 +4,11 @@
 import signal
 import sys
 
-from benchmarks import compare, listeners, soak
+from benchmarks import compare, instructions, listeners, soak
 
 COMMANDS = {
     "compare": compare.main,
+    "instructions": instructions.main,
     "listeners": listeners.main,
     "soak": soak.main,
 }

@@ -170,6 +170,14 @@ def _cells(arguments: argparse.Namespace) -> list[Cell]:
     given = (arguments.loads, arguments.callers, arguments.sizes, arguments.targets)
     if not any(given):
         return cells.short() if arguments.short else cells.star()
+    return crossed(arguments)
+
+
+def crossed(arguments: argparse.Namespace) -> list[Cell]:
+    """Every combination of the loads, callers, sizes and targets that are asked for.
+
+    :raises ValueError: for what there is not
+    """
     loads = (arguments.loads or "call").split(",")
     for load in loads:
         if load not in cells.LOADS:
@@ -180,7 +188,7 @@ def _cells(arguments: argparse.Namespace) -> list[Cell]:
         loads,
         _numbers(arguments.callers or "16"),
         _numbers(arguments.sizes or "64"),
-        _numbers(arguments.targets or "1"),
+        _numbers(getattr(arguments, "targets", None) or "1"),
     )
 
 

@@ -142,7 +142,10 @@ class Bus(Process):
 
 
 class Worker(Process):
-    """A client or server of one side."""
+    """A client or server of one side.
+
+    :param under: a command that runs it: ``python ...`` comes after it
+    """
 
     def __init__(
         self,
@@ -151,10 +154,11 @@ class Worker(Process):
         side: dict[str, typing.Any],
         plan: dict[str, typing.Any],
         name: str,
+        under: typing.Sequence[str] = (),
     ) -> None:
         # Hash seeds differ from process to process and move figures by a few percent.
         super().__init__(
-            [python, str(WORKER), role, json.dumps(side), json.dumps(plan)],
+            [*under, python, str(WORKER), role, json.dumps(side), json.dumps(plan)],
             f"{name} {role}",
             {"PYTHONHASHSEED": "0", "PYTHONWARNINGS": "ignore"},
         )

@@ -39,6 +39,7 @@ class Pair:
     :param bus: the broker's process, where it is ours
     :param options: oslo.config options by group
     :param plan: more than the cell says, for the server
+    :param under: by role, a command that runs its process
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Pair:
         bus: Process | None,
         options: dict[str, dict[str, str]],
         plan: dict[str, typing.Any] | None = None,
+        under: typing.Mapping[str, typing.Sequence[str]] = {},
     ) -> None:
         self.side = side
         self.cell = cell
@@ -66,6 +68,7 @@ class Pair:
             "prefix": f"bench-{uuid.uuid4().hex[:12]}",
         }
         self._plan = plan or {}
+        self._under = under
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> typing.Self:
@@ -86,7 +89,8 @@ class Pair:
         plan = self.cell.plan()
         if role == "server":
             plan.update(self._plan)
-        return Worker(self._python, role, description, plan, self.side.name)
+        under = self._under.get(role, ())
+        return Worker(self._python, role, description, plan, self.side.name, under)
 
     def __exit__(self, *_exc: object) -> None:
         self._stack.close()
@@ -96,32 +100,18 @@ class Pair:
 
         :raises WorkerFailed: if a process ended or hangs
         """
-        cell, client, server = self.cell, self.client, self.server
-        load = {
-            "load": cell.operation,
-            "size": cell.size,
-            "callers": cell.callers,
-            "seconds": seconds,
-            "warmup": warmup,
-        }
-        backlog = self._flood() if cell.load == "slow" else None
-        client.send("load", **load)
-        warm = client.answer()
-        counted = cell.counted and self.side.stack != "nothing"
-        if counted:
-            self._drain(warm)
+        server = self.server
+        backlog = self._flood() if self.cell.load == "slow" else None
+        self.warm_up(seconds, warmup)
         machine = machine_cpu()
         bus = self._bus.cpu() if self._bus is not None else None
         before = server.ask("mark")
-        client.send("go")
-        result = client.answer()
-        if counted:
-            self._drain(result)
+        result = self.go()
         after = server.ask("mark")
         machine = machine_cpu() - machine
         if self.side.stack == "nothing":
             # Two halves that never meet: the server's is fed by itself.
-            fed = server.ask("feed", **load)
+            fed = server.ask("feed", **self._load(seconds, warmup))
             before, after = fed["before"], fed["after"]
             served = fed["operations"]
             result["failures"] += fed["failures"]
@@ -133,6 +123,36 @@ class Pair:
         if backlog is not None:
             sample["lost"] += self._hurry(backlog)
         return sample
+
+    def warm_up(self, seconds: float, warmup: float) -> None:
+        """The first part of a sample; `go` is to follow, for so many seconds."""
+        self.client.send("load", **self._load(seconds, warmup))
+        warm = self.client.answer()
+        if self._awaited:
+            self._drain(warm)
+
+    def go(self) -> dict[str, typing.Any]:
+        """The second part; returns what the client has to say of it when all has
+        arrived."""
+        self.client.send("go")
+        result = self.client.answer()
+        if self._awaited:
+            self._drain(result)
+        return result
+
+    def _load(self, seconds: float, warmup: float) -> dict[str, typing.Any]:
+        return {
+            "load": self.cell.operation,
+            "size": self.cell.size,
+            "callers": self.cell.callers,
+            "seconds": seconds,
+            "warmup": warmup,
+        }
+
+    @property
+    def _awaited(self) -> bool:
+        """Whether operations are done only when the server has them."""
+        return self.cell.counted and self.side.stack != "nothing"
 
     def profile(self, folder: pathlib.Path, seconds: float) -> bool:
         """Take a sample with a profiler; writes a file of stacks for each process.
