@@ -134,7 +134,7 @@ class Pump:
             self._readable()
             self.abort(f"the connection was lost while writing: {exc}")
         else:
-            if self.engine.closed:
+            if self.engine.ended and self.engine.closed:
                 # Our Close is written and the peer's was read.  Not before: a socket
                 # that is closed with bytes unread takes back what was just written.
                 self._finish()

@@ -38,6 +38,9 @@ except ImportError as exc:  # pragma: no cover - depends on the installation
 
 from proton import Array, Data, Described
 
+from greenamqp.engine import plain
+from greenamqp.engine.plain import Received
+
 REQUIRED = (
     "pn_collector_peek pn_collector_pop pn_event_type pn_event_link "
     "pn_event_delivery pn_transport_push pn_transport_peek pn_transport_pop "
@@ -240,25 +243,6 @@ def _as_message_id(value: MessageId) -> dict[str, typing.Any]:
     return {"type": _ULONG, "u": {"as_ulong": value}}
 
 
-class Received:
-    """What a receiver of requests or replies looks at: a few fields of a message, for
-    a third of what all of them cost to decode.  Fields as in Message."""
-
-    __slots__ = ("body", "correlation_id", "id", "reply_to")
-
-    def __init__(
-        self,
-        body: typing.Any,
-        id: MessageId | None = None,
-        reply_to: str | None = None,
-        correlation_id: MessageId | None = None,
-    ) -> None:
-        self.body = body
-        self.id = id
-        self.reply_to = reply_to
-        self.correlation_id = correlation_id
-
-
 # Which ids _plain can encode.
 _PLAIN_IDS = (str, type(None))
 
@@ -428,14 +412,14 @@ class Codec:
 
         :raises DecodeError: if `data` holds no message
         """
-        return self._decode(data, self._request_fields)
+        return plain.read(data) or self._decode(data, self._request_fields)
 
     def decode_reply(self, data: bytes | bytearray | memoryview) -> Received:
         """What a reply's receiver looks at: correlation_id and body.
 
         :raises DecodeError: if `data` holds no message
         """
-        return self._decode(data, self._reply_fields)
+        return plain.read(data) or self._decode(data, self._reply_fields)
 
     def _decode(
         self,

@@ -306,6 +306,8 @@ class Connection(pyngus.ConnectionEventHandler):
         self.deadline: float | None = None
         self.opened = False
         self.failed: ConnectionFailed | None = None
+        #: Whether the connection failed or is being closed, by either side.
+        self.ended = False
         self._closing = False
         self._reported = False
         self._now = 0.0
@@ -371,7 +373,7 @@ class Connection(pyngus.ConnectionEventHandler):
         """
         if self._closing:
             return
-        self._closing = True
+        self._closing = self.ended = True
         for link in list(self._links.values()):
             link.close()
         self._pyngus.close(
@@ -500,11 +502,6 @@ class Connection(pyngus.ConnectionEventHandler):
         self._fail(reason)
 
     @property
-    def ended(self) -> bool:
-        """Whether the connection failed or is being closed, by either side."""
-        return self._closing or self.failed is not None
-
-    @property
     def closed(self) -> bool:
         """Whether no byte will go either way any more."""
         return bool(lib.pn_transport_closed(self._transport))
@@ -605,7 +602,7 @@ class Connection(pyngus.ConnectionEventHandler):
         return f"{kind}-{self._link_count}"
 
     def _session(self, own: bool) -> _Session:
-        if self._closing or self.failed is not None:
+        if self.ended:
             raise LocalProtocolError("the connection is closed")
         # The latest first: those before it are full, as a rule.
         for session in reversed(self._sessions):
@@ -659,18 +656,15 @@ class Connection(pyngus.ConnectionEventHandler):
             except Exception:
                 LOG.exception("an AMQP event could not be handled")
             pop(collector)
-        if (
-            lib.pn_transport_capacity(self._transport) < 0
-            and self.failed is None
-            and not self._closing
-        ):
+        if lib.pn_transport_capacity(self._transport) < 0 and not self.ended:
             # Some of what is no frame ends proton's input without an event.
             self._fail("the peer broke the protocol: it sent what is no AMQP frame")
         if self.deadline is None or now >= self.deadline:
             self._tick(now)
         if self._doomed or self._ended_sessions:
             self._destroy_links()
-        self._report()
+        if self.failed is not None or self._pyngus._error:
+            self._report()
 
     def _tick(self, now: float) -> None:
         # proton counts in milliseconds, and takes 0 for "no deadline".
@@ -767,12 +761,13 @@ class Connection(pyngus.ConnectionEventHandler):
     def _fail(self, reason: str) -> None:
         if self.failed is None:
             self.failed = ConnectionFailed(reason)
+            self.ended = True
 
     def _report(self) -> None:
         """Tell the handler of a failure, once, after all events are dispatched."""
         if self._pyngus._error and self.failed is None:
             self._fail(str(self._pyngus._error))
-        if self.failed is None or self._reported:
+        if self._reported:
             return
         self._reported = True
         self._detach_all(RemoteError("amqp:connection:forced", str(self.failed)))
@@ -801,7 +796,7 @@ class Connection(pyngus.ConnectionEventHandler):
         error = _remote_error(condition)
         if self._closing:
             return
-        self._closing = True
+        self._closing = self.ended = True
         self._detach_all(error)
         self._pyngus.close()
         self._reported = True
