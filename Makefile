@@ -11,6 +11,11 @@ PYTEST ?=
 # What the functional tests run under, each in a process of its own because
 # monkey patching is for a whole process.
 WORLDS ?= threads eventlet eventlet-asyncio gevent
+# Message buses and worlds of the integration tests, for instance
+#   make integration INTEGRATION="rabbitmq-4.0 artemis eventlet"
+INTEGRATION ?=
+# Message buses that `make buses` installs.
+BUSES ?= rabbitmq-4.0 artemis
 # Further arguments of the short comparison, for instance
 #   make bench BENCH="--sides greenamqp --loads call --callers 1,64"
 BENCH ?=
@@ -27,12 +32,16 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 
 # Two commands must not fill one environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test style docs cover bench clean
-.PHONY: test-unit $(WORLDS:%=test-%) test-oslo
+.PHONY: help demo test integration buses style docs cover bench clean
+.PHONY: environments list-tests
+# All of `make test`, the longest first.
+TESTS := $(WORLDS:%=test-%) test-oslo test-unit
+.PHONY: $(TESTS)
 
 help:
 	@echo "make demo   run the main job on an embedded broker and show its figures"
 	@echo "make test   run all tests but those that need a foreign message bus"
+	@echo "make integration  run them on the message buses, which it installs and starts"
 	@echo "make style  ruff, and mypy on the engine"
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make cover  the tests with a report of what they leave out"
@@ -42,7 +51,7 @@ help:
 demo: $(VENV)/.run
 	$(BIN)/greenamqp demo $(addprefix --samples ,$(SAMPLES)) $(DEMO)
 
-test: test-unit $(WORLDS:%=test-%) test-oslo
+test: $(TESTS)
 
 test-unit: $(VENV)/.test
 	$(BIN)/python -m pytest tests/unit $(PYTEST)
@@ -52,6 +61,21 @@ $(WORLDS:%=test-%): test-%: $(VENV)/.test
 
 test-oslo: $(VENV)/.test
 	$(BIN)/python $(OSLO_TESTS)
+
+integration: $(VENV)/.test
+	$(BIN)/python -m tests.integration $(INTEGRATION)
+
+integration-%: $(VENV)/.test
+	$(BIN)/python -m tests.integration $* $(INTEGRATION)
+
+buses:
+	$(PYTHON) -m tools.buses install $(BUSES)
+
+# For tools/lanes.py, which runs side by side what has its environment.
+environments: $(VENV)/.test $(VENV)/.style $(VENV)/.docs
+
+list-tests:
+	@echo $(TESTS)
 
 style: $(VENV)/.style
 	$(BIN)/ruff check .

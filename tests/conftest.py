@@ -12,6 +12,8 @@ import sys
 
 import pytest
 
+from tests import features
+
 # Seconds after which a test is taken for hanging. It prints every stack and ends
 # the process; it is far above what any test needs on a slow machine, and no test
 # may depend on it.
@@ -21,9 +23,22 @@ _stderr = None
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "proves(feature, ...): what passes with it, see features.py"
+    )
+    config.addinivalue_line(
+        "markers",
+        "refuses(feature): runs where the bus cannot do it; shows how it is refused",
+    )
     global _stderr
     # pytest replaces fd 2 while a test runs, so the guard needs its own copy.
     _stderr = os.fdopen(os.dup(sys.__stderr__.fileno()), "w")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        features.named_by(item, "proves")
+        features.named_by(item, "refuses")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

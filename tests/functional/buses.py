@@ -3,7 +3,9 @@
 
 :data:`LACKS` is the one place that says what is not tested where, and why. A test
 names the features it needs with ``@pytest.mark.needs("feature", ...)`` and is
-skipped with the reason from the table; no test looks at the URL itself.
+skipped with the reason from the table; one that shows how a missing feature is refused
+is marked ``@pytest.mark.refuses("feature")`` and runs where it is missing. No test
+looks at the URL itself.
 """
 
 import ctypes
@@ -28,8 +30,8 @@ FEATURES = {
     "store": "keeps messages while nobody listens",
     "survives": "keeps a message when its sender has cleaned up",
     "ttl": "drops a request whose caller has given up",
+    "policy": "takes a queue policy",
     "pools": "gives each pool of listeners a copy",
-    "no_pools": "refuses a pool, which it cannot have",
     "pool_names": "keeps pools of one name on several topics apart",
     "pool_store": "keeps a pool's messages while no member listens",
     "requeue": "delivers a requeued message again",
@@ -51,11 +53,13 @@ FEATURES = {
 }
 
 _MEMORY = "the driver lives in the memory of one process"
+_POOL_NAMES = "a pool's queue is named after the pool alone"
+_EXCHANGES = "queues and fanouts are named after the topic alone"
+_NO_LEGACY = "it has no addresses of the legacy form"
 
 #: Bus -> feature -> why it cannot be tested there.
 LACKS: dict[str, dict[str, str]] = {
     "greenamqp": {
-        "no_pools": "it has pools",
         "mandatory": "AMQP 1.0 has no mandatory flag; a broker stores the request",
     },
     "qpid-dispatch-router": {
@@ -63,24 +67,39 @@ LACKS: dict[str, dict[str, str]] = {
         "pools": "an address has no queue per pool",
         "pool_store": "a router stores nothing",
         "ttl": "a router stores nothing and does not look at the ttl",
+        "policy": "a router stores nothing",
         "mandatory": "without a consumer it gives no credit, and says no more",
         "backlog": "a router stores nothing",
     },
     "qpid-cpp": {
         "pools": "an address has no queue per pool",
+        "policy": "its links do not say how long a queue lives",
         "mandatory": "qpidd accepts what it drops",
     },
     "apache-activemq-artemis": {
-        "no_pools": "it has pools",
         "mandatory": "a request makes the queue of a server that is not there",
-        "raw_broker": "it has no addresses of the legacy form",
+        "raw_broker": _NO_LEGACY,
     },
     "Apache Qpid Broker-J Core": {
-        "no_pools": "it has pools",
-        "raw_broker": "it has no addresses of the legacy form",
+        "raw_broker": _NO_LEGACY,
+    },
+    # Queues and exchanges of greenamqp's own on RabbitMQ 4: addressing_mode=declared.
+    "RabbitMQ declared": {
+        "raw_broker": _NO_LEGACY,
+    },
+    # The same queues and exchanges as the rabbit:// driver's: addressing_mode=rabbit.
+    "RabbitMQ rabbit": {
+        "pool_names": _POOL_NAMES,
+        "exchanges": _EXCHANGES,
+        "raw_broker": _NO_LEGACY,
+    },
+    "RabbitMQ 3": {
+        "policy": "nothing over AMQP 1.0 says how a queue is to be there",
+        "pools": "nothing over AMQP 1.0 binds a queue there",
+        "mandatory": "it accepts what it drops",
+        "raw_broker": _NO_LEGACY,
     },
     "fake": {
-        "no_pools": "it has pools",
         "amqp": _MEMORY,
         "processes": _MEMORY,
         "survives": "cleanup() of any transport empties every queue",
@@ -96,15 +115,17 @@ LACKS: dict[str, dict[str, str]] = {
         "raw_broker": _MEMORY,
     },
     "rabbit": {
-        "no_pools": "it has pools",
         "amqp": "AMQP 0-9-1",
-        "pool_names": "a pool's queue is named after the pool alone",
-        "exchanges": "queues and fanouts are named after the topic alone",
+        "pool_names": _POOL_NAMES,
+        "exchanges": _EXCHANGES,
         "raw_broker": "AMQP 0-9-1",
         "no_threads": "heartbeats and polling have threads",
         "one_connection": "one connection per listener",
     },
 }
+
+#: How RabbitMQ 4 is used unless the URL says otherwise.
+RABBITMQ_MODE = "declared"
 
 #: Options that a bus needs to be tested at all: {group: {option: value}}.
 BASE_OPTIONS: dict[str, dict[str, dict[str, object]]] = {
@@ -127,10 +148,15 @@ WINDOW_OPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Bus:
-    """A bus to test on: the URL, and the row of the table that describes it."""
+    """A bus to test on: the URL, and the row of the table that describes it.
+
+    ``product`` and its ``version`` are what an AMQP 1.0 bus says of itself.
+    """
 
     url: str
     kind: str
+    product: str = ""
+    version: str = ""
 
     @property
     def scheme(self) -> str:
@@ -140,12 +166,27 @@ class Bus:
     def is_amqp(self) -> bool:
         return self.scheme in ("amqp", "greenamqp")
 
+    def lacks(self) -> dict[str, str]:
+        """What is not there, and why: the row of the table."""
+        return LACKS.get(self.kind, {})
+
     def why_not(self, feature: str) -> str | None:
         """The reason why ``feature`` is not there, or None if it is."""
         if feature not in FEATURES:
             raise LookupError(f"no such feature: {feature!r}")
-        reason = LACKS.get(self.kind, {}).get(feature)
+        reason = self.lacks().get(feature)
         return reason and f"{self.kind}: {FEATURES[feature]}: not so: {reason}"
+
+    def url_with(self, netloc: str = "", **query: object) -> str:
+        """The URL with another host, with further options in its query."""
+        parts = urllib.parse.urlsplit(self.url)
+        options = urllib.parse.parse_qsl(parts.query)
+        options += [(key, str(value)) for key, value in query.items()]
+        return parts._replace(
+            netloc=netloc or parts.netloc,
+            path=parts.path or "/",
+            query=urllib.parse.urlencode(options),
+        ).geturl()
 
     def base_options(self) -> dict[str, dict[str, object]]:
         return BASE_OPTIONS.get(self.kind, {})
@@ -172,7 +213,19 @@ def identify(url: str) -> Bus:
         check=True,
         cwd=ROOT,
     )
-    return Bus(url, json.loads(answer.stdout)["product"])
+    said = json.loads(answer.stdout)
+    product, version = said["product"], said["version"]
+    return Bus(url, _row(product, version, url), product, version)
+
+
+def _row(product: str, version: str, url: str) -> str:
+    """The row of :data:`LACKS`: on RabbitMQ it depends on how it is used, too."""
+    if product != "RabbitMQ":
+        return product
+    if version.startswith("3."):
+        return "RabbitMQ 3"
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)
+    return f"RabbitMQ {query.get('addressing_mode', [RABBITMQ_MODE])[0]}"
 
 
 def raw_url(url: str) -> str:

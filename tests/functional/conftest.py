@@ -24,6 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "needs(feature, ...): what the bus must be able to do, see buses.FEATURES",
     )
+    config.addinivalue_line(
+        "markers",
+        "any_bus: says nothing of the bus of the run; skipped where one is named",
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -47,13 +51,24 @@ def the_bus():
 
 @pytest.fixture(autouse=True)
 def needs(request: pytest.FixtureRequest, the_bus: buses.Bus) -> None:
-    """Skip a test whose needs the bus does not meet, with the table's reason."""
+    """Skip a test whose needs the bus does not meet, with the table's reason.
+
+    Reports of the test say so, too: their property ``lacks`` has both.
+    """
+    if request.node.get_closest_marker("any_bus") and os.environ.get(buses.ENV):
+        pytest.skip("the same on any bus, so it is run on the embedded broker alone")
     for marker in request.node.iter_markers("needs"):
         for feature in marker.args:
             if feature == "green" and not world.is_green():
                 pytest.skip("only where threads are green threads")
             if reason := the_bus.why_not(feature):
+                lacks = (feature, the_bus.lacks()[feature])
+                request.node.user_properties.append(("lacks", lacks))
                 pytest.skip(reason)
+    for marker in request.node.iter_markers("refuses"):
+        for feature in marker.args:
+            if not the_bus.why_not(feature):
+                pytest.skip(f"{the_bus.kind}: {buses.FEATURES[feature]}")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 
 Runs in a process of its own, in native threads, on proton alone:
 
-    python -m tests.functional.raw product URL        what the bus says it is
+    python -m tests.functional.raw product URL        what the bus says it is: JSON
     python -m tests.functional.raw send URL           sends what stdin says
     python -m tests.functional.raw serve URL ADDRESS  receives, and replies as told
 
@@ -29,8 +29,11 @@ TIMEOUT = 30
 def product(url: str) -> None:
     connection = BlockingConnection(url, timeout=TIMEOUT)
     properties = connection.conn.remote_properties or {}
-    name = properties.get(proton.symbol("product"), "unknown")
-    print(json.dumps({"product": str(name)}))
+    said = {
+        name: str(properties.get(proton.symbol(name), "unknown"))
+        for name in ("product", "version")
+    }
+    print(json.dumps(said))
     connection.close()
 
 

@@ -104,6 +104,7 @@ def reports(caplog, *parts):
 
 
 @pytest.mark.needs("raw_broker")
+@pytest.mark.proves("bad input")
 class TestMessages:
     def test_bad_requests_are_rejected(self, bus, target, sender, caplog):
         """Once and for all, with address and id in the log; the next one is served."""
@@ -239,6 +240,7 @@ class TestMessages:
 
 
 @pytest.mark.needs("raw_broker")
+@pytest.mark.proves("bad input")
 class TestReplies:
     """A server that is no good: the client must not be led astray by it."""
 
@@ -359,6 +361,7 @@ class TestReplies:
 # -- values that cannot be sent -------------------------------------------------
 
 
+@pytest.mark.proves("bad input")
 def test_value_that_cannot_be_serialised(bus, target):
     """The caller is told; nothing is sent, and the transport goes on."""
     echo = Echo()
@@ -372,6 +375,7 @@ def test_value_that_cannot_be_serialised(bus, target):
     assert echo.got.items == [1]
 
 
+@pytest.mark.proves("bad input")
 def test_result_that_cannot_be_serialised(bus, target):
     """The caller hears of it at once rather than by its time-out."""
 
@@ -403,6 +407,7 @@ def dead_port():
         yield taken.getsockname()[1]
 
 
+@pytest.mark.any_bus
 class TestBuses:
     def test_unreachable_host(self, bus, topic, dead_port):
         """Call and cast fail in time, and say where they wanted to go and why not."""
@@ -441,7 +446,7 @@ class TestBuses:
         bus.server(Echo(), Target(topic=topic, server="s"))
         netloc = urllib.parse.urlsplit(bus.bus.url).netloc
         transport = bus.rpc_transport(
-            url=f"{bus.bus.scheme}://127.0.0.1:{dead_port},{netloc}"
+            url=bus.bus.url_with(f"127.0.0.1:{dead_port},{netloc}")
         )
         client = bus.client(Target(topic=topic), transport)
         assert client.call({}, "echo", value=1) == 1
@@ -520,4 +525,4 @@ class TestBuses:
 
     def test_option_that_does_not_exist(self, bus):
         with pytest.raises(Exception, match="no_such_option"):
-            bus.rpc_transport(url=bus.bus.url + "/?no_such_option=1")
+            bus.rpc_transport(url=bus.bus.url_with(no_such_option=1))

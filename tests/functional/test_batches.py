@@ -9,6 +9,8 @@ from oslo_messaging import NotificationResult, Target
 from tests.functional import world
 from tests.functional.harness import InfoBatches, Recorder, in_thread
 
+pytestmark = pytest.mark.proves("batches")
+
 
 def publish(notifier, count):
     """Publish all at once: a router says what became of each only when its batch is
@@ -145,6 +147,7 @@ def test_several_priorities_in_a_batch(bus, topic):
 
 
 @pytest.mark.needs("pools")
+@pytest.mark.proves("pools")
 def test_batches_in_pools(bus, topic, unique):
     pools = {unique("pool"): Recorder() for _ in range(2)}
     for pool, shared in pools.items():

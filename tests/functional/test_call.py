@@ -61,6 +61,7 @@ def client(bus, target, topic):
     return bus.client(Target(topic=topic))
 
 
+@pytest.mark.proves("call")
 def test_values_come_back_as_they_are(client):
     for value in VALUES:
         answer = client.call({}, "echo", value=value)
@@ -82,6 +83,7 @@ def test_method_without_a_value_returns_none(client):
 @pytest.mark.parametrize(
     "text", ["x" * 2**20, "漢" * 2**20], ids=["ascii", "non-ascii"]
 )
+@pytest.mark.proves("call")
 def test_large_values(client, text):
     """A megabyte of text each way takes many frames."""
     assert client.call({}, "size", value=text) == len(text)
@@ -108,11 +110,13 @@ def test_unknown_context_keys_pass(bus, target):
     assert {key: seen[key] for key in context} == context
 
 
+@pytest.mark.proves("call")
 def test_one_client_many_calls_in_a_row(client):
     for number in range(200):
         assert client.call({}, "echo", value=number) == number
 
 
+@pytest.mark.proves("call")
 def test_concurrent_calls_get_their_own_replies(bus, topic, unique):
     """64 requests are held until all are there, and answered in reverse order."""
     callers = 64
@@ -141,6 +145,7 @@ def test_concurrent_calls_get_their_own_replies(bus, topic, unique):
             assert call.result() == [turn, number, number]
 
 
+@pytest.mark.proves("call")
 def test_concurrent_clients_on_transports_of_their_own(bus, topic, unique):
     bus.server(Echo(), Target(topic=topic, server=unique()))
     clients = [bus.client(Target(topic=topic)) for _ in range(5)]
@@ -153,12 +158,14 @@ def test_concurrent_clients_on_transports_of_their_own(bus, topic, unique):
         assert call.result() == [[number, n] for n in range(20)]
 
 
+@pytest.mark.proves("time-outs")
 def test_call_to_nobody_times_out(bus, topic):
     client = bus.client(Target(topic=topic), timeout=1)
     with pytest.raises(oslo_messaging.MessagingTimeout):
         client.call({}, "echo", value=1)
 
 
+@pytest.mark.proves("time-outs")
 def test_call_to_a_missing_server_times_out(bus, client, topic, unique):
     direct = client.prepare(server=unique("missing"), timeout=1)
     with pytest.raises(oslo_messaging.MessagingTimeout):
@@ -167,6 +174,7 @@ def test_call_to_a_missing_server_times_out(bus, client, topic, unique):
     assert client.call({}, "echo", value=2) == 2
 
 
+@pytest.mark.proves("time-outs")
 def test_call_times_out_while_the_server_works(bus, target):
     gate = Gate()
 
@@ -186,6 +194,7 @@ def test_call_times_out_while_the_server_works(bus, target):
         assert client.call({}, "echo", value=number) == number
 
 
+@pytest.mark.proves("time-outs")
 def test_time_out_of_one_call_leaves_the_others_alone(bus, target):
     gate = Gate()
 
@@ -207,6 +216,7 @@ def test_time_out_of_one_call_leaves_the_others_alone(bus, target):
 
 
 @pytest.mark.needs("ttl")
+@pytest.mark.proves("ttl")
 def test_request_whose_caller_gave_up_is_not_run(bus, target, unique):
     """It is stored while no server is there, but not longer than its caller waits."""
     with pytest.raises(oslo_messaging.MessagingTimeout):
@@ -224,6 +234,7 @@ def test_request_whose_caller_gave_up_is_not_run(bus, target, unique):
     assert echo.values.items == ["now"]
 
 
+@pytest.mark.proves("call")
 def test_server_may_call_another_server(bus, unique):
     """A call made by an endpoint while it handles one, over the same transport."""
     transport = bus.rpc_transport()
@@ -248,6 +259,7 @@ def test_server_may_call_another_server(bus, unique):
 
 
 @pytest.mark.parametrize("executor", world.executors())
+@pytest.mark.proves("call")
 def test_stock_server_under_each_executor(bus, target, executor):
     bus.server(Echo(), target, executor=executor)
     client = bus.client(target)
@@ -264,6 +276,7 @@ def test_transport_options_pass(bus, target):
 
 
 @pytest.mark.needs("mandatory")
+@pytest.mark.proves("mandatory")
 def test_mandatory_call_to_nobody_fails_at_once(bus, target):
     options = oslo_messaging.TransportOptions(at_least_once=True)
     client = bus.client(target, transport_options=options)

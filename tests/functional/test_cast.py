@@ -32,6 +32,7 @@ def group(bus, topic):
     return names, got
 
 
+@pytest.mark.proves("cast")
 def test_cast_is_done_once(bus, topic, group):
     _, got = group
     client = bus.client(Target(topic=topic))
@@ -42,6 +43,7 @@ def test_cast_is_done_once(bus, topic, group):
     assert Counter(value for _, value in got.items) == Counter(range(50))
 
 
+@pytest.mark.proves("cast")
 def test_server_directed_cast(bus, topic, group):
     names, got = group
     client = bus.client(Target(topic=topic))
@@ -54,6 +56,7 @@ def test_server_directed_cast(bus, topic, group):
     assert len(got) == 30
 
 
+@pytest.mark.proves("call")
 def test_server_directed_call(bus, topic, group):
     names, got = group
     client = bus.client(Target(topic=topic))
@@ -62,6 +65,7 @@ def test_server_directed_call(bus, topic, group):
     assert Counter(name for name, _ in got.items) == dict.fromkeys(names, 3)
 
 
+@pytest.mark.proves("fanout")
 def test_fanout_reaches_every_server_once(bus, topic, group):
     names, got = group
     client = bus.client(Target(topic=topic, fanout=True))
@@ -72,6 +76,7 @@ def test_fanout_reaches_every_server_once(bus, topic, group):
     assert Counter(got.items) == {(n, v): 1 for n in names for v in range(20)}
 
 
+@pytest.mark.proves("fanout")
 def test_fanout_from_the_servers_own_transport(bus, topic):
     """A service casts to all of its kind, itself included, over one transport."""
     got = Recorder()
@@ -84,6 +89,7 @@ def test_fanout_from_the_servers_own_transport(bus, topic):
     assert sorted(got.items) == [("a", 1), ("b", 1)]
 
 
+@pytest.mark.proves("call", "cast", "fanout")
 def test_all_three_ways_on_one_client(bus, topic, group):
     names, got = group
     client = bus.client(Target(topic=topic))
@@ -98,6 +104,7 @@ def test_all_three_ways_on_one_client(bus, topic, group):
 
 
 @pytest.mark.needs("balanced")
+@pytest.mark.proves("balanced")
 def test_calls_are_shared_among_the_group(bus, topic, group):
     """None of three idle servers is left out of thirty calls."""
     names, got = group
@@ -108,6 +115,7 @@ def test_calls_are_shared_among_the_group(bus, topic, group):
 
 
 @pytest.mark.needs("balanced")
+@pytest.mark.proves("balanced")
 def test_casts_are_shared_among_the_group(bus, topic, group):
     names, got = group
     client = bus.client(Target(topic=topic))
@@ -118,6 +126,7 @@ def test_casts_are_shared_among_the_group(bus, topic, group):
 
 
 @pytest.mark.needs("exchanges")
+@pytest.mark.proves("exchanges")
 def test_two_exchanges_with_the_same_topic(bus, topic, unique):
     """Neither a target's exchange nor the control exchange lets anything across."""
     left, right = unique("left"), unique("right")
@@ -143,6 +152,7 @@ def test_two_exchanges_with_the_same_topic(bus, topic, unique):
 
 
 @pytest.mark.needs("exchanges")
+@pytest.mark.proves("exchanges")
 def test_fanout_stays_in_its_exchange(bus, topic, unique):
     left, right = unique("left"), unique("right")
     got = Recorder()
@@ -174,6 +184,7 @@ def test_topics_do_not_mix(bus, unique):
     assert len(got) == 6
 
 
+@pytest.mark.proves("cast")
 def test_names_with_unusual_characters(bus, unique):
     topic = unique("to-pic_1.2:3")
     server = unique("host.example.org@backend#pool")
@@ -185,6 +196,7 @@ def test_names_with_unusual_characters(bus, unique):
 
 
 @pytest.mark.needs("store")
+@pytest.mark.proves("store")
 def test_cast_before_the_server_exists(bus, topic, unique):
     """Whoever stores keeps the casts to a server that was there once, or to come."""
     got = Recorder()
@@ -217,6 +229,7 @@ def test_stopped_server_gets_nothing_more(bus, topic):
 
 
 @pytest.mark.needs("backlog")
+@pytest.mark.proves("backlog")
 def test_stopping_a_busy_server_loses_nothing(bus, topic, unique):
     """It finishes what it was given; the rest goes to another server, once."""
     count = 400

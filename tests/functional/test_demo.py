@@ -23,6 +23,12 @@ _PROGRAMS = pathlib.Path(buses.ROOT) / "docs/programs"
 _LIMIT = 180
 
 
+def _own_process():
+    """In the child: a shell's background job would have SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    buses.die_with_parent()
+
+
 def demo(*arguments, **kwargs):
     return subprocess.Popen(
         [sys.executable, "-m", "greenamqp", "demo", *arguments],
@@ -31,7 +37,7 @@ def demo(*arguments, **kwargs):
         stderr=subprocess.STDOUT,
         text=True,
         cwd=buses.ROOT,
-        preexec_fn=buses.die_with_parent,
+        preexec_fn=_own_process,
         **kwargs,
     )
 
@@ -51,6 +57,7 @@ def await_end(pids):
             os.sched_yield()
 
 
+@pytest.mark.any_bus
 @pytest.mark.parametrize("hub", ["eventlet", "gevent", "threads"])
 def test_nothing_is_lost_or_doubled(hub):
     with demo("--hub", hub, "--duration", "2", "--rate", "200") as process:
@@ -83,6 +90,7 @@ def _column(shown, title):
 
 
 @pytest.mark.needs("processes", "pools", "exchanges")
+@pytest.mark.proves("demo")
 def test_on_a_bus_that_is_there_already_twice(the_bus):
     """The second run meets nothing of the first."""
     for _ in range(2):
@@ -92,12 +100,14 @@ def test_on_a_bus_that_is_there_already_twice(the_bus):
         assert process.returncode == 0, shown
 
 
+@pytest.mark.any_bus
 def test_as_fast_as_it_goes():
     with demo("--duration", "1", "--rate", "0") as process:
         shown, _ = process.communicate(timeout=_LIMIT)
     assert process.returncode == 0, shown
 
 
+@pytest.mark.any_bus
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_no_process_behind(end):
     with demo("--duration", "600") as process:
@@ -109,6 +119,7 @@ def test_interrupted_it_leaves_no_process_behind(end):
     await_end(children)
 
 
+@pytest.mark.any_bus
 def test_a_role_that_is_killed_ends_it():
     with demo("--duration", "600") as process:
         children = _running(process)
@@ -131,6 +142,7 @@ def _running(process):
 
 
 @pytest.mark.needs("amqp", "processes")
+@pytest.mark.proves("demo")
 def test_the_programs_of_the_first_steps(the_bus, tmp_path):
     for name in ("server", "client"):
         program = (_PROGRAMS / f"{name}.py").read_text()
@@ -163,6 +175,7 @@ def test_the_programs_of_the_first_steps(the_bus, tmp_path):
     assert server.returncode == 0
 
 
+@pytest.mark.any_bus
 def test_a_bus_without_pools_is_refused_in_one_line():
     router = buses.EmbeddedBroker("--product", "qpid-dispatch-router")
     try:

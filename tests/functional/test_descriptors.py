@@ -16,7 +16,7 @@ from greenamqp.hubs import native
 from tests.functional import world
 from tests.functional.harness import WAIT, in_thread
 
-pytestmark = pytest.mark.needs("amqp")
+pytestmark = [pytest.mark.needs("amqp"), pytest.mark.proves("descriptors")]
 
 HUBS = {"threads": ["threads", "blocking"]}.get(world.current(), ["auto"])
 
@@ -99,7 +99,7 @@ def listening(request, the_bus, unique):
     topic = unique()
     target = Target(topic=topic, server="s")
     transport = oslo_messaging.get_rpc_transport(
-        cfg.CONF, url=f"{the_bus.url}/?hub={request.param}"
+        cfg.CONF, url=the_bus.url_with(hub=request.param)
     )
     listener = transport._listen(target, 1, None)
     other = oslo_messaging.get_rpc_transport(cfg.CONF, url=the_bus.url)
@@ -171,7 +171,7 @@ def test_above_1023(the_bus, unique, hub):
     try:
         target = Target(topic=unique(), server="s")
         transport = oslo_messaging.get_rpc_transport(
-            cfg.CONF, url=f"{the_bus.url}/?hub={hub}"
+            cfg.CONF, url=the_bus.url_with(hub=hub)
         )
         listener = transport._listen(target, 1, None)
         assert listener.fileno() > 1023

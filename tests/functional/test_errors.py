@@ -9,6 +9,8 @@ from oslo_messaging import Target
 
 from tests.functional import errors
 
+pytestmark = pytest.mark.proves("remote errors")
+
 MODULE = errors.__name__
 
 

@@ -21,6 +21,7 @@ pytestmark = [
         world.current() != "threads", reason="the examples choose their own world"
     ),
     pytest.mark.needs("pools"),
+    pytest.mark.proves("demo"),
 ]
 
 

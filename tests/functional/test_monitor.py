@@ -9,7 +9,7 @@ from oslo_messaging import Target
 
 from tests.functional.harness import Gate, in_thread
 
-pytestmark = pytest.mark.needs("call_monitor")
+pytestmark = [pytest.mark.needs("call_monitor"), pytest.mark.proves("call_monitor")]
 
 # Seconds without a heartbeat after which a call fails. The server sends one every
 # half of it, so a server that is held up for less than that is not taken for dead.

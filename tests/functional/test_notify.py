@@ -37,6 +37,7 @@ class WithContext(oslo_messaging.NoOpSerializer):
 
 
 @pytest.mark.parametrize("driver", ["messaging", "messagingv2"])
+@pytest.mark.proves("notify")
 def test_all_priorities(bus, topic, driver):
     """Each reaches its own method, with everything that was said, in both formats."""
     endpoint = Notified()
@@ -62,6 +63,7 @@ def test_all_priorities(bus, topic, driver):
         assert ctxt["some key nobody knows"] == {"nested": [1, None]}
 
 
+@pytest.mark.proves("notify")
 def test_only_the_priorities_of_the_endpoint(bus, topic):
     """What a listener has no method for stays on the bus for another."""
     info, everything = InfoOnly(), Notified()
@@ -94,6 +96,7 @@ def test_metadata(bus, topic):
     assert metadata["timestamp"]
 
 
+@pytest.mark.proves("notify")
 def test_several_topics_of_one_listener(bus, unique):
     topics = [unique("topic") for _ in range(3)]
     endpoint = InfoOnly()
@@ -105,6 +108,7 @@ def test_several_topics_of_one_listener(bus, unique):
     assert Counter(endpoint.got.items) == Counter(topics)
 
 
+@pytest.mark.proves("notify")
 def test_one_notifier_to_several_topics(bus, unique):
     """Each topic has its own copy."""
     topics = [unique("topic") for _ in range(3)]
@@ -121,6 +125,7 @@ def test_one_notifier_to_several_topics(bus, unique):
         assert Counter(endpoint.got.items) == Counter(str(n) for n in range(10))
 
 
+@pytest.mark.proves("notify")
 def test_order_of_one_publisher_is_kept(bus, topic):
     """One publisher, one listener, one worker: nothing overtakes."""
     endpoint = InfoOnly()
@@ -136,6 +141,7 @@ def test_order_of_one_publisher_is_kept(bus, topic):
 
 
 @pytest.mark.parametrize("executor", world.executors())
+@pytest.mark.proves("notify")
 def test_many_notifications_under_each_executor(bus, topic, executor):
     endpoint = InfoOnly()
     bus.listener(endpoint, [Target(topic=topic)], executor=executor)
@@ -197,6 +203,7 @@ def test_filter_rule(bus, topic):
 # -- exchanges ---------------------------------------------------------------
 
 
+@pytest.mark.proves("agent")
 def test_agent_on_the_exchanges_of_several_services(bus, topic, unique):
     """Same topic everywhere, as services have it; each message once."""
     exchanges = {name: unique(name) for name in ("nova", "neutron", "cinder")}
@@ -216,6 +223,7 @@ def test_agent_on_the_exchanges_of_several_services(bus, topic, unique):
 
 
 @pytest.mark.needs("exchanges")
+@pytest.mark.proves("exchanges")
 def test_nothing_comes_from_another_exchange(bus, topic, unique):
     wanted, other = unique("wanted"), unique("other")
     listens, foreign = InfoOnly(), InfoOnly()
@@ -236,6 +244,7 @@ def test_nothing_comes_from_another_exchange(bus, topic, unique):
 
 
 @pytest.mark.needs("exchanges")
+@pytest.mark.proves("exchanges")
 def test_control_exchange_is_the_default(bus, topic, unique):
     """A listener whose target names no exchange has its transport's own."""
     exchange = unique("exchange")
@@ -280,6 +289,7 @@ def test_rpc_and_notifications_of_the_same_topic_do_not_mix(bus, topic):
 # -- competing listeners and pools -------------------------------------------
 
 
+@pytest.mark.proves("compete")
 def test_listeners_without_a_pool_compete(bus, topic):
     shared = Recorder()
     endpoints = [InfoOnly(shared=shared) for _ in range(3)]
@@ -294,6 +304,7 @@ def test_listeners_without_a_pool_compete(bus, topic):
 
 
 @pytest.mark.needs("balanced")
+@pytest.mark.proves("compete")
 def test_competing_listeners_each_get_a_share(bus, topic):
     shared = Recorder()
     endpoints = [InfoOnly(shared=shared) for _ in range(3)]
@@ -307,6 +318,7 @@ def test_competing_listeners_each_get_a_share(bus, topic):
 
 
 @pytest.mark.needs("pools")
+@pytest.mark.proves("pools")
 class TestPools:
     def test_each_pool_gets_one_copy(self, bus, topic, unique):
         """Two pools of two and two listeners without one: three copies of each."""
@@ -396,6 +408,7 @@ class TestPools:
         assert Counter(other.got.items) == Counter(str(n) for n in range(20))
 
     @pytest.mark.needs("pool_store")
+    @pytest.mark.proves("pool_store")
     def test_pool_keeps_messages_while_no_member_listens(self, bus, topic, unique):
         pool = unique("pool")
         first, second = InfoOnly(), InfoOnly()
@@ -413,6 +426,7 @@ class TestPools:
         assert Counter(second.got.items) == Counter(str(n) for n in range(10))
 
     @pytest.mark.needs("pool_names")
+    @pytest.mark.proves("pool_names")
     def test_same_pool_on_another_topic_is_another_pool(self, bus, unique):
         pool = unique("pool")
         topics = [unique("topic"), unique("topic")]
@@ -432,17 +446,28 @@ class TestPools:
             )
 
 
-@pytest.mark.needs("no_pools")
+@pytest.mark.needs("amqp")
+@pytest.mark.refuses("pools")
 def test_pool_is_refused(bus, topic):
     """Rather than taking messages away from others, or pretending."""
     with pytest.raises(NotImplementedError, match="pool"):
         bus.listener(InfoOnly(), [Target(topic=topic)], pool="some pool")
 
 
+@pytest.mark.needs("amqp")
+@pytest.mark.refuses("policy")
+def test_queue_policy_is_refused(bus, topic):
+    """A bus that cannot be told how long a queue lives: whoever asks hears of it."""
+    transport = bus.notification_transport(url=bus.bus.url_with(queue_expires=600))
+    with pytest.raises(NotImplementedError, match="polic"):
+        bus.listener(InfoOnly(), [Target(topic=topic)], transport)
+
+
 # -- store and forward -------------------------------------------------------
 
 
 @pytest.mark.needs("store")
+@pytest.mark.proves("store")
 def test_published_before_the_listener_exists(bus, topic):
     notifier = bus.notifier([topic])
     for number in range(20):
@@ -455,6 +480,7 @@ def test_published_before_the_listener_exists(bus, topic):
 
 
 @pytest.mark.needs("store", "survives")
+@pytest.mark.proves("store")
 def test_publisher_may_be_gone_before_the_listener_comes(bus, topic):
     transport = bus.notification_transport()
     notifier = bus.notifier([topic], transport=transport)
@@ -467,6 +493,7 @@ def test_publisher_may_be_gone_before_the_listener_comes(bus, topic):
 
 
 @pytest.mark.needs("backlog")
+@pytest.mark.proves("backlog")
 def test_stopping_a_busy_listener_loses_nothing(bus, topic):
     """It finishes what it was given; the rest goes to another, once."""
     gate = Gate()
@@ -512,6 +539,7 @@ class RequeueOnce:
 
 
 @pytest.mark.needs("requeue")
+@pytest.mark.proves("requeue")
 def test_requeued_message_comes_again(bus, topic):
     endpoint = InfoOnly(RequeueOnce())
     bus.listener(endpoint, [Target(topic=topic)], allow_requeue=True)
@@ -524,6 +552,7 @@ def test_requeued_message_comes_again(bus, topic):
 
 
 @pytest.mark.needs("requeue")
+@pytest.mark.proves("requeue")
 def test_requeued_message_may_go_to_another_listener(bus, topic):
     shared = Recorder()
     seen = Counter()
@@ -542,6 +571,7 @@ def test_requeued_message_may_go_to_another_listener(bus, topic):
 
 
 @pytest.mark.needs("requeue")
+@pytest.mark.proves("requeue")
 def test_exception_in_the_endpoint_requeues(bus, topic, caplog):
     failed = []
 

@@ -17,7 +17,7 @@ from oslo_messaging import Target
 from tests.functional import buses
 from tests.functional.certificates import Authority
 
-pytestmark = pytest.mark.needs("amqp", "processes")
+pytestmark = [pytest.mark.needs("amqp", "processes"), pytest.mark.any_bus]
 
 SASL = b"AMQP\x03\x01\x00\x00"
 AMQP = b"AMQP\x00\x01\x00\x00"

@@ -15,7 +15,7 @@ from oslo_messaging import MessagingException, MessagingTimeout, Target
 from tests.chaos.forwarder import Forwarder
 from tests.functional.harness import Gate, InfoOnly, Recorder, in_thread
 
-pytestmark = pytest.mark.needs("processes")
+pytestmark = [pytest.mark.needs("processes"), pytest.mark.proves("reconnect")]
 
 #: Connect again as soon as can be said.
 EAGER = {
@@ -65,7 +65,7 @@ def url(bus, forwarder):
     parts = urllib.parse.urlsplit(bus.bus.url)
     user = parts.netloc.rpartition("@")[0]
     host = f"{user}@" if user else ""
-    return f"{parts.scheme}://{host}127.0.0.1:{forwarder.port}/"
+    return bus.bus.url_with(f"{host}127.0.0.1:{forwarder.port}")
 
 
 @pytest.fixture
@@ -237,6 +237,7 @@ def test_server_started_while_the_bus_is_away(bus, target, forwarder, url):
 
 
 @pytest.mark.needs("amqp")
+@pytest.mark.proves("silence")
 def test_silence_is_noticed(bus, target, forwarder, url):
     """A connection on which nothing comes any more is given up after idle_timeout."""
     bus.server(Echo(), target)

@@ -32,6 +32,7 @@ def port(bus):
     return urllib.parse.urlsplit(bus.bus.url).port
 
 
+@pytest.mark.proves("many targets")
 def test_many_stock_servers_on_one_transport(bus, unique):
     transport = bus.rpc_transport()
     topics = [unique("topic") for _ in range(MANY)]
@@ -46,6 +47,7 @@ def test_many_stock_servers_on_one_transport(bus, unique):
 
 
 @pytest.mark.needs("one_connection")
+@pytest.mark.proves("one_connection")
 def test_all_servers_of_a_transport_share_a_connection(bus, unique, port):
     before = connections(port)
     transport = bus.rpc_transport()
@@ -57,6 +59,7 @@ def test_all_servers_of_a_transport_share_a_connection(bus, unique, port):
 
 
 @pytest.mark.needs("one_connection")
+@pytest.mark.proves("one_connection")
 def test_idle_servers_have_no_thread_each(bus, unique):
     """One more server, or fifty more: the native threads are the same."""
     transport = bus.rpc_transport()
@@ -72,6 +75,7 @@ def test_idle_servers_have_no_thread_each(bus, unique):
 
 
 @pytest.mark.needs("green", "no_threads")
+@pytest.mark.proves("no_threads")
 def test_no_native_threads_in_a_green_world(bus, topic, unique):
     """Nothing that calls, serves or listens has a native thread behind it."""
     before = native_threads()
@@ -87,6 +91,7 @@ def test_no_native_threads_in_a_green_world(bus, topic, unique):
 
 
 @pytest.mark.needs("clean")
+@pytest.mark.proves("clean")
 def test_cleanup_leaves_nothing_behind(bus, unique):
     """In a process of its own, which counts before and after several rounds."""
     program = bus.program(
@@ -99,6 +104,7 @@ def test_cleanup_leaves_nothing_behind(bus, unique):
 
 @pytest.mark.needs("exit")
 @pytest.mark.parametrize("left", ["client", "server", "listener"])
+@pytest.mark.proves("clean")
 def test_interpreter_exits_without_cleanup(bus, unique, left):
     """Nothing keeps the process, and nothing complains while it ends."""
     program = bus.program(
@@ -110,6 +116,7 @@ def test_interpreter_exits_without_cleanup(bus, unique, left):
     assert "Exception ignored" not in program.errors()
 
 
+@pytest.mark.proves("clean")
 def test_cleanup_may_be_called_again(bus, topic):
     transport = bus.rpc_transport()
     bus.server(Who("x"), Target(topic=topic, server="s"))

@@ -14,7 +14,10 @@ import greenamqp
 from tests.functional import world
 from tests.functional.harness import WAIT, Gate, InfoBatches, InfoOnly, Recorder
 
-pytestmark = pytest.mark.needs("amqp", "store", "pools")
+pytestmark = [
+    pytest.mark.needs("amqp", "store", "pools"),
+    pytest.mark.proves("servers"),
+]
 
 #: The executors that go with the world this process lives in.
 EXECUTORS = {
@@ -78,11 +81,8 @@ def transports(the_bus):
     made = []
 
     def make(kind="rpc", **query):
-        url = the_bus.url
-        if query:
-            url += "/?" + "&".join(f"{key}={value}" for key, value in query.items())
         factory = getattr(oslo_messaging, f"get_{kind}_transport")
-        made.append(factory(cfg.CONF, url=url))
+        made.append(factory(cfg.CONF, url=the_bus.url_with(**query)))
         return made[-1]
 
     yield make
@@ -439,6 +439,8 @@ def test_a_pool_callback_that_fails(transports, unique):
     member.stop()
 
 
+@pytest.mark.needs("policy")
+@pytest.mark.proves("policy")
 def test_queue_policy(transports, client, unique):
     """A message that outlived its time is not delivered; a later one is."""
     topic, echo = unique(), Echo()

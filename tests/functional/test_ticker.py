@@ -14,6 +14,8 @@ from oslo_messaging import Target
 
 from tests.functional.harness import WAIT, InfoOnly, in_thread
 
+pytestmark = pytest.mark.proves("others go on")
+
 #: Ticks that make a beat.
 BEAT = 20
 

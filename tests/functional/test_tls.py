@@ -16,7 +16,7 @@ from oslo_messaging import Target
 from tests.functional import buses, harness
 from tests.functional.certificates import Authority
 
-pytestmark = pytest.mark.needs("amqp", "processes")
+pytestmark = [pytest.mark.needs("amqp", "processes"), pytest.mark.any_bus]
 
 
 class Endpoint:

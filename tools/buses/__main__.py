@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     add_bus("kill9", _kill9, "kill the broker hard; start brings it back")
     add_bus("url", _url, "print transport URLs")
     add_bus("ctl", _control, "run the broker's own tool (rabbitmqctl, artemis)")
+    install = add("install", _install, "install what is missing, start nothing")
+    install.add_argument("names", nargs="+", choices=sorted(BUSES), metavar="NAME")
     add("list", _list, "what can be started and what runs")
     add("purge", _purge, "stop all and remove what was installed in the folder")
     return parser
@@ -81,6 +83,11 @@ def _start(options: argparse.Namespace, scratch: Scratch) -> None:
     bus = _bus(options, scratch).start()
     for scheme in bus.kind.schemes:
         print(bus.url(scheme))
+
+
+def _install(options: argparse.Namespace, scratch: Scratch) -> None:
+    for name in options.names:
+        print(f"{name}: {BUSES[name].install(scratch)}", flush=True)
 
 
 def _stop(options: argparse.Namespace, scratch: Scratch) -> None:
