@@ -22,6 +22,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "call_monitor": "heartbeats keep a long call alive (call monitor)",
         "ttl": "a request whose caller gave up is not run",
         "mandatory": "a call to nobody fails at once, if asked for (mandatory)",
+        "absent": "casts wait for a server that has never been there",
         "backlog": "a server that stops leaves to others what it did not begin",
         "exchanges": "exchanges with the same topic are apart",
     },

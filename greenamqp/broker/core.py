@@ -116,6 +116,7 @@ class Core:
             properties=dict(behaviour.open_properties()),
             offered_capabilities=behaviour.offered_capabilities,
             idle_timeout=idle_timeout,
+            mirrors_idle_timeout=behaviour.mirrors_idle_timeout,
             max_frame_size=behaviour.max_frame_size,
             max_message_size=settings.max_message_size,
             max_unfinished=_UNFINISHED * settings.max_message_size,

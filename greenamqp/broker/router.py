@@ -16,6 +16,7 @@ All of it belongs to one thread: see :class:`greenamqp.broker.Broker`.
 
 from __future__ import annotations
 
+import base64
 import collections
 import logging
 import typing
@@ -260,7 +261,8 @@ class RouterNamespace:
 
     def make_dynamic(self) -> RouterAddress:
         """A temporary address, which goes with its receiver."""
-        name = f"{_TEMPORARY}{self._router_id}/temp.{uuid.uuid4().hex}"
+        unique = base64.b64encode(uuid.uuid4().bytes, altchars=b"+_").decode()
+        name = f"{_TEMPORARY}{self._router_id}/temp.{unique.rstrip('=')}"
         return self._make(name, False)
 
     def _make(self, name: str, multicast: bool) -> RouterAddress:

@@ -26,7 +26,9 @@ class Product:
     :ivar listed_only: an address that no prefix names is refused, and nothing is made
         for the anonymous terminus, which accepts everything
     :ivar credit: messages a sender may have in flight
-    :ivar idle_timeout: seconds of silence it allows a peer; None: as set
+    :ivar idle_timeout: seconds of silence it allows a peer, which is asked for half of
+        them; None: as set
+    :ivar mirrors_idle_timeout: it asks of a peer what that asks of it
     """
 
     name: str
@@ -36,6 +38,7 @@ class Product:
     listed_only: bool = False
     credit: int = 500
     idle_timeout: float | None = None
+    mirrors_idle_timeout: bool = False
     max_frame_size: int = 64 * 1024
 
     def open_properties(self) -> dict[str, str]:
@@ -57,10 +60,15 @@ PRODUCTS = {
             offered_capabilities=("ANONYMOUS-RELAY", "qd.streaming-links"),
             router=True,
             credit=250,
-            idle_timeout=8.0,
+            idle_timeout=16.0,
             max_frame_size=16384,
         ),
-        Product("qpid-cpp", "1.40.0", listed_only=True),
+        Product(
+            "qpid-cpp",
+            "1.40.0",
+            listed_only=True,
+            mirrors_idle_timeout=True,
+        ),
     )
 }
 

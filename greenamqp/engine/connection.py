@@ -362,6 +362,11 @@ class Connection(pyngus.ConnectionEventHandler):
                 proton.symbol(name) for name in offered_capabilities
             ]
 
+    def await_open(self) -> None:
+        """Take in what the peer says, its Open frame first; :meth:`open` answers."""
+        self._pyngus._pn_transport.bind(self._pyngus._pn_connection)
+        self._pyngus._transport_bound = True
+
     def open(self) -> None:
         """Begin: the protocol header, SASL and the Open frame go out."""
         self._pyngus.open()
@@ -412,6 +417,19 @@ class Connection(pyngus.ConnectionEventHandler):
     def remote_idle_timeout(self) -> float:
         """Seconds within which the peer wants to hear from us; 0: it does not care."""
         return lib.pn_transport_get_remote_idle_timeout(self._transport) / 1000.0
+
+    @property
+    def remote_opened(self) -> bool:
+        """Whether the peer's Open frame has come."""
+        return bool(
+            self._pyngus._pn_connection.state
+            & (proton.Endpoint.REMOTE_ACTIVE | proton.Endpoint.REMOTE_CLOSED)
+        )
+
+    def set_idle_timeout(self, seconds: float) -> None:
+        """As the parameter ``idle_timeout``.  Only before :meth:`open`."""
+        self._pyngus._pn_transport.idle_timeout = seconds
+        self._idle_timeout = seconds
 
     @property
     def idle_timeout(self) -> float:

@@ -289,6 +289,8 @@ class AcceptedConnection(Connection):
     peer that is not is told so, and the handler hears connection_failed.
 
     :param sasl: the exchange
+    :param mirrors_idle_timeout: ask of the peer the idle time-out that it asks of us;
+        our Open frame then comes after the peer's
     :param options: as of :class:`Connection`
     """
 
@@ -297,9 +299,11 @@ class AcceptedConnection(Connection):
         container_id: str,
         handler: ConnectionHandler,
         sasl: SaslServer,
+        mirrors_idle_timeout: bool = False,
         **options: typing.Any,
     ) -> None:
         super().__init__(container_id, handler, server=True, **options)
+        self._mirrors = mirrors_idle_timeout
         #: who the peer is, once it is let in; None: nobody in particular
         self.user: str | None = None
         #: bytes of messages that were sent and may not be written yet: counted by
@@ -311,6 +315,21 @@ class AcceptedConnection(Connection):
         self.lost = False
         self._gate: SaslServer | None = sasl
         self._early = sasl.output
+
+    def open(self) -> None:
+        if self._mirrors:
+            self.await_open()
+        else:
+            super().open()
+
+    def process(self, now: float) -> None:
+        super().process(now)
+        if self._mirrors and self.remote_opened:
+            self._mirrors = False
+            # proton asks for half of what it allows, as section 2.4.5 advises.
+            self.set_idle_timeout(2 * self.remote_idle_timeout)
+            super().open()
+            super().process(now)
 
     def receive_data(self, data: typing.Any, size: int) -> int:
         gate = self._gate

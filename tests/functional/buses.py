@@ -28,6 +28,7 @@ FEATURES = {
     "amqp": "speaks AMQP 1.0 through greenamqp",
     "processes": "reaches other processes",
     "store": "keeps messages while nobody listens",
+    "absent": "keeps casts for a server that has never been there",
     "survives": "keeps a message when its sender has cleaned up",
     "ttl": "drops a request whose caller has given up",
     "policy": "takes a queue policy",
@@ -55,6 +56,7 @@ FEATURES = {
 _MEMORY = "the driver lives in the memory of one process"
 _POOL_NAMES = "a pool's queue is named after the pool alone"
 _EXCHANGES = "queues and fanouts are named after the topic alone"
+_NO_QUEUE = "an RPC queue is made by its server; there is none before"
 _NO_LEGACY = "it has no addresses of the legacy form"
 
 #: Bus -> feature -> why it cannot be tested there.
@@ -64,6 +66,7 @@ LACKS: dict[str, dict[str, str]] = {
     },
     "qpid-dispatch-router": {
         "store": "a router stores nothing",
+        "absent": "a router stores nothing",
         "pools": "an address has no queue per pool",
         "pool_store": "a router stores nothing",
         "ttl": "a router stores nothing and does not look at the ttl",
@@ -85,10 +88,12 @@ LACKS: dict[str, dict[str, str]] = {
     },
     # Queues and exchanges of greenamqp's own on RabbitMQ 4: addressing_mode=declared.
     "RabbitMQ declared": {
+        "absent": _NO_QUEUE,
         "raw_broker": _NO_LEGACY,
     },
     # The same queues and exchanges as the rabbit:// driver's: addressing_mode=rabbit.
     "RabbitMQ rabbit": {
+        "absent": _NO_QUEUE,
         "pool_names": _POOL_NAMES,
         "exchanges": _EXCHANGES,
         "raw_broker": _NO_LEGACY,
@@ -116,6 +121,7 @@ LACKS: dict[str, dict[str, str]] = {
     },
     "rabbit": {
         "amqp": "AMQP 0-9-1",
+        "absent": _NO_QUEUE,
         "pool_names": _POOL_NAMES,
         "exchanges": _EXCHANGES,
         "raw_broker": "AMQP 0-9-1",

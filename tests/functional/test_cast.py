@@ -5,7 +5,7 @@ from collections import Counter
 
 import oslo_messaging
 import pytest
-from oslo_messaging import Target
+from oslo_messaging import MessageDeliveryFailure, Target
 
 from tests.functional.harness import Gate, Recorder, in_thread
 
@@ -198,7 +198,7 @@ def test_names_with_unusual_characters(bus, unique):
 @pytest.mark.needs("store")
 @pytest.mark.proves("store")
 def test_cast_before_the_server_exists(bus, topic, unique):
-    """Whoever stores keeps the casts to a server that was there once, or to come."""
+    """Whoever stores keeps the casts to a server that was there once."""
     got = Recorder()
     target = Target(topic=topic, server="late")
     first = bus.server(Casts("first", got), target)
@@ -211,6 +211,25 @@ def test_cast_before_the_server_exists(bus, topic, unique):
     got.wait(11)
     bus.stop_servers()
     assert Counter(got.items[1:]) == {("second", v): 1 for v in range(10)}
+
+
+@pytest.mark.needs("absent")
+@pytest.mark.proves("absent")
+def test_cast_to_a_server_that_has_never_been_there(bus, topic):
+    got = Recorder()
+    bus.client(Target(topic=topic, server="late")).cast({}, "note", value="early")
+    bus.server(Casts("late", got), Target(topic=topic, server="late"))
+    assert got.wait(1) == [("late", "early")]
+
+
+@pytest.mark.needs("amqp")
+@pytest.mark.refuses("absent")
+def test_cast_to_nobody_is_an_error(bus, topic):
+    """Once it has been retried for as long as the options say."""
+    options = {"oslo_messaging_amqp": {"default_send_timeout": 5}}
+    client = bus.client(Target(topic=topic), bus.rpc_transport(options=options))
+    with pytest.raises(MessageDeliveryFailure, match=topic):
+        client.cast({}, "note", value="lost")
 
 
 def test_stopped_server_gets_nothing_more(bus, topic):

@@ -110,6 +110,7 @@ def test_agent(program, tmp_path):
     }
 
 
+@pytest.mark.needs("absent")
 def test_deploy(program):
     """An agent that starts late finds its plan; the api hears of every step."""
     program("deploy.py", "conductor").line("conductor ready")

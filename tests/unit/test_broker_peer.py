@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from greenamqp.broker import links
@@ -647,6 +649,66 @@ def test_as_qpidd():
     assert receiver.link.remote_source.address.startswith("container_")
 
 
+@pytest.mark.parametrize("asked", [0, 5, 60])
+def test_qpidd_mirrors_the_idle_timeout(asked):
+    bus = Bus(product="qpid-cpp")
+    # An engine asks for half of what it allows.
+    client = bus.client(idle_timeout=2 * asked)
+    assert client.peer.engine.remote_idle_timeout == pytest.approx(asked)
+    assert client.engine.remote_idle_timeout == pytest.approx(asked)
+    assert send(bus, client.sender("unicast.x"), "m") == [("m", ACCEPTED, None)]
+
+
+def test_qpidd_delivers_again_what_is_released_and_not_what_is_rejected():
+    bus = Bus(product="qpid-cpp")
+    client, lost = bus.client("client"), bus.client("lost")
+    receiver = lost.receiver("unicast.x", take=hold)
+    sender = client.sender("unicast.x")
+    assert [o for _, o, _ in send(bus, sender, "m", "n")] == [ACCEPTED] * 2
+    receiver.settle(0, RELEASED)
+    receiver.settle(1, REJECTED)
+    assert receiver.bodies == ["m", "n", "m"]
+    lost.cut()
+    assert client.receiver("unicast.x").bodies == ["m"]
+
+
+def test_qpidd_delivers_unsettled_what_was_sent_settled():
+    bus = Bus(product="qpid-cpp")
+    client = bus.client()
+    receiver = client.receiver("unicast.x", take=hold)
+    send(bus, client.sender("unicast.x"), "m", settled=True)
+    assert not receiver.link.presettled(receiver.held[0])
+
+
+def test_qpidd_drops_what_no_consumer_of_a_topic_hears():
+    bus = Bus(product="qpid-cpp")
+    client = bus.client()
+    assert send(bus, client.sender("broadcast.x"), "m") == [("m", ACCEPTED, None)]
+    receivers = [client.receiver("broadcast.x") for _ in range(2)]
+    send(bus, client.sender("broadcast.x"), *range(6))
+    assert [receiver.bodies for receiver in receivers] == [[*range(6)]] * 2
+
+
+def test_qpidd_looks_at_the_ttl():
+    bus = Bus(product="qpid-cpp")
+    client = bus.client()
+    send(bus, client.sender("unicast.x"), "old", ttl=1.0)
+    bus.now += 60
+    assert client.receiver("unicast.x").bodies == []
+
+
+def test_qpidd_shares_a_dynamic_queue_of_equal_names():
+    """Equal container ids and link names on two connections: one queue."""
+    bus = Bus(product="qpid-cpp")
+    one, other = bus.client("same"), bus.client("same")
+    links = [
+        client.engine.create_receiver(Terminus(None, dynamic=True), name="replies")
+        for client in (one, other)
+    ]
+    bus.run()
+    assert {link.remote_source.address for link in links} == {"same_replies"}
+
+
 @pytest.fixture
 def router() -> Bus:
     return Bus(product="qpid-dispatch-router")
@@ -659,7 +721,7 @@ def test_router_who_it_is(router):
         "ANONYMOUS-RELAY",
         "qd.streaming-links",
     )
-    assert engine.remote_idle_timeout == pytest.approx(4)  # half of 8 s
+    assert engine.remote_idle_timeout == pytest.approx(8)
 
 
 @pytest.mark.parametrize("address", ["unicast.x", "broadcast.x", "any"])
@@ -817,7 +879,7 @@ def test_router_dynamic_source(router):
     client = router.client()
     receiver = client.receiver(None, dynamic=True)
     address = receiver.link.remote_source.address
-    assert address.startswith("amqp:/_topo/0/Router.")
+    assert re.fullmatch(r"amqp:/_topo/0/Router\.\S+/temp\.[\w+]{22}", address)
     sender = client.sender(None)
     send(router, sender, "x", address=address)
     assert receiver.bodies == ["x"]
