@@ -9,20 +9,19 @@ own in the child.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
 import typing
 import uuid
 
 from oslo_messaging import Target, exceptions
-from oslo_messaging._drivers import base, common
+from oslo_messaging._drivers import base
 
 from greenamqp import fork, hubs, options
-from greenamqp import message as codec
 from greenamqp.addressing import Service
 from greenamqp.engine import Message
 from greenamqp.failover import AMQP_PORT, Host
+from greenamqp.formats import BadMessage, Format
 from greenamqp.listener import Incoming, Listener, RpcIncoming
 from greenamqp.messenger import Destination, Messenger
 from greenamqp.policy import Policies
@@ -48,10 +47,8 @@ class GreenAMQPDriver(base.BaseDriver):
         allowed_remote_exmods: list[str] | None = None,
     ) -> None:
         super().__init__(conf, url, default_exchange, allowed_remote_exmods or [])
-        options.register(conf)
         options.check_query(url)
-        proxy = common.ConfigOptsProxy(conf, url, options.GROUP.name)
-        self._options = options.read(proxy.oslo_messaging_amqp)
+        self._options = options.of(conf, url)
         _check(self._options)
         _check_names(url, self._options)
         Security(self._options).check()
@@ -62,7 +59,7 @@ class GreenAMQPDriver(base.BaseDriver):
         fork.tell(self)
         self._hub_wish: str | None = None
         #: What is asked of queues; see greenamqp.policy.
-        self.policies = Policies(self._options)
+        self.policies = Policies(self._options, options.RabbitOptions(conf, url))
 
     def require_features(self, requeue: bool = False) -> None:
         """Requeueing is supported."""
@@ -134,13 +131,13 @@ class GreenAMQPDriver(base.BaseDriver):
             )
         opts = self._options
         patience = timeout or opts.default_send_timeout
-        request = Message(
-            codec.request_body(
-                message, ctxt, call_monitor_timeout=call_monitor_timeout
-            ),
-            ttl=timeout or None,
-            inferred=True,
-        )
+        unique_id = messenger.unique_id()
+
+        def request(format: Format) -> Message:
+            made = format.request(message, ctxt, unique_id, call_monitor_timeout)
+            made.ttl = timeout or None
+            return made
+
         destination = Destination.of(target, Service.RPC)
         arguments: dict[str, typing.Any] = {
             "deadline": messenger.hub.now() + patience,
@@ -170,8 +167,8 @@ class GreenAMQPDriver(base.BaseDriver):
                 raise exceptions.MessagingTimeout(str(exc)) from None
             raise exceptions.MessageDeliveryFailure(str(exc)) from None
         try:
-            return codec.parse_reply(reply, self._allowed_remote_exmods)
-        except codec.BadMessage as exc:
+            return reply.result(self._allowed_remote_exmods)
+        except BadMessage as exc:
             raise exceptions.MessagingException(
                 f"the reply to the RPC call to {destination} cannot be read: {exc}"
             ) from None
@@ -197,14 +194,13 @@ class GreenAMQPDriver(base.BaseDriver):
             )
             return
         opts = self._options
+        unique_id = messenger.unique_id()
         try:
             messenger.send(
                 "notification",
                 Destination.of(target, Service.NOTIFY),
-                Message(
-                    codec.request_body(message, ctxt, envelope=version == 2.0),
-                    durable=True,
-                    inferred=True,
+                lambda format: format.notification(
+                    message, ctxt, unique_id, envelope=version == 2.0
                 ),
                 deadline=messenger.hub.now() + opts.default_notify_timeout,
                 retries=retry,
@@ -308,11 +304,7 @@ class GreenAMQPDriver(base.BaseDriver):
             batch_size,
             batch_timeout,
             self._options.notify_server_credit,
-            lambda addresser: list(
-                itertools.chain.from_iterable(
-                    addresser.notification_sources(target, pool) for target in targets
-                )
-            ),
+            lambda addresser: addresser.notification_sources(targets, pool),
         )
 
     def subscribe_to_pool(
@@ -325,7 +317,7 @@ class GreenAMQPDriver(base.BaseDriver):
             1,
             None,
             self._options.notify_server_credit,
-            lambda addresser: addresser.notification_sources(target, pool),
+            lambda addresser: addresser.notification_sources([target], pool),
         )
 
     def _subscribe(

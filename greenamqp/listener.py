@@ -30,7 +30,6 @@ import typing
 
 from oslo_messaging._drivers import base
 
-from greenamqp import message as codec
 from greenamqp import notices
 from greenamqp.engine import (
     ACCEPTED,
@@ -42,6 +41,7 @@ from greenamqp.engine import (
     Received,
     Receiver,
 )
+from greenamqp.formats import BadMessage, Request
 from greenamqp.hubs import Hub, Timer, Waiter, native
 from greenamqp.messenger import Destination, Inlet, Messenger, Subscription
 
@@ -65,13 +65,15 @@ class Incoming(base.IncomingMessage):
     Its methods raise nothing: what fails is logged, as the base class wants it.
     """
 
-    #: Reads the body; raises BadMessage.
-    parse = staticmethod(codec.parse_request)
+    #: Whether it may be other than what oslo.messaging sends.
+    may_be_foreign = False
 
     def __init__(
-        self, messenger: Messenger, arrival: _Arrival, request: codec.Request
+        self, messenger: Messenger, arrival: _Arrival, request: Request
     ) -> None:
-        super().__init__(request.context, request.message, str(arrival.message.id))
+        super().__init__(
+            request.context, request.message, str(request.id or request.unique_id)
+        )
         self._messenger = messenger
         self._arrival: _Arrival | None = arrival
 
@@ -123,19 +125,21 @@ class AnyIncoming(Incoming):
     ``message`` is what an oslo.messaging sender sent, or else the JSON value itself.
     """
 
-    parse = staticmethod(codec.parse_any)
+    may_be_foreign = True
 
 
 class RpcIncoming(Incoming, base.RpcIncomingMessage):
     """An RPC request, which may want a reply."""
 
     def __init__(
-        self, messenger: Messenger, arrival: _Arrival, request: codec.Request
+        self, messenger: Messenger, arrival: _Arrival, request: Request
     ) -> None:
         super().__init__(messenger, arrival, request)
         self.client_timeout = request.call_monitor_timeout
-        self._reply_to = arrival.message.reply_to
-        self._correlation_id = arrival.message.id
+        self._reply_to = request.reply_to
+        self._request_id = request.id
+        # A reply is in the format of its request.
+        self._format = arrival.inlet.format
         self._at_work = bool(self._reply_to)
         if self._at_work:
             with messenger.hub.lock:
@@ -170,10 +174,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         others = self._done()
         self._post(
             "RPC reply",
-            Message(
-                codec.reply_body(reply, failure),
-                correlation_id=self._correlation_id,
-                inferred=True,
+            self._format.reply(
+                self._request_id, reply, failure, messenger.unique_id()
             ),
             timeout=options.default_reply_timeout,
             retries=options.default_reply_retry,
@@ -189,10 +191,14 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         if self._not_ours("heard of again"):
             return
         timeout = self.client_timeout or 0
+        message = self._format.heartbeat(
+            self._request_id, self._messenger.unique_id()
+        )
         # A stale heartbeat is worse than none: it goes off with the caller's patience.
+        message.ttl = timeout or None
         self._post(
             "RPC heartbeat",
-            Message(None, correlation_id=self._correlation_id, ttl=timeout or None),
+            message,
             timeout=timeout,
             retries=0,
             settled=True,
@@ -220,7 +226,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         messenger.post(
             what,
             Destination.reply(typing.cast(str, self._reply_to)),
-            message,
+            lambda format: message,
             deadline=hub.now() + timeout,
             retries=retries,
             settled=settled,
@@ -289,6 +295,7 @@ class Listener(base.Listener):
         self._messenger = messenger
         self.hub = messenger.hub
         self._kind = kind
+        self._may_be_foreign = kind.may_be_foreign
         self._queue: collections.deque[_Arrival] = collections.deque()
         self._waiters: list[Waiter] = []
         self._ready_fd: _ReadyFd | None = None
@@ -384,9 +391,11 @@ class Listener(base.Listener):
                 arrival = self._queue.popleft()
             if not arrival.link.usable(arrival.delivery):
                 continue
+            format = arrival.inlet.format
+            parse = format.parse_any if self._may_be_foreign else format.parse_request
             try:
-                request = self._kind.parse(arrival.message)
-            except codec.BadMessage as exc:
+                request = parse(arrival.message)
+            except BadMessage as exc:
                 self._reject(
                     arrival.inlet,
                     arrival.link,

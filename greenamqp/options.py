@@ -9,10 +9,29 @@ that the predecessor did not have come last.
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 
 from oslo_config import cfg
+from oslo_messaging._drivers import common
+
+#: The group of the ``rabbit://`` driver, and what it has to say about names and
+#: arguments of queues and exchanges: who shares them must declare them alike.
+RABBIT_GROUP = "oslo_messaging_rabbit"
+RABBIT_NAMES = (
+    "amqp_auto_delete",
+    "amqp_durable_queues",
+    "rabbit_ha_queues",
+    "rabbit_qos_prefetch_count",
+    "rabbit_quorum_delivery_limit",
+    "rabbit_quorum_max_memory_bytes",
+    "rabbit_quorum_max_memory_length",
+    "rabbit_quorum_queue",
+    "rabbit_stream_fanout",
+    "rabbit_transient_queues_ttl",
+    "rabbit_transient_quorum_queue",
+)
 
 GROUP = cfg.OptGroup(
     name="oslo_messaging_amqp",
@@ -202,8 +221,10 @@ _addressing = [
             ("dynamic", "what fits the message bus that the peer says it is"),
             ("legacy", "addresses of brokers such as qpidd"),
             ("routable", "addresses of routers such as qpid-dispatch"),
-            ("declared", "queues and exchanges that the driver declares itself: "
-             "RabbitMQ from 4.0 on"),
+            ("rabbit", "queues, exchanges and messages as those of the rabbit:// "
+              "driver: RabbitMQ from 4.0 on, beside services that use it"),
+            ("declared", "queues and exchanges of the driver's own: RabbitMQ from 4.0 "
+              "on, for services that all use this driver"),
             ("rabbit3", "queues that are made where they are attached to: RabbitMQ "
              "before 4.0"),
             ("artemis", "addresses of Apache ActiveMQ Artemis"),
@@ -350,8 +371,8 @@ _rabbit = [
             ("quorum", "survives the loss of a node of a cluster"),
             ("classic", "lives on one node; less to do for each message"),
         ],
-        help="RabbitMQ: the type of the queues that keep messages while nobody takes "
-        "them. All services must agree.",
+        help="Declared addressing: the type of the queues that keep messages while "
+        "nobody takes them. All services must agree.",
     ),
     cfg.StrOpt(
         "rabbit_transient_queue_type",
@@ -361,16 +382,17 @@ _rabbit = [
             ("quorum", "survives the loss of a node of a cluster; each message takes "
              "longer"),
         ],
-        help="RabbitMQ: the type of the queues that belong to one process: for replies "
-        "to its calls, and for what is sent to all servers.",
+        help="Declared addressing: the type of the queues that belong to one process: "
+        "for replies to its calls, and for what is sent to all servers.",
     ),
     cfg.IntOpt(
         "rabbit_transient_queues_ttl",
         default=1800,
         min=1,
-        help="RabbitMQ: seconds after which a queue of a process that went away "
-        "without a word is removed. Replies outlive a loss of the connection that is "
-        "shorter.",
+        help="Declared addressing: seconds after which a queue of a process that went "
+        "away without a word is removed. Replies outlive a loss of the connection that "
+        "is shorter. (Rabbit addressing goes by the option of this name in "
+        "[oslo_messaging_rabbit].)",
     ),
 ]
 
@@ -419,12 +441,65 @@ def read(group: typing.Any) -> Values:
     return Values(**values)
 
 
+def of(conf: cfg.ConfigOpts, url: typing.Any) -> Values:
+    """The values of all options, those in the query of the transport URL included."""
+    register(conf)
+    return read(_group(conf, url, GROUP.name, {opt.dest for opt in OPTIONS}))
+
+
+def _group(
+    conf: cfg.ConfigOpts, url: typing.Any, name: str, names: typing.Container[str]
+) -> typing.Any:
+    """A group of options, with those of the URL's query which it has."""
+    if url is None:
+        return conf[name]
+    query = {key: text for key, text in url.query.items() if key in names}
+    proxy = common.ConfigOptsProxy(conf, types.SimpleNamespace(query=query), name)
+    return getattr(proxy, name)
+
+
+class RabbitOptions:
+    """What ``[oslo_messaging_rabbit]`` and the URL's query say, of RABBIT_NAMES.
+
+    Read when it is first asked for: the options are those of the installed
+    oslo.messaging, whose rabbit driver need not be loaded where nobody wants to know.
+
+    :param conf: the configuration, or None: all defaults
+    :param url: the transport URL, or None
+    """
+
+    def __init__(self, conf: typing.Any = None, url: typing.Any = None) -> None:
+        self._conf = conf
+        self._url = url
+
+    @functools.cached_property
+    def values(self) -> types.SimpleNamespace:
+        """The value of each."""
+        opts = _rabbit_options()
+        if self._conf is None:
+            return types.SimpleNamespace(
+                **{name: opt.default for name, opt in opts.items()}
+            )
+        self._conf.register_opts(list(opts.values()), group=RABBIT_GROUP)
+        group = _group(self._conf, self._url, RABBIT_GROUP, opts)
+        return types.SimpleNamespace(**{name: getattr(group, name) for name in opts})
+
+
+def _rabbit_options() -> dict[str, cfg.Opt]:
+    from oslo_messaging._drivers import amqp, impl_rabbit
+
+    known = {opt.dest: opt for opt in (*amqp.amqp_opts, *impl_rabbit.rabbit_opts)}
+    return {name: known[name] for name in RABBIT_NAMES if name in known}
+
+
 def check_query(url: typing.Any) -> None:
     """Look at what the query of a transport URL says.
 
     :raises ValueError: names the option and what is allowed
     """
     known = {opt.dest: opt for opt in OPTIONS}
+    if not known.keys() >= url.query.keys():
+        known = _rabbit_options() | known
     for name, text in url.query.items():
         opt = known.get(name)
         if opt is None:

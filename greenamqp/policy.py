@@ -15,6 +15,8 @@ import typing
 
 from oslo_messaging import Target
 
+from greenamqp.options import RabbitOptions
+
 
 @dataclasses.dataclass(frozen=True)
 class QueuePolicy:
@@ -64,9 +66,13 @@ class Policies:
     """The policies of one transport.
 
     :param options: the group of options, for targets that have no policy of their own
+    :ivar rabbit: what the ``rabbit://`` driver is told about queues and exchanges
     """
 
-    def __init__(self, options: typing.Any = None) -> None:
+    def __init__(
+        self, options: typing.Any = None, rabbit: RabbitOptions | None = None
+    ) -> None:
+        self.rabbit = rabbit or RabbitOptions()
         self._of_target: dict[_Key, QueuePolicy] = {}
         self._default = QueuePolicy()
         if options is not None:

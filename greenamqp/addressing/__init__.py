@@ -14,15 +14,18 @@ from greenamqp.addressing.base import RABBITMQ, Addresser, Bus, Node, Service
 from greenamqp.addressing.broker_j import BrokerJAddresser
 from greenamqp.addressing.declared import DeclaredAddresser, TooOld
 from greenamqp.addressing.legacy import LegacyAddresser
+from greenamqp.addressing.rabbit import RabbitAddresser
 from greenamqp.addressing.rabbit3 import Rabbit3Addresser
 from greenamqp.addressing.routable import RoutableAddresser
+from greenamqp.formats import Format
 from greenamqp.policy import Policies
 
-__all__ = ["Addresser", "Bus", "Node", "Service", "choose"]
+__all__ = ["Addresser", "Bus", "Node", "Service", "choose", "likely_format"]
 
 _FAMILIES: dict[str, type[Addresser]] = {
     "legacy": LegacyAddresser,
     "routable": RoutableAddresser,
+    "rabbit": RabbitAddresser,
     "declared": DeclaredAddresser,
     "rabbit3": Rabbit3Addresser,
     "artemis": ArtemisAddresser,
@@ -37,6 +40,16 @@ _MODES = {
     ArtemisAddresser.PRODUCT: "artemis",
     BrokerJAddresser.PRODUCT: "broker-j",
 }
+
+# Those for RabbitMQ, which has virtual hosts of its own, and among them those that need
+# one that can be asked to declare things.
+_RABBITMQ = ("rabbit", "declared", "rabbit3")
+_DECLARING = ("rabbit", "declared")
+
+
+def likely_format(options: typing.Any) -> Format:
+    """What messages will be in, as far as that can be known before a bus is."""
+    return _FAMILIES.get(options.addressing_mode, Addresser).format
 
 
 def choose(
@@ -57,15 +70,15 @@ def choose(
     if mode == "dynamic":
         mode = _fitting(bus)
     family = _FAMILIES[mode]
-    if mode == "declared" and bus.major < DeclaredAddresser.SINCE:
+    if mode in _RABBITMQ:
+        vhost = None
+    if mode in _DECLARING and bus.major < DeclaredAddresser.SINCE:
         family = TooOld
-    if family in (DeclaredAddresser, Rabbit3Addresser):
-        vhost = None  # RabbitMQ has virtual hosts of its own
     return family(options, default_exchange, vhost, bus, policies)
 
 
 def _fitting(bus: Bus) -> str:
     """The mode for a bus that says who it is."""
     if bus.product == RABBITMQ:
-        return "declared" if bus.major >= DeclaredAddresser.SINCE else "rabbit3"
+        return "rabbit" if bus.major >= DeclaredAddresser.SINCE else "rabbit3"
     return _MODES.get(bus.product, "routable")

@@ -118,14 +118,12 @@ class ArtemisAddresser(NamedAddresser):
             sources.insert(0, self._requests(target))
         return sources
 
-    def notification_sources(self, target: Target, pool: str | None) -> list[Node]:
+    def _notification_source(self, target: Target, pool: str | None) -> Node:
         address = self.anycast(target, Service.NOTIFY)
         # The name of a queue is unique in the broker, not in its address.
         name = address if pool is None else self._pool_queue(pool, address)
-        return [
-            Node(
-                f"{address}::{name}",
-                capabilities=_CAPABILITY[MULTICAST],
-                declarations=self._asked(address, name, MULTICAST, target),
-            )
-        ]
+        return Node(
+            f"{address}::{name}",
+            capabilities=_CAPABILITY[MULTICAST],
+            declarations=self._asked(address, name, MULTICAST, target),
+        )

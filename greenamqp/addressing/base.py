@@ -11,6 +11,7 @@ import typing
 from oslo_messaging import Target
 
 from greenamqp.engine import EXPIRE_NEVER, Terminus
+from greenamqp.formats import PREDECESSOR, Format
 from greenamqp.management import Declarations, Management
 from greenamqp.policy import Policies
 
@@ -87,6 +88,7 @@ class Node(Terminus):
     :ivar may_be_unheard: whether it is in order that nobody takes a message
     :ivar survives: whether what is sent there while the connection is lost is kept
     :ivar remove: the queue to remove when it is wanted no longer, or None
+    :ivar reply_to: how requests name it as where replies go, if not by its address
     """
 
     link_properties: dict[str, typing.Any] | None = None
@@ -98,6 +100,7 @@ class Node(Terminus):
     may_be_unheard: bool = False
     survives: bool = False
     remove: str | None = None
+    reply_to: str | None = None
 
 
 class Addresser(abc.ABC):
@@ -110,10 +113,12 @@ class Addresser(abc.ABC):
     :cvar advice: what an operator of such a bus has to see to, or None; it is logged
         as a warning once the bus is known
     :cvar dialect: how the bus is asked for what the nodes declare
+    :cvar format: what messages are in
     """
 
     advice: str | None = None
     dialect: type[Management] = Management
+    format: Format = PREDECESSOR
 
     def __init__(
         self,
@@ -183,21 +188,26 @@ class Addresser(abc.ABC):
             sources.insert(0, self._queue(unicast, target))
         return sources
 
-    def notification_sources(self, target: Target, pool: str | None) -> list[Node]:
-        """What a listener for the notifications of `target` receives from.
+    def notification_sources(
+        self, targets: typing.Iterable[Target], pool: str | None
+    ) -> list[Node]:
+        """What a listener for the notifications of `targets` receives from.
 
         :raises NotImplementedError: if a pool is named and the bus has none, or a
             policy is asked for that it cannot keep
         """
+        return [self._notification_source(target, pool) for target in targets]
+
+    def _notification_source(self, target: Target, pool: str | None) -> Node:
         address = self.anycast(target, Service.NOTIFY)
         if pool is None:
-            return [self._queue(address, target)]
+            return self._queue(address, target)
         if not self._bus.has_shared_queues:
             raise self._no_pools(pool)
         node = self._queue(f"{address}::{pool}.{address}", target)
         # The pool's messages wait for its members, also while it has none.
         node.expiry_policy = EXPIRE_NEVER
-        return [node]
+        return node
 
     def _no_pools(self, pool: str) -> NotImplementedError:
         return NotImplementedError(

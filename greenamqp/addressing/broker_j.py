@@ -134,6 +134,6 @@ class BrokerJAddresser(NamedAddresser):
     def _source(self, name: str, target: Target) -> Node:
         return Node(name, declarations=self._lasting(name, target))
 
-    def notification_sources(self, target: Target, pool: str | None) -> list[Node]:
+    def _notification_source(self, target: Target, pool: str | None) -> Node:
         _, own, declarations = self._notified(target, pool)
-        return [Node(own, declarations=declarations)]
+        return Node(own, declarations=declarations)

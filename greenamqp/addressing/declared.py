@@ -145,21 +145,19 @@ class DeclaredAddresser(RoutableAddresser):
     def _source(self, name: str, target: Target) -> Node:
         return Node(queue_address(name), declarations=(self._lasting(name, target),))
 
-    def notification_sources(self, target: Target, pool: str | None) -> list[Node]:
+    def _notification_source(self, target: Target, pool: str | None) -> Node:
         name, declarations = self._notified(target)
         if pool is None:
-            return [Node(queue_address(name), declarations=declarations)]
+            return Node(queue_address(name), declarations=declarations)
         own = f"{pool}/{name}"
-        return [
-            Node(
-                queue_address(own),
-                declarations=(
-                    exchange(name, "fanout"),
-                    self._lasting(own, target),
-                    binding(name, own, ""),
-                ),
-            )
-        ]
+        return Node(
+            queue_address(own),
+            declarations=(
+                exchange(name, "fanout"),
+                self._lasting(own, target),
+                binding(name, own, ""),
+            ),
+        )
 
 
 class TooOld(Addresser):

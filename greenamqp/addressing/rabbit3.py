@@ -83,7 +83,7 @@ class Rabbit3Addresser(RoutableAddresser):
             sources.insert(0, self._shared(self.unicast(target, Service.RPC), target))
         return sources
 
-    def notification_sources(self, target: Target, pool: str | None) -> list[Node]:
+    def _notification_source(self, target: Target, pool: str | None) -> Node:
         if pool is not None:
             raise self._no_pools(pool)
-        return [self._shared(self.anycast(target, Service.NOTIFY), target)]
+        return self._shared(self.anycast(target, Service.NOTIFY), target)

@@ -788,9 +788,11 @@ class Connection(pyngus.ConnectionEventHandler):
         if self._reported:
             return
         self._reported = True
-        self._detach_all(RemoteError("amqp:connection:forced", str(self.failed)))
+        failed = self.failed
+        assert failed is not None
+        self._detach_all(RemoteError("amqp:connection:forced", str(failed)))
         try:
-            self.handler.connection_failed(self, self.failed)
+            self.handler.connection_failed(self, failed)
         except Exception:
             LOG.exception("the failure of a connection could not be handled")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import typing
 import urllib.parse
 
@@ -29,24 +30,42 @@ def quote(name: str) -> str:
 
 
 _Items = tuple[tuple[str, typing.Any], ...]
+_Texts = tuple[tuple[str, str], ...]
+
+# How the broker names the property in which something that exists differs.
+_INEQUIVALENT = re.compile("inequivalent arg '([^']+)'")
 
 
 @dataclasses.dataclass(frozen=True)
 class Declaration(base.Declaration):
     """Something that must be there.  See :func:`queue` and its like.
 
-    :ivar must_agree: False: one that exists with other arguments will do
+    :ivar may_differ: properties in which one that exists may differ; it will do
+    :ivar options: for properties, where the application sets them: for errors
     """
 
     method: str
     path: str
     fields: _Items
     arguments: _Items = ()
-    must_agree: bool = True
+    may_differ: tuple[str, ...] = ()
+    options: _Texts = ()
 
     def body(self) -> dict[str, typing.Any]:
         """The body of the request."""
         return dict(self.fields) | {"arguments": dict(self.arguments)}
+
+    def explain(self, reason: str) -> tuple[bool, str]:
+        """Whether one that exists will do, and `reason` with the option that makes
+        it differ."""
+        found = _INEQUIVALENT.search(reason)
+        if found is None:
+            return False, reason
+        name = found[1]
+        option = dict(self.options).get(name)
+        if option is not None:
+            reason = f"{reason}; to be set by {option}"
+        return name in self.may_differ, reason
 
 
 def queue(
@@ -55,7 +74,7 @@ def queue(
     *,
     durable: bool = True,
     auto_delete: bool = False,
-    must_agree: bool = True,
+    options: _Texts = (),
 ) -> Declaration:
     """A queue."""
     return Declaration(
@@ -64,7 +83,7 @@ def queue(
         f"/queues/{quote(name)}",
         (("durable", durable), ("exclusive", False), ("auto_delete", auto_delete)),
         tuple(sorted((arguments or {}).items())),
-        must_agree,
+        options=options,
     )
 
 
@@ -74,7 +93,8 @@ def exchange(
     *,
     durable: bool = True,
     auto_delete: bool = False,
-    must_agree: bool = True,
+    may_differ: tuple[str, ...] = (),
+    options: _Texts = (),
 ) -> Declaration:
     """An exchange of the type `kind`."""
     return Declaration(
@@ -87,7 +107,8 @@ def exchange(
             ("auto_delete", auto_delete),
             ("internal", False),
         ),
-        must_agree=must_agree,
+        may_differ=may_differ,
+        options=options,
     )
 
 
@@ -123,10 +144,15 @@ class Management(base.Management):
             declaration.body(), address=declaration.path, subject=declaration.method
         )
         status = answer.subject or ""
-        if status == "409" and not declaration.must_agree:
-            LOG.warning("%s is used as it is: %s", declaration.what, answer.body)
-        elif not status.startswith("2"):
-            reason = answer.body if isinstance(answer.body, str) else "no reason given"
+        if status.startswith("2"):
+            return
+        reason = answer.body if isinstance(answer.body, str) else "no reason given"
+        will_do = False
+        if status == "409":
+            will_do, reason = declaration.explain(reason)
+        if will_do:
+            LOG.warning("%s is used as it is: %s", declaration.what, reason)
+        else:
             raise Refused(
                 f"{declaration.what} was refused ({status}): {reason}",
                 status in _PERMANENT_STATUS,

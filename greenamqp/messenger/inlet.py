@@ -207,6 +207,7 @@ class Inlet:
         "_subscription",
         "_timer",
         "_was_up",
+        "format",
         "link",
         "source",
     )
@@ -214,6 +215,8 @@ class Inlet:
     def __init__(self, subscription: Subscription, source: addressing.Node) -> None:
         self._subscription = subscription
         self.source = source
+        #: What its messages are in.
+        self.format = subscription.messenger.format
         self.link: Receiver | None = None
         self._returned = 0
         self._timer: Timer | None = None

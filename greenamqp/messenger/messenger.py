@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import platform
@@ -17,8 +18,6 @@ from greenamqp.engine import (
     Connection,
     ConnectionFailed,
     Delivery,
-    Message,
-    Received,
     RemoteError,
 )
 from greenamqp.engine import Link as EngineLink
@@ -27,7 +26,7 @@ from greenamqp.guard import GUARD
 from greenamqp.hubs import Hub, Timer, Waiter
 from greenamqp.management import Management
 from greenamqp.messenger.inlet import Doubts, Inlet, Subscription
-from greenamqp.messenger.outgoing import Call, Destination, Outgoing
+from greenamqp.messenger.outgoing import Call, Compose, Destination, Outgoing, Reply
 from greenamqp.messenger.outlet import Outlet
 from greenamqp.messenger.replies import Replies
 from greenamqp.messenger.state import State
@@ -94,6 +93,8 @@ class Messenger:
         self.engine: Connection | None = None
         self.addresser: addressing.Addresser | None = None
         self.bus = addressing.Bus()
+        #: What messages are in: of the bus at hand, or the last one, or the likely one.
+        self.format = addressing.likely_format(options)
         #: What has things declared; None while there is no connection.
         self.management: Management | None = None
         self.replies = Replies(self)
@@ -140,6 +141,8 @@ class Messenger:
         )
         # As the last peer said.
         self._links_per_session = LINKS_PER_SESSION
+        self._prefix = uuid.uuid4().hex
+        self._count = itertools.count(1)
         self._unattended: list[Outgoing] = []
         self._pump: Pump | None = None
         self._attempt: connect.Attempt | None = None
@@ -162,11 +165,15 @@ class Messenger:
 
     # -- for the driver
 
+    def unique_id(self) -> str:
+        """A name for a message that no other one has.  From any thread."""
+        return f"{self._prefix}.{next(self._count)}"
+
     def send(
         self,
         what: str,
         destination: Destination,
-        message: Message,
+        compose: Compose,
         *,
         deadline: float,
         retries: int | None = None,
@@ -177,6 +184,7 @@ class Messenger:
         """Send and wait until the next hop has accepted.  May block until `deadline`.
 
         :param what: how errors name it
+        :param compose: makes the message; what it raises is raised here
         :param retries: further attempts allowed; None or negative: any number
         :param settled: ask for no outcome
         :param repeatable: whether it may be sent again when its outcome is unknown
@@ -188,7 +196,8 @@ class Messenger:
         entry = Outgoing(
             what,
             destination,
-            message,
+            compose,
+            self.format,
             deadline,
             retries,
             settled,
@@ -212,14 +221,14 @@ class Messenger:
     def call(
         self,
         destination: Destination,
-        message: Message,
+        compose: Compose,
         *,
         deadline: float,
         retries: int | None = None,
         settled: bool = False,
         monitor: float | None = None,
         mandatory: bool = False,
-    ) -> Received:
+    ) -> Reply:
         """Send a request and wait for its reply.  May block until `deadline`.
 
         :param monitor: seconds without a heartbeat after which to give up
@@ -229,7 +238,8 @@ class Messenger:
         call = Call(
             "RPC call",
             destination,
-            message,
+            compose,
+            self.format,
             deadline,
             retries,
             settled,
@@ -264,13 +274,13 @@ class Messenger:
             raise TimeoutError(self._late(call, silence))
         if call.error is not None:
             raise call.error
-        return typing.cast(Received, call.reply)
+        return typing.cast(Reply, call.reply)
 
     def post(
         self,
         what: str,
         destination: Destination,
-        message: Message,
+        compose: Compose,
         *,
         deadline: float,
         retries: int | None = None,
@@ -282,7 +292,15 @@ class Messenger:
         :param urgent: write it now; else with whatever else is written before long
         """
         entry = Outgoing(
-            what, destination, message, deadline, retries, settled, False, None
+            what,
+            destination,
+            compose,
+            self.format,
+            deadline,
+            retries,
+            settled,
+            False,
+            None,
         )
         entry.on_failure = self._post_failed
         self._submit(entry, urgent)
@@ -680,6 +698,7 @@ class Messenger:
             self.bus,
             self._policies,
         )
+        self.format = self.addresser.format
         LOG.info(
             "connected to %s (%s %s), %s, login: %s",
             self._where(),

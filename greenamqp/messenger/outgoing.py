@@ -8,8 +8,14 @@ import typing
 from oslo_messaging import Target, exceptions
 
 from greenamqp import addressing
-from greenamqp.engine import Message, Received
+from greenamqp.engine import Message
+from greenamqp.formats import Format
 from greenamqp.hubs import Waiter
+
+#: Makes the message in a format.  What cannot be serialised is raised to the sender,
+#: since this is called before anything is sent; it may be called again, should the
+#: message bus turn out to be of another kind.
+Compose = typing.Callable[[Format], Message]
 
 
 class Destination(typing.NamedTuple):
@@ -61,19 +67,33 @@ class Destination(typing.NamedTuple):
         )
 
 
+class Reply(typing.NamedTuple):
+    """What a call was replied, in the format that it came in."""
+
+    format: Format
+    content: typing.Any
+
+    def result(self, allowed_modules: list[str]) -> typing.Any:
+        """As :meth:`greenamqp.formats.Format.result`."""
+        return self.format.result(self.content, allowed_modules)
+
+
 class Outgoing:
     """A message on its way out, until its outcome is known.
 
+    :ivar format: what its message is in
     :ivar error: after `done`, why it failed, or None
     """
 
     __slots__ = (
+        "_compose",
         "attempts",
         "deadline",
         "destination",
         "done",
         "error",
         "expires",
+        "format",
         "last_reason",
         "mandatory",
         "message",
@@ -91,7 +111,8 @@ class Outgoing:
         self,
         what: str,
         destination: Destination,
-        message: Message,
+        compose: Compose,
+        format: Format,
         deadline: float | None,
         retries: int | None,
         settled: bool,
@@ -101,10 +122,12 @@ class Outgoing:
     ) -> None:
         self.what = what
         self.destination = destination
-        self.message = message
+        self._compose = compose
+        self.format = format
+        self.message = compose(format)
         self.deadline = deadline
         # Whether nobody may act on it after that.
-        self.expires = message.ttl is not None
+        self.expires = self.message.ttl is not None
         # None: as often as the deadline allows.
         self.retries = None if retries is None or retries < 0 else retries
         self.settled = settled
@@ -119,6 +142,14 @@ class Outgoing:
         self.done = False
         self.error: Exception | None = None
         self.last_reason = ""
+
+    def recompose(self, format: Format) -> None:
+        """The bus at hand wants another format.
+
+        :raises TypeError, ValueError: if it cannot be put into that
+        """
+        self.message = self._compose(format)
+        self.format = format
 
     def may_retry(self) -> bool:
         """Whether another attempt is allowed; counts it."""
@@ -163,9 +194,12 @@ class Outgoing:
 
 
 class Call(Outgoing):
-    """A request whose caller waits for a reply."""
+    """A request whose caller waits for a reply.
 
-    __slots__ = ("monitor", "monitor_deadline", "reply", "was_accepted")
+    :ivar id: by which the reply to the latest attempt is known, once there was one
+    """
+
+    __slots__ = ("id", "monitor", "monitor_deadline", "reply", "was_accepted")
 
     is_call = True
 
@@ -173,7 +207,8 @@ class Call(Outgoing):
         self, *args: typing.Any, monitor: float | None, mandatory: bool
     ) -> None:
         super().__init__(*args, mandatory=mandatory)
-        self.reply: Received | None = None
+        self.id: str | None = None
+        self.reply: Reply | None = None
         self.monitor = monitor
         self.monitor_deadline: float | None = None
         self.was_accepted = False

@@ -106,6 +106,12 @@ class Outlet:
 
     def _transmit(self, link: Sender, entry: Outgoing) -> None:
         messenger = self._messenger
+        if entry.format is not messenger.format:
+            try:
+                entry.recompose(messenger.format)
+            except (TypeError, ValueError) as exc:
+                entry.failed(f"it cannot be written for {messenger.bus}: {exc}")
+                return
         message = entry.message
         message.address = self.address
         message.ttl = self._ttl(entry)

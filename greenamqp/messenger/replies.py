@@ -16,9 +16,10 @@ from greenamqp.engine import (
     Receiver,
     RemoteError,
 )
+from greenamqp.formats import BadMessage
 from greenamqp.hubs import Timer
 from greenamqp.management import Refused
-from greenamqp.messenger.outgoing import Call
+from greenamqp.messenger.outgoing import Call, Reply
 from greenamqp.messenger.state import LINK_NAME, State
 
 if typing.TYPE_CHECKING:
@@ -72,21 +73,21 @@ class Replies:
         return self._source is not None and self._source.survives
 
     def expect(self, call: Call) -> None:
-        """A request leaves: its reply will be recognised by its message id."""
-        message = call.message
+        """A request leaves: its reply will be recognised by its id."""
+        assert self.address is not None
         # A fresh id for each attempt: a late reply to an earlier one must not be taken
         # for this one's.
         self._count += 1
-        message.id = f"{self._prefix}.{self._count}"
-        message.reply_to = self.address
-        self.waiting[message.id] = call
+        call.id = f"{self._prefix}.{self._count}"
+        call.format.expect_reply(call.message, call.id, self.address)
+        self.waiting[call.id] = call
         if call.monitor is not None:
             call.monitor_deadline = self._messenger.hub.now() + call.monitor
         self._top_up()
 
     def forget(self, call: Call) -> None:
         """Its caller waits no longer."""
-        self.waiting.pop(call.message.id, None)
+        self.waiting.pop(call.id, None)
 
     def attach(self) -> None:
         """Attach the link, if the connection is up and it is not there yet."""
@@ -156,7 +157,8 @@ class Replies:
 
     def _attached(self, link: Receiver) -> None:
         assert self._source is not None
-        self.address = self._source.address or link.remote_source.address
+        source = self._source
+        self.address = source.reply_to or source.address or link.remote_source.address
         self.refusal = ""
         self._credit = 0
         self._top_up()
@@ -192,21 +194,27 @@ class Replies:
             self._used_credit()
             return
         link.settle(delivery)
-        call = self.waiting.get(message.correlation_id)
+        format = self._messenger.format
+        try:
+            request_id, is_reply, content = format.open_reply(message)
+        except BadMessage as exc:
+            LOG.error("a reply that cannot be read was dropped: %s", exc)
+            self._used_credit()
+            return
+        call = self.waiting.get(request_id)
         if call is None:
             LOG.warning(
                 "a reply that nobody waits for was dropped: it came late, or was not "
-                "for us (correlation-id %s)",
-                message.correlation_id,
+                "for us (to request %s)",
+                request_id,
             )
-        elif message.body is None:
-            # A heartbeat: the server is at work on it.
-            if call.monitor is not None:
-                call.monitor_deadline = self._messenger.hub.now() + call.monitor
-        else:
-            del self.waiting[message.correlation_id]
-            call.reply = message
+        elif is_reply:
+            del self.waiting[request_id]
+            call.reply = Reply(format, content)
             call.finish(None)
+        elif call.monitor is not None:
+            # A heartbeat: the server is at work on it.
+            call.monitor_deadline = self._messenger.hub.now() + call.monitor
         self._used_credit()
 
     def _dropped(self, link: Receiver, reason: str) -> None:

@@ -681,7 +681,7 @@ class Setting(typing.NamedTuple):
             self.messenger.send,
             what,
             destination,
-            Message(body),
+            lambda format: Message(body),
             deadline=self.world.now() + timeout,
             **options,
         )
@@ -702,13 +702,18 @@ class Setting(typing.NamedTuple):
         **options: typing.Any,
     ) -> Task:
         """Begin a call."""
-        return self.world.go(
-            self.messenger.call,
-            destination,
-            Message(body),
-            deadline=self.world.now() + timeout,
-            **options,
-        )
+
+        def call() -> typing.Any:
+            reply = self.messenger.call(
+                destination,
+                lambda format: Message(body),
+                deadline=deadline,
+                **options,
+            )
+            return reply.content
+
+        deadline = self.world.now() + timeout
+        return self.world.go(call)
 
     def post(
         self,
@@ -721,7 +726,7 @@ class Setting(typing.NamedTuple):
         self.messenger.post(
             "RPC reply",
             destination,
-            Message(body),
+            lambda format: Message(body),
             deadline=self.world.now() + timeout,
             **options,
         )

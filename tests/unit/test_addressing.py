@@ -109,7 +109,7 @@ def test_a_listener_receives_the_notifications_of_its_exchange_alone(bus):
     assert len(set(sent.values())) == 3
     for exchange, address in sent.items():
         target = Target(topic="notifications.info", exchange=exchange)
-        assert addresses(made.notification_sources(target, None)) == [address]
+        assert addresses(made.notification_sources([target], None)) == [address]
 
 
 def test_rpc_and_notifications_are_kept_apart_by_routers_alone():
@@ -131,7 +131,7 @@ def test_each_pool_has_a_queue_of_its_own():
     target = Target(topic="notifications.info", exchange="nova")
     address = made.destination(target, Service.NOTIFY).address
     sources = {
-        pool: addresses(made.notification_sources(target, pool))
+        pool: addresses(made.notification_sources([target], pool))
         for pool in ("metering", "audit", None)
     }
     # What is sent reaches all of them: each is a queue on the same address.
@@ -145,8 +145,8 @@ def test_each_pool_has_a_queue_of_its_own():
 
 def test_a_pools_queue_outlives_its_members():
     made = addresser(OWN)
-    (pooled,) = made.notification_sources(Target(topic="t"), "pool")
-    (alone,) = made.notification_sources(Target(topic="t"), None)
+    (pooled,) = made.notification_sources([Target(topic="t")], "pool")
+    (alone,) = made.notification_sources([Target(topic="t")], None)
     assert pooled.expiry_policy == EXPIRE_NEVER
     assert alone.expiry_policy != EXPIRE_NEVER
 
@@ -154,7 +154,7 @@ def test_a_pools_queue_outlives_its_members():
 def test_pools_of_different_exchanges_do_not_share_a_queue():
     made = addresser(OWN)
     queues = {
-        made.notification_sources(Target(topic="t", exchange=exchange), "pool")[
+        made.notification_sources([Target(topic="t", exchange=exchange)], "pool")[
             0
         ].address.partition("::")[2]
         for exchange in ("nova", "neutron")
@@ -165,7 +165,7 @@ def test_pools_of_different_exchanges_do_not_share_a_queue():
 @pytest.mark.parametrize("bus", [QPIDD, ROUTER, Bus()], ids=str)
 def test_a_pool_where_the_bus_has_none(bus):
     with pytest.raises(NotImplementedError, match="pool 'metering'") as caught:
-        addresser(bus).notification_sources(Target(topic="t"), "metering")
+        addresser(bus).notification_sources([Target(topic="t")], "metering")
     assert str(bus) in str(caught.value)
 
 
@@ -228,7 +228,7 @@ def test_rabbitmq_3_makes_queues_by_attaches_all_with_one_durability():
 def test_rabbitmq_3_keeps_notifications_and_replies():
     made = addresser(RABBITMQ_3)
     target = Target(exchange="nova", topic="t.info")
-    (source,) = made.notification_sources(target, None)
+    (source,) = made.notification_sources([target], None)
     assert source == made.destination(target, Service.NOTIFY)
     assert source.durable and source.durability == DURABLE
     reply = made.reply_source("u")
@@ -240,7 +240,7 @@ def test_rabbitmq_3_keeps_notifications_and_replies():
 def test_rabbitmq_3_refuses_pools_and_advises_a_policy_for_its_own_names():
     made = addresser(RABBITMQ_3)
     with pytest.raises(NotImplementedError, match="pool 'p'.*RabbitMQ 3.10.8"):
-        made.notification_sources(Target(topic="t.info"), "p")
+        made.notification_sources([Target(topic="t.info")], "p")
     pattern = re.search("'([^']+)' '{\"expires\"", made.advice)[1]
     assert re.search(pattern, "reply.u") and re.search(pattern, "amq.gen-x")
     for node in made.rpc_sources(Target(topic="t", server="s"), "u"):

@@ -121,7 +121,7 @@ def test_requests_say_how_long_they_live(bus):
 def test_the_queue_of_listeners_without_a_pool_is_there_before_they_are(bus):
     family = addresser(bus)
     target = Target(topic="t.info")
-    (listener,) = family.notification_sources(target, None)
+    (listener,) = family.notification_sources([target], None)
     declared = family.destination(target, Service.NOTIFY).declarations
     queue = listener.address.rpartition("::")[2]
     assert queue in [each.name for each in declared if hasattr(each, "name")]
@@ -131,7 +131,7 @@ def test_the_queue_of_listeners_without_a_pool_is_there_before_they_are(bus):
 def test_pools_have_queues_of_their_own(bus):
     family = addresser(bus)
     sources = {
-        (topic, pool): family.notification_sources(Target(topic=topic), pool)[0].address
+        (topic, pool): family.notification_sources([Target(topic=topic)], pool)[0].address
         for topic in ("t.info", "t.error", "default")
         for pool in (None, "p", "q", "p:q", "default")
     }
@@ -151,7 +151,7 @@ def test_artemis_is_told_how_to_route():
     assert (notification.capabilities, notification.durable) == (("topic",), True)
     routes = [node.capabilities for node in family.rpc_sources(Target(topic="t"))]
     assert routes == [("topic",), ("queue",)]
-    (listener,) = family.notification_sources(Target(topic="t.info"), None)
+    (listener,) = family.notification_sources([Target(topic="t.info")], None)
     assert listener.capabilities == ("topic",)
     name = f"{NOTIFY}.anycast:openstack:t.info"
     assert listener.address == f"{name}::{name}"
@@ -171,7 +171,7 @@ def test_artemis_policies():
     for node in (
         family.destination(target, Service.RPC),
         family.destination(target, Service.NOTIFY),
-        family.notification_sources(target, "pool")[0],
+        family.notification_sources([target], "pool")[0],
         family.rpc_sources(target)[1],
     ):
         (declared,) = node.declarations
@@ -184,7 +184,7 @@ def test_artemis_policies():
     # What is in the queue is told to live so long by who sends it there.
     assert family.destination(target, Service.NOTIFY).message_ttl == 3
     assert family.destination(target, Service.RPC).message_ttl == 3
-    (listener,) = family.notification_sources(target, "pool")
+    (listener,) = family.notification_sources([target], "pool")
     assert listener.declarations[0].name.startswith("pool:pool:")
 
 
@@ -217,7 +217,7 @@ def test_broker_j_queues_have_a_limit_of_attempts():
     family = addresser(BROKER_J)
     for node in (
         *family.rpc_sources(Target(topic="t", server="s"))[:1],
-        *family.notification_sources(Target(topic="t.info"), "pool"),
+        *family.notification_sources([Target(topic="t.info")], "pool"),
     ):
         dead, queue = (each for each in node.declarations if "queue" in each.what[:5])
         assert dead.name == DEAD_LETTERS and not dead.attributes
@@ -246,7 +246,7 @@ def test_broker_j_has_no_queue_that_expires():
     for ask in (
         lambda: family.rpc_sources(target),
         lambda: family.destination(target, Service.NOTIFY),
-        lambda: family.notification_sources(target, "pool"),
+        lambda: family.notification_sources([target], "pool"),
     ):
         with pytest.raises(NotImplementedError, match=r"expires=5.*Broker-J.*expire"):
             ask()

@@ -27,7 +27,7 @@ def up(s):
         s.messenger.send,
         "notification",
         NOTIFY,
-        Message("{}"),
+        lambda format: Message("{}"),
         deadline=s.world.now() + 60,
         repeatable=True,
     )

@@ -14,6 +14,7 @@ from tests.unit.wire import Recorder, Wire
 
 
 def addresser(version="4.0.5", policies=None, **options):
+    options.setdefault("addressing_mode", "declared")
     return addressing.choose(
         fakes.options(**options), "openstack", "v", Bus("RabbitMQ", version), policies
     )
@@ -56,7 +57,7 @@ def test_a_policy_becomes_arguments():
     policies = Policies()
     policies.set(Target(topic="t"), QueuePolicy(1, 2, 3))
     (source,) = addresser(policies=policies).notification_sources(
-        Target(topic="t.info"), None
+        [Target(topic="t.info")], None
     )
     assert dict(source.declarations[1].arguments) == {
         "x-queue-type": "quorum",
@@ -76,12 +77,13 @@ def test_the_reply_queue_keeps_its_name():
 
 
 @pytest.mark.parametrize("version", ["3.10.8", "3.13.7", ""])
-def test_before_4_it_says_what_is_needed(version):
-    family = addresser(version, addressing_mode="declared")
+@pytest.mark.parametrize("mode", ["declared", "rabbit"])
+def test_before_4_it_says_what_is_needed(version, mode):
+    family = addresser(version, addressing_mode=mode)
     for ask in (
         lambda: family.destination(Target(topic="t"), Service.RPC),
         lambda: family.rpc_sources(Target(topic="t", server="s"), "u"),
-        lambda: family.notification_sources(Target(topic="t.info"), "pool"),
+        lambda: family.notification_sources([Target(topic="t.info")], "pool"),
         lambda: family.reply_source("u"),
     ):
         with pytest.raises(NotImplementedError, match="4.0 or newer"):
@@ -202,9 +204,29 @@ def test_a_refusal_is_named(pair):
     assert not pair.management.has((queue("q"),))
 
 
-def test_one_that_differs_may_do(pair):
-    pair.broker.answers["/queues/q"] = ("409", "inequivalent arg 'durable'")
-    assert pair.declare(queue("q", must_agree=False)) == [None]
+def test_one_that_differs_may_do(pair, caplog):
+    for name, answer in (("e", "durable"), ("f", "type")):
+        pair.broker.answers[f"/exchanges/{name}"] = (
+            "409",
+            f"inequivalent arg '{answer}' for exchange",
+        )
+    declared = exchange(
+        "e", "topic", may_differ=("durable",), options=(("durable", "[g] option"),)
+    )
+    assert pair.declare(declared) == [None]
+    assert "exchange 'e' is used as it is: inequivalent arg 'durable'" in caplog.text
+    assert "[g] option" in caplog.text
+    (refused,) = pair.declare(exchange("f", "topic", may_differ=("durable",)))
+    assert refused.permanent and "'type'" in str(refused)
+
+
+def test_a_refusal_names_the_option(pair):
+    pair.broker.answers["/queues/q"] = (
+        "409",
+        "inequivalent arg 'x-expires' for queue 'q': received '1' but current is '2'",
+    )
+    (refused,) = pair.declare(queue("q", options=(("x-expires", "[group] ttl"),)))
+    assert "received '1' but current is '2'; to be set by [group] ttl" in str(refused)
 
 
 def test_a_request_that_ends_the_pair_harms_no_other(pair):

@@ -38,7 +38,7 @@ def test_a_call_returns_its_reply():
         assert request.message.body == "question"
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
         assert s.messenger.replies.waiting == {}
 
 
@@ -64,7 +64,7 @@ def test_reply_and_outcome_come_in_any_order(reply_first, settled):
         for step in reversed(steps) if reply_first else steps:
             step()
             s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_each_caller_gets_its_own_reply():
@@ -76,7 +76,7 @@ def test_each_caller_gets_its_own_reply():
         for request in requests:
             s.peer.reply(request, "re " + request.message.body)
         s.world.settle()
-        answers = [task.result().body for task in tasks]
+        answers = [task.result() for task in tasks]
         assert answers == [f"re {number}" for number in range(50)]
 
 
@@ -104,7 +104,7 @@ def test_a_call_waits_for_the_reply_link():
         (request,) = s.peer.received
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_a_call_sent_settled():
@@ -114,7 +114,7 @@ def test_a_call_sent_settled():
         assert request.settled
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_a_retried_call_takes_no_late_reply_to_an_earlier_attempt():
@@ -133,7 +133,7 @@ def test_a_retried_call_takes_no_late_reply_to_an_earlier_attempt():
         assert not task.done
         s.peer.reply(second, "right")
         s.world.settle()
-        assert task.result().body == "right"
+        assert task.result() == "right"
 
 
 # -- deadlines
@@ -159,7 +159,7 @@ def test_a_late_reply_disturbs_nobody(caplog):
         assert not other.done
         s.peer.reply(second, "in time")
         s.world.settle()
-        assert other.result().body == "in time"
+        assert other.result() == "in time"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_reply_for_nobody(stranger, caplog):
         assert "nobody waits for" in caplog.text
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_a_reply_that_is_no_message():
@@ -189,7 +189,7 @@ def test_a_reply_that_is_no_message():
         assert not task.done
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_a_second_reply_to_the_same_call():
@@ -198,7 +198,7 @@ def test_a_second_reply_to_the_same_call():
         s.peer.reply(request, "first")
         s.peer.reply(request, "second")
         s.world.settle()
-        assert task.result().body == "first"
+        assert task.result() == "first"
 
 
 # -- the monitor
@@ -296,7 +296,7 @@ def test_a_heartbeat_is_no_reply_to_a_call_without_monitor():
         assert not task.done
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 # -- credit
@@ -395,7 +395,7 @@ def test_a_call_that_did_not_leave_is_sent_with_the_new_reply_address():
         assert request.message.reply_to not in old
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_a_call_at_rest_is_sent_with_the_new_reply_address():
@@ -408,7 +408,7 @@ def test_a_call_at_rest_is_sent_with_the_new_reply_address():
         (request,) = s.peer.received
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_a_call_that_rests_longer_than_the_connection_is_away():
@@ -426,7 +426,7 @@ def test_a_call_that_rests_longer_than_the_connection_is_away():
         (request,) = s.peer.received
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_the_reply_link_comes_back_only_when_it_is_needed():
@@ -440,7 +440,7 @@ def test_the_reply_link_comes_back_only_when_it_is_needed():
         task, request = called(s)
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 # -- a link is lost
@@ -454,7 +454,7 @@ def test_a_reply_comes_though_the_link_of_the_request_is_gone():
         assert not task.done
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_the_reply_link_is_closed_by_the_peer():
@@ -474,7 +474,7 @@ def test_the_reply_link_is_closed_by_the_peer():
         (request,) = s.peer.received
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert next_one.result().body == "answer"
+        assert next_one.result() == "answer"
 
 
 def test_a_reply_that_the_peer_aborts_returns_its_credit(caplog):
@@ -489,7 +489,7 @@ def test_a_reply_that_the_peer_aborts_returns_its_credit(caplog):
         assert "a reply was lost" in caplog.text
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_a_new_connection_does_not_wait_for_the_old_ones_reply_link():
@@ -502,7 +502,7 @@ def test_a_new_connection_does_not_wait_for_the_old_ones_reply_link():
         task, request = called(s)
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_the_reply_link_is_refused():
@@ -519,7 +519,7 @@ def test_the_reply_link_is_refused():
         task, request = called(s)
         s.peer.reply(request, "answer")
         s.world.settle()
-        assert task.result().body == "answer"
+        assert task.result() == "answer"
 
 
 def test_close_with_a_reply_link_that_waits_to_be_attached_again():
@@ -537,8 +537,8 @@ def test_a_heartbeat_is_not_taken_for_the_reply_before_it():
         s.peer.reply(first_request, "first")
         s.peer.reply(second_request, None)
         s.world.settle()
-        assert first.result().body == "first"
+        assert first.result() == "first"
         assert not second.done
         s.peer.reply(second_request, "second")
         s.world.settle()
-        assert second.result().body == "second"
+        assert second.result() == "second"

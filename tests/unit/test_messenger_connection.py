@@ -52,7 +52,7 @@ def test_whoever_wants_something_connects(wish):
             s.messenger.post(
                 "reply",
                 fakes.RPC,
-                Message("{}"),
+                lambda format: Message("{}"),
                 deadline=s.world.now() + 10,
                 settled=True,
             )

@@ -111,7 +111,7 @@ def test_waiting_for_the_links_ends_with_the_messenger():
 
 def test_what_the_bus_cannot_do_is_said():
     def pool(addresser):
-        return addresser.notification_sources(Target(topic="t"), "pool")
+        return addresser.notification_sources([Target(topic="t")], "pool")
 
     with fakes.setting(network={"product": "qpid-cpp"}) as s:
         consumer = Consumer(s, sources=pool)
@@ -125,7 +125,7 @@ def test_what_the_bus_cannot_do_is_said():
 
 def test_another_bus_may_be_able_to_do_it():
     def pool(addresser):
-        return addresser.notification_sources(Target(topic="t"), "pool")
+        return addresser.notification_sources([Target(topic="t")], "pool")
 
     with fakes.setting() as s:
         s.network.script = [{"product": "qpid-cpp"}, {"product": "greenamqp"}]
@@ -138,7 +138,7 @@ def test_another_bus_may_be_able_to_do_it():
 
 def test_one_impossible_subscription_does_not_keep_others_away():
     def pool(addresser):
-        return addresser.notification_sources(Target(topic="t"), "pool")
+        return addresser.notification_sources([Target(topic="t")], "pool")
 
     with fakes.setting(network={"product": "qpid-cpp"}) as s:
         Consumer(s, sources=pool)

@@ -4,8 +4,8 @@
 import pytest
 from oslo_messaging import Target
 
-from greenamqp import message as codec
 from greenamqp.engine import ACCEPTED, Message
+from greenamqp.formats import PREDECESSOR
 from greenamqp.messenger import State, messenger
 from greenamqp.messenger.inlet import MAX_DOUBTFUL
 from tests.unit import fakes
@@ -87,7 +87,7 @@ def test_what_is_sent_and_called_goes_over_the_first():
         s.world.settle()
         first.reply(first.received[-1], '{"result": 1}')
         s.world.settle()
-        assert call.result().body == '{"result": 1}'
+        assert call.result() == '{"result": 1}'
         assert not any(peer.received for peer in others)
 
 
@@ -153,7 +153,7 @@ def test_a_listener_on_a_further_connection():
         assert len(living(s)) == 3
         peer = living(s)[2]
         name = next(name for name in peer.outbound if "t2" in name)
-        peer.send(name, Message(codec.request_body({"method": "m"}, {})))
+        peer.send(name, PREDECESSOR.request({"method": "m"}, {}, "id"))
         s.world.settle()
         polling = s.world.go(listeners[2].poll, timeout=0)
         s.world.settle()

@@ -128,7 +128,7 @@ def test_what_one_wakeup_sends_leaves_in_one_write():
                 s.messenger.send(
                     "RPC cast",
                     fakes.RPC,
-                    fakes.Message(str(number)),
+                    lambda format, text=str(number): fakes.Message(text),
                     deadline=s.world.now() + 5,
                     settled=True,
                 )

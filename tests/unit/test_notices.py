@@ -95,7 +95,7 @@ def test_replies_that_cannot_be_sent_are_one_line(lines):
             s.messenger.post(
                 "RPC reply",
                 Destination.reply(f"caller-{number}"),
-                Message("{}"),
+                lambda format: Message("{}"),
                 deadline=s.world.now() + 5,
                 retries=0,
             )
@@ -111,7 +111,7 @@ def test_a_reply_that_waits_for_the_connection_is_sent_when_it_is_there():
         s.messenger.post(
             "RPC reply",
             Destination.reply("caller"),
-            Message("{}"),
+            lambda format: Message("{}"),
             deadline=s.world.now() + 30,
             retries=0,
         )
@@ -156,7 +156,7 @@ def test_with_other_hosts_a_silent_one_is_given_up_sooner(monkeypatch):
             s.messenger.send,
             "notification",
             Destination.of(Target(topic="t"), Service.NOTIFY),
-            Message("{}"),
+            lambda format: Message("{}"),
             deadline=s.world.now() + 30,
             repeatable=True,
         )

@@ -623,7 +623,7 @@ def test_rpc_cast_ttl(ttl):
 )
 def test_queues_of_rabbitmq(name, value, which, argument):
     """As what a queue is declared that lasts, and one for replies."""
-    with fakes.driver(**{name: value}) as s:
+    with fakes.driver(addressing_mode="declared", **{name: value}) as s:
         bus = addressing.Bus(product="RabbitMQ", version="4.0.5")
         addresser = addressing.choose(s.driver._options, "openstack", None, bus)
         nodes = [

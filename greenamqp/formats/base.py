@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every format provides, and the JSON that all of them are made of.
+
+Nothing a peer sends is imported or run, but for the exceptions whose modules the
+application has allowed.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+import typing
+
+from oslo_messaging._drivers import common
+from oslo_serialization import jsonutils
+
+from greenamqp.engine import Message, Received
+
+# jsonutils.dumps makes an encoder for each call; these are kept and give the same
+# bytes for half the time.  The faster one does not look for circular references (that
+# takes a table that threads cannot share): it recurses until Python stops it, and the
+# other one then finds out why.
+_encode = json.JSONEncoder(default=jsonutils.to_primitive).encode
+_encode_fast: typing.Any = None
+if json.encoder.c_make_encoder is not None:
+    _encode_fast = json.encoder.c_make_encoder(
+        None,
+        jsonutils.to_primitive,
+        json.encoder.encode_basestring_ascii,
+        None,
+        ": ",
+        ", ",
+        False,
+        False,
+        True,
+    )
+_decoder = json.JSONDecoder()
+_decode = _decoder.decode
+_scan = _decoder.scan_once
+
+# The longest time that a peer may ask for; JSON has numbers that no clock can add.
+MAX_SECONDS = 2**31
+
+
+class BadMessage(ValueError):
+    """A message that is not what it should be; the text says in which way."""
+
+
+class Request(typing.NamedTuple):
+    """What a request or notification holds.
+
+    :ivar call_monitor_timeout: seconds without a heartbeat after which the caller
+        gives up, or None
+    :ivar id: what a reply names as that which it replies to
+    :ivar reply_to: where a reply goes; None: none is wanted
+    :ivar unique_id: the same in each copy of one message, or None: not said
+    """
+
+    message: typing.Any
+    context: dict[str, typing.Any]
+    call_monitor_timeout: float | None = None
+    id: typing.Any = None
+    reply_to: str | None = None
+    unique_id: str | None = None
+
+
+class Format(abc.ABC):
+    """Puts into messages what an application says, and reads what peers say.
+
+    What it makes lacks what the messenger knows: address, time to live, and for calls
+    (see `expect_reply`) where the reply is to go.
+    """
+
+    @abc.abstractmethod
+    def request(
+        self,
+        message: typing.Any,
+        context: typing.Any,
+        unique_id: str,
+        call_monitor_timeout: float | None = None,
+    ) -> Message:
+        """An RPC request.
+
+        :param unique_id: the same whenever this is sent again
+        :raises TypeError, ValueError: what cannot be serialised is the application's
+            mistake, and named
+        """
+
+    @abc.abstractmethod
+    def notification(
+        self,
+        message: typing.Any,
+        context: typing.Any,
+        unique_id: str,
+        *,
+        envelope: bool,
+    ) -> Message:
+        """A notification; as `request`.
+
+        :param envelope: whether to wrap it, as version 2.0 of oslo.messaging's format
+        """
+
+    @abc.abstractmethod
+    def expect_reply(self, request: Message, id: str, reply_to: str) -> None:
+        """Have a request that `request` made say so: of one attempt, each has an id of
+        its own."""
+
+    @abc.abstractmethod
+    def reply(
+        self, id: typing.Any, reply: typing.Any, failure: typing.Any, unique_id: str
+    ) -> Message:
+        """The reply to the request `id`; `failure` is an exc_info triple or None."""
+
+    @abc.abstractmethod
+    def heartbeat(self, id: typing.Any, unique_id: str) -> Message:
+        """What tells a caller that the request `id` is still worked on."""
+
+    @abc.abstractmethod
+    def parse_request(self, message: Received) -> Request:
+        """What a request or notification holds.
+
+        :raises BadMessage: if it is no such thing
+        """
+
+    @abc.abstractmethod
+    def parse_any(self, message: Received) -> Request:
+        """What a message of any program holds: a request of oslo.messaging's as such,
+        any other JSON value with an empty context.
+
+        :raises BadMessage: if it is not JSON
+        """
+
+    @abc.abstractmethod
+    def open_reply(self, message: Received) -> tuple[typing.Any, bool, typing.Any]:
+        """The id of the request, whether this is the reply (else: a heartbeat), and
+        what `result` is to be given.
+
+        :raises BadMessage: if it is no reply
+        """
+
+    @abc.abstractmethod
+    def result(self, content: typing.Any, allowed_modules: list[str]) -> typing.Any:
+        """What a call returns.
+
+        :raises BadMessage: if it is no reply
+        :raises Exception: the remote exception, of its own class where its module is
+            allowed, else oslo_messaging.RemoteError
+        """
+
+
+def dumps(value: typing.Any) -> str:
+    """As ``oslo_serialization.jsonutils.dumps``, byte for byte."""
+    if _encode_fast is None:
+        return _encode(value)
+    try:
+        return "".join(_encode_fast(value, 0))
+    except (RecursionError, ValueError):
+        return _encode(value)
+
+
+def loads(body: typing.Any) -> typing.Any:
+    """The JSON value in a message's body.
+
+    :raises BadMessage: if there is none, or it is nested too deeply
+    """
+    if isinstance(body, bytes):
+        try:
+            body = body.decode()
+        except UnicodeDecodeError:
+            raise BadMessage("the body is not UTF-8") from None
+    if not isinstance(body, str):
+        raise BadMessage(f"the body is not text but {type(body).__name__}")
+    try:
+        value, end = _scan(body, 0)
+        if end == len(body):
+            return value
+    except (StopIteration, ValueError):
+        pass  # blanks around it, or an error that the whole decoder words better
+    except RecursionError:
+        raise BadMessage("the JSON in the body is nested too deeply") from None
+    try:
+        return _decode(body)
+    except RecursionError:
+        raise BadMessage("the JSON in the body is nested too deeply") from None
+    except ValueError as exc:
+        raise BadMessage(f"the body is not JSON: {exc}") from None
+
+
+def seconds(value: typing.Any, name: str) -> float | None:
+    """A number of seconds from a message, or None.
+
+    :raises BadMessage: naming it, if it is neither
+    """
+    if value is None:
+        return None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0 <= value <= MAX_SECONDS
+    ):
+        raise BadMessage(f"{name} is no number of seconds")
+    return value
+
+
+def remote_exception(failure: typing.Any, allowed_modules: list[str]) -> Exception:
+    """The exception that `failure` describes.
+
+    :raises BadMessage: if it describes none
+    """
+    try:
+        return common.deserialize_remote_exception(failure, allowed_modules)
+    except RecursionError:
+        raise BadMessage("the failure is nested too deeply") from None
+    except Exception as exc:
+        raise BadMessage(f"the failure cannot be read: {exc}") from None
+
+
+def open_envelope(value: dict[str, typing.Any]) -> typing.Any:
+    """What is in oslo.messaging's envelope, or `value` if it is none.
+
+    :raises BadMessage: if it cannot be opened
+    """
+    if value.get("oslo.version") == "2.0" and "oslo.message" in value:
+        # As below, without a parser of versions for each message.
+        try:
+            return loads(value["oslo.message"])
+        except BadMessage as exc:
+            raise BadMessage(f"the envelope cannot be opened: {exc}") from None
+    try:
+        return common.deserialize_msg(value)
+    except RecursionError:
+        raise BadMessage("the message is nested too deeply") from None
+    except Exception as exc:
+        raise BadMessage(f"the envelope cannot be opened: {exc}") from None
