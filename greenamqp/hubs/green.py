@@ -142,6 +142,8 @@ class GreenHub(Hub):
         self._allocate_lock = native.original("threading", "Lock")
         self._thread = self._get_ident()
         self._from_outside: collections.deque[Callback] = collections.deque()
+        # Held where other threads write to the eventfd, and where it goes away.
+        self._eventfd_lock = self._allocate_lock()
         self._eventfd = -1
         self._eventfd_watch: Watch | None = None
 
@@ -261,7 +263,10 @@ class GreenHub(Hub):
             self.spawn(_Worker(self, function).run)
 
     def _start(self) -> None:
-        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # What another thread left while nobody used the hub is told of at once.
+        self._eventfd = os.eventfd(
+            len(self._from_outside), os.EFD_NONBLOCK | os.EFD_CLOEXEC
+        )
         self._eventfd_watch = self.watch(self._eventfd, self._called_from_outside)
 
     def _stop(self) -> None:
@@ -269,9 +274,12 @@ class GreenHub(Hub):
             self._idle.pop().give(None)
         if self._eventfd_watch is not None:
             self._eventfd_watch.close()
-            os.close(self._eventfd)
-        self._eventfd_watch = None
-        self._eventfd = -1
+            self._eventfd_watch = None
+            with self._eventfd_lock:
+                eventfd, self._eventfd = self._eventfd, -1
+            os.close(eventfd)
+            if self._from_outside:
+                self._call_soon(self._run_from_outside)
         if self._alarm_timer is not None and not self._expects:
             self._alarm_timer.cancel()
             self._alarm_timer = None
@@ -283,6 +291,8 @@ class GreenHub(Hub):
         self._expects.clear()
         self._idle.clear()
         self._from_outside.clear()
+        # Another thread of the parent may have held it.
+        self._eventfd_lock = self._allocate_lock()
         self._eventfd_watch = None
         eventfd, self._eventfd = self._eventfd, -1
         if eventfd >= 0:
@@ -293,6 +303,9 @@ class GreenHub(Hub):
             os.eventfd_read(self._eventfd)
         except BlockingIOError:
             pass
+        self._run_from_outside()
+
+    def _run_from_outside(self) -> None:
         while self._from_outside:
             try:
                 self._from_outside.popleft()()
@@ -301,10 +314,19 @@ class GreenHub(Hub):
                 LOG.exception("a callback failed")
 
     def call_inside(self, callback: Callback) -> None:
-        # By the eventfd from the hub's own thread too: a signal handler may have
-        # interrupted the hub's wait, which goes on as if nothing had been.
         self._from_outside.append(callback)
-        os.eventfd_write(self._eventfd, 1)
+        if self.foreign():
+            with self._eventfd_lock:
+                if self._eventfd >= 0:
+                    os.eventfd_write(self._eventfd, 1)
+        elif self._eventfd >= 0:
+            # By the eventfd from the hub's own thread too: a signal handler may have
+            # interrupted the hub's wait, which goes on as if nothing had been.  Without
+            # the lock: it may have interrupted whoever holds that.
+            os.eventfd_write(self._eventfd, 1)
+        else:
+            # Begun before the last user went: a name that took long to look up.
+            self._call_soon(self._run_from_outside)
 
     def run_inside(
         self, function: typing.Callable[..., typing.Any], *args: typing.Any

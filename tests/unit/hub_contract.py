@@ -289,6 +289,58 @@ def acquire_and_release_leave_nothing(env):
         env.hub.acquire()
 
 
+@check(GREEN)
+def what_was_begun_before_the_last_user_left_comes_to_its_end(env):
+    """A name may take long to look up."""
+    gate, over = env.event(), env.event()
+    results = []
+
+    def slow():
+        gate.wait()
+        return "late"
+
+    def done(result, error):
+        results.append((result, error))
+        over.set()
+
+    env.hub.offload(slow, done)
+    env.pause()
+    env.hub.release()
+    try:
+        gate.set()
+        over.wait()
+    finally:
+        env.hub.acquire()
+    assert results == [("late", None)]
+    assert not env.logged
+
+
+@check(GREEN)
+def a_thread_that_calls_in_while_the_last_user_leaves(env):
+    from greenamqp.hubs import native
+
+    results = []
+    join = env.native(lambda: results.append(env.hub.run_inside(lambda: "done")))
+    # It has called, and the hub has had no turn to hear of it.
+    while not env.hub._from_outside:
+        native.original("time", "sleep")(0.001)
+    env.hub.release()
+    try:
+        while not results:
+            env.pause()
+        join()
+        # And one that comes when nobody is there is heard by the next user.
+        join = env.native(lambda: results.append(env.hub.run_inside(lambda: "next")))
+        while not env.hub._from_outside:
+            native.original("time", "sleep")(0.001)
+    finally:
+        env.hub.acquire()
+    while len(results) < 2:
+        env.pause()
+    join()
+    assert results == ["done", "next"]
+
+
 def quiet(env):
     """Let what was told to end come to its end."""
     if env.green:
