@@ -57,6 +57,8 @@ class _Arrival(typing.NamedTuple):
     link: Receiver
     delivery: Delivery
     message: Received
+    #: Whether the bus settled it when it sent it: it will not come again.
+    settled: bool
 
 
 class Incoming(base.IncomingMessage):
@@ -110,7 +112,8 @@ class Incoming(base.IncomingMessage):
             arrival, self._arrival = self._arrival, None
             if arrival is None:
                 return
-            if not arrival.inlet.settle(arrival.link, arrival.delivery, outcome):
+            settled = arrival.inlet.settle(arrival.link, arrival.delivery, outcome)
+            if not settled and not arrival.settled:
                 self._messenger.notices.add(
                     notices.NOT_SETTLED,
                     id=self.msg_id,
@@ -337,7 +340,8 @@ class Listener(base.Listener):
         except DecodeError as exc:
             self._reject(inlet, link, delivery, None, str(exc))
             return
-        self._queue.append(_Arrival(inlet, link, delivery, message))
+        settled = link.presettled(delivery)
+        self._queue.append(_Arrival(inlet, link, delivery, message, settled))
         if self._ready_fd is not None:
             self._ready_fd.show(True)
         for waiter in self._waiters:
@@ -378,7 +382,7 @@ class Listener(base.Listener):
     def _take(self, limit: int) -> list[base.IncomingMessage]:
         """Up to `limit` messages from the queue; those that are bad are rejected.
 
-        What came over a link that is gone is left out: the bus delivers it again.
+        What came over a link that is gone is left out if the bus delivers it again.
         """
         taken: list[base.IncomingMessage] = []
         lock = self.hub.lock
@@ -389,7 +393,7 @@ class Listener(base.Listener):
                         self._ready_fd.show(False)
                     break
                 arrival = self._queue.popleft()
-            if not arrival.link.usable(arrival.delivery):
+            if not arrival.link.usable(arrival.delivery) and not arrival.settled:
                 continue
             format = arrival.inlet.format
             parse = format.parse_any if self._may_be_foreign else format.parse_request
@@ -587,7 +591,11 @@ class Listener(base.Listener):
         so it is still given to the callback."""
         with self.hub.lock:
             queue, self._queue = self._queue, collections.deque()
-            ours = [each for each in queue if each.link.is_settled(each.delivery)]
+            ours = [
+                each
+                for each in queue
+                if each.settled or each.link.is_settled(each.delivery)
+            ]
             for each in queue:
                 if each not in ours:
                     each.inlet.settle(each.link, each.delivery, RELEASED)

@@ -229,6 +229,30 @@ def test_what_came_over_a_lost_link_is_left_out_and_said_to_come_again(rig, capl
     assert outcomes(s) == []
 
 
+@pytest.mark.parametrize("end", ["poll", "stop"])
+def test_what_was_sent_settled_is_kept_when_its_link_is_lost(rig, end, caplog):
+    """It does not come again: the predecessor sends casts so."""
+    s, listener = rig()
+    got = []
+    if end == "stop":
+        do(s, listener.start, got.extend)
+        # The callback is at work on the first, the others wait.
+        listener._deliverer = "somebody"
+    send(s, 1, 2, 3, settled=True)
+    send(s, 4)
+    s.peer.cut()
+    s.world.advance(5)
+    if end == "poll":
+        got = poll(s, listener, batch_size=5)
+    else:
+        listener._deliverer = None
+        do(s, listener.stop)
+    assert numbers(got) == [1, 2, 3]
+    for incoming in got:
+        do(s, incoming.acknowledge)
+    assert "cannot be acknowledged" not in caplog.text
+
+
 def test_a_slow_listener_does_not_hold_up_another(rig):
     s, slow = rig(notify_server_credit=1)
     other = s.listen_for_notifications([(Target(topic="other"), "info")])
