@@ -35,7 +35,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 .PHONY: help demo test integration buses style docs cover bench clean
 .PHONY: environments list-tests
 # All of `make test`, the longest first.
-TESTS := $(WORLDS:%=test-%) test-oslo test-unit
+TESTS := $(WORLDS:%=test-%) test-oslo test-unit test-chaos
 .PHONY: $(TESTS)
 
 help:
@@ -61,6 +61,9 @@ $(WORLDS:%=test-%): test-%: $(VENV)/.test
 
 test-oslo: $(VENV)/.test
 	$(BIN)/python $(OSLO_TESTS)
+
+test-chaos: $(VENV)/.test
+	$(BIN)/python -m pytest tests/chaos $(PYTEST)
 
 integration: $(VENV)/.test
 	$(BIN)/python -m tests.integration $(INTEGRATION)

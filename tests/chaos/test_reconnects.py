@@ -24,8 +24,7 @@ def broken(worker: Worker, forwarder, count: int) -> None:
         seen = len(worker.log)
         assert forwarder.cut() == 1
         worker.logged("connected to", since=seen)
-        levels = [level for level, _text in worker.log[seen:]]
-        assert levels == ["WARNING", "INFO"], worker.log[seen:]
+        assert worker.changes(seen) == ["lost", "connected"], worker.log[seen:]
         if number % EVERY == 0:
             worker.tell(call=number)
             assert worker.expect("answered")["value"] == number

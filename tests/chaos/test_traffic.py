@@ -151,7 +151,5 @@ def test_20000_and_20000_while_both_are_cut(any_world, broker, capsys):
 
 @pytest.mark.chaos
 def test_20000_and_20000_while_the_client_is_cut(any_world, broker, capsys):
-    ledgers = run(
-        any_world, broker, capsys, 20_000, 20_000, client_cut=3.1, wait=600
-    )
+    ledgers = run(any_world, broker, capsys, 20_000, 20_000, client_cut=3.1, wait=600)
     check_client_side(ledgers)

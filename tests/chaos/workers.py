@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -136,6 +137,15 @@ class Worker:
     def texts(self, level: str, since: int = 0) -> list[str]:
         """What was heard of the log at this level."""
         return [text for found, text in self.log[since:] if found == level]
+
+    def changes(self, since: int = 0) -> list[str]:
+        """What was heard of the connection's changes of state: "lost", "no" or
+        "connected"."""
+        return [
+            text.partition(" ")[0]
+            for _level, text in self.log[since:]
+            if re.match("(lost the connection|no connection|connected) to ", text)
+        ]
 
     def expect(self, what: str, wait: float = WAIT) -> dict[str, Any]:
         """The next message, which must say ``what``."""
