@@ -94,9 +94,15 @@ class Security:
 
     def server_name(self, host: Host, virtual_host: str | None) -> str:
         """Whose certificate the peer must show."""
+        name = host.hostname
         if self._options.ssl_verify_vhost and virtual_host:
-            return virtual_host
-        return host.hostname
+            name = virtual_host
+        if ":" in name:
+            # The scope of a link-local address is this machine's business alone.
+            return name.partition("%")[0]
+        # "bus.example." is for the resolver; certificates, and SNI (RFC 6066, section
+        # 3), have no dot at the end.
+        return name.rstrip(".")
 
     @property
     def sasl_wanted(self) -> bool:

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from greenamqp import options as driver_options
-from greenamqp import security
+from greenamqp import security, tls
 from greenamqp.engine.sasl import SaslServer
 from greenamqp.failover import Host
 from greenamqp.messenger import State
@@ -63,6 +63,21 @@ def test_what_switches_tls_on(options, tls):
 )
 def test_server_name(verify_vhost, vhost, name):
     assert made(ssl_verify_vhost=verify_vhost).server_name(NOVA, vhost) == name
+
+
+@pytest.mark.parametrize(
+    ("hostname", "name"),
+    [
+        ("bus.example.", "bus.example"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_what_certificates_do_not_have_is_no_part_of_the_name(hostname, name):
+    assert made().server_name(Host(hostname, 5671), None) == name
+    # OpenSSL takes it for what it is.
+    tls.client_stream(None, tls.client_context(), name)
 
 
 def test_a_key_without_a_certificate_is_told_of(caplog):
