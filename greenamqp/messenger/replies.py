@@ -128,7 +128,9 @@ class Replies:
                 own_session=source.survives,
             )
         except LocalProtocolError as exc:
-            LOG.error("no link for replies: %s", exc)
+            self.refusal = f"no link for replies: {exc}"
+            LOG.error("%s", self.refusal)
+            self._retry_later()
             return
         self._link = link
         link.on_attached = self._attached

@@ -656,6 +656,31 @@ def test_no_more_links_than_the_peer_allows():
         assert all(task.result() is None for task in tasks)
 
 
+@pytest.mark.parametrize("freed", [True, False])
+def test_no_link_left_for_replies(freed):
+    with fakes.setting(link_retry_delay=5, network={"channel_max": 0}) as s:
+        s.up()
+        others = [Destination.reply(f"a{n}") for n in range(LINKS_PER_SESSION - 1)]
+        for other in others:
+            s.notify(destination=other)
+        s.world.settle()
+        # There is one already to where it is sent to.
+        sent = len(s.peer.received)
+        call = s.call(timeout=20)
+        s.world.settle()
+        assert len(s.peer.received) == sent
+        if freed:
+            s.peer.inbound["a7"].close()
+            s.world.advance(6)
+            s.peer.reply(s.peer.received[-1], "answer")
+            s.world.settle()
+            assert call.result().body == "answer"
+        else:
+            s.world.advance(20)
+            with pytest.raises(TimeoutError, match="no link for replies: .*1 session"):
+                call.result()
+
+
 @pytest.mark.parametrize("kind", ["notify", "cast", "call"])
 def test_a_message_that_the_link_does_not_take(kind):
     with fakes.setting() as s:
