@@ -44,8 +44,20 @@ def _patience(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(params=WORLDS)
-def any_world(request: pytest.FixtureRequest) -> str:
+def every_world(request: pytest.FixtureRequest) -> str:
     """Each world in turn, for a process under test."""
+    return request.param
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(world, marks=pytest.mark.chaos if "-" in world else ())
+        for world in WORLDS
+    ]
+)
+def any_world(request: pytest.FixtureRequest) -> str:
+    """Each world in turn, for what another loop under the same hub hardly changes:
+    those are left to the long form."""
     return request.param
 
 

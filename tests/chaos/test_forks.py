@@ -51,17 +51,19 @@ def os_fork(world: str, forwarder, url: str, **options) -> None:
         assert not [t for _, t in worker.log if "lost the connection" in t]
 
 
-@pytest.mark.parametrize("guard", [False, True])
-def test_os_fork(any_world, forwarder, url, guard):
-    os_fork(any_world, forwarder, url, heartbeat_guard=guard)
+def test_os_fork(every_world, forwarder, url):
+    # The guard's thread and locks are one more thing that a child inherits.
+    os_fork(every_world, forwarder, url, heartbeat_guard=True)
 
 
 def test_os_fork_on_the_blocking_hub(forwarder, url):
     os_fork("threads", forwarder, url, hub="blocking")
 
 
-def test_a_message_that_was_in_hand(any_world, url):
-    with Worker(any_world, "forks:message_at_work", url=url, options=OPTIONS) as worker:
+def test_a_message_that_was_in_hand(every_world, url):
+    with Worker(
+        every_world, "forks:message_at_work", url=url, options=OPTIONS
+    ) as worker:
         worker.expect("child")
         done = worker.expect("done")
         assert (done["status"], done["answers"]) == (0, ["from the parent"])
@@ -71,9 +73,9 @@ def test_a_message_that_was_in_hand(any_world, url):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_multiprocessing(any_world, forwarder, url, method):
+def test_multiprocessing(every_world, forwarder, url, method):
     with Worker(
-        any_world,
+        every_world,
         "forks:processes",
         url=url,
         method=method,

@@ -264,6 +264,7 @@ class Subject:
 
     def close(self) -> None:
         """Undo what the constructor did to the process."""
+        self.network.destroy()
         logger = logging.getLogger("greenamqp")
         logger.removeHandler(self.journal)
         logger.setLevel(self._level)

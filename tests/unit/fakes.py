@@ -607,6 +607,11 @@ class Network:
         """The newest one."""
         return self.peers[-1]
 
+    def destroy(self) -> None:
+        """Let go of what proton holds of all of them."""
+        for peer in self.peers:
+            peer.engine.destroy()
+
     def attempt(
         self,
         hub: World,
@@ -785,6 +790,7 @@ def _prepared(
         yield world, net
         assert not mistakes.found, "\n".join(mistakes.found)
     finally:
+        net.destroy()
         connect.Attempt = original
         hubs.get = get
         logging.getLogger("greenamqp").removeHandler(mistakes)
