@@ -64,18 +64,27 @@ class Notices:
         self._hub = hub
         self._collected: dict[Kind, tuple[dict[str, typing.Any], int]] = {}
         self._timer: Timer | None = None
+        self._closed = False
 
     def add(self, kind: Kind, **values: typing.Any) -> None:
         """One more of this kind."""
         first, count = self._collected.get(kind, (values, 0))
         self._collected[kind] = (first, count + 1)
-        if self._timer is None:
+        if self._closed:
+            self.write()
+        elif self._timer is None:
             self._timer = self._hub.call_at(self._hub.now(), self.write)
 
     def drop(self, *kinds: Kind) -> None:
         """Forget what there is of these kinds."""
         for kind in kinds:
             self._collected.pop(kind, None)
+
+    def close(self) -> None:
+        """Write what there is, and from now on each line at once: the hub may run no
+        more."""
+        self._closed = True
+        self.write()
 
     def write(self) -> None:
         """Write what there is."""

@@ -387,7 +387,7 @@ class Messenger:
             if engine is not None:
                 engine.destroy()
             self._empty_bin()  # the hub's timers may go with its last user
-            self.notices.write()
+            self.notices.close()
         self.hub.release()
         if self._guarded:
             GUARD.release()

@@ -266,6 +266,32 @@ def test_a_slow_listener_does_not_hold_up_another(rig):
     do(s, other.cleanup)
 
 
+def test_what_is_done_after_cleanup_is_logged_and_raises_nothing(rig, caplog):
+    """An endpoint may be at work for longer than its transport lives."""
+    s, listener = rig(rpc=True)
+    for number in range(2):
+        s.peer.send(ANY, request(number, reply_to="me"))
+    s.world.settle()
+    first, second = poll(s, listener, batch_size=2)
+    closing = s.world.go(s.driver.cleanup)
+    s.world.settle()
+    assert closing.result() is None
+    fakes.leftovers(s.world)
+    for late in (
+        first.acknowledge,
+        lambda: first.reply("late"),
+        first.heartbeat,
+        second.requeue,
+        listener.stop,
+        listener.cleanup,
+    ):
+        assert s.world.go(late).result() is None
+        # The hub may have no loop any more that timers could be set in.
+        assert s.world.timers == 0
+    assert caplog.text.count("as its link is gone") == 2
+    assert "RPC reply to me failed: the transport was cleaned up" in caplog.text
+
+
 # -- RPC
 
 
