@@ -22,6 +22,7 @@ def run(
     client_cut: float = 0,
     server_cut: float = 0,
     split: int = 0,
+    delay: float = 0,
     pause: float | None = None,
     threads: int = 16,
     timeout: float = 20,
@@ -54,6 +55,7 @@ def run(
         client.expect("ready")
         for forwarder, seconds in ((near, client_cut), (far, server_cut)):
             forwarder.split(split)
+            forwarder.delay(delay)
             forwarder.cut_every(seconds)
         client.tell(go=True)
         while (sent := client.hear(wait))["say"] == "progress":
@@ -132,6 +134,13 @@ def test_every_byte_on_its_own(any_world, broker, capsys):
     ledgers = run(any_world, broker, capsys, 60, 60, split=1, threads=2)
     assert len(ledgers["sent"]["accepted"]) == 60
     assert ledgers["sent"]["outcomes"] == {"answered": 60}
+    assert ledgers["got"]["twice"] == ledgers["got"]["executed_twice"] == []
+
+
+def test_a_slow_line(any_world, broker, capsys):
+    ledgers = run(any_world, broker, capsys, 20, 20, delay=0.02, threads=2)
+    assert len(ledgers["sent"]["accepted"]) == 20
+    assert ledgers["sent"]["outcomes"] == {"answered": 20}
     assert ledgers["got"]["twice"] == ledgers["got"]["executed_twice"] == []
 
 

@@ -82,14 +82,14 @@ def server(stage: Stage, url: str, options: dict, pause: float | None) -> None:
 
 
 class Sent:
-    """Which numbers left more than once."""
+    """Which notifications left more than once."""
 
     def __init__(self) -> None:
         self.again: set[int] = set()
         original = outlet.Outlet._transmit
 
         def transmit(self_, link, entry):
-            if entry.attempts:
+            if entry.attempts and not entry.is_call:
                 found = re.search(r'number\\*": (\d+)', str(entry.message.body))
                 assert found is not None
                 self.again.add(int(found[1]))
