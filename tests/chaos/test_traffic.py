@@ -5,8 +5,10 @@ import contextlib
 
 import pytest
 
+from tests.chaos.brokers import Broker
 from tests.chaos.forwarder import Forwarder
 from tests.chaos.workers import Worker
+from tests.functional.certificates import Authority
 
 #: Seconds by which a call may end after its time-out, on a machine that is busy.
 LATE = 5
@@ -23,6 +25,7 @@ def run(
     server_cut: float = 0,
     split: int = 0,
     delay: float = 0,
+    query: str = "",
     pause: float | None = None,
     threads: int = 16,
     timeout: float = 20,
@@ -30,21 +33,23 @@ def run(
 ) -> dict:
     """Let a client and a server talk while their connections are cut every so many
     seconds; checks what may never be, prints the figures, returns the ledgers."""
+
+    def url(forwarder: Forwarder) -> str:
+        return f"amqp://127.0.0.1:{forwarder.port}/{query}"
+
     with contextlib.ExitStack() as stack:
         near = stack.enter_context(Forwarder(broker.port))
         far = stack.enter_context(Forwarder(broker.port))
         common = {"options": {}, "pause": pause}
         server = stack.enter_context(
-            Worker(
-                world, "traffic:server", url=f"amqp://127.0.0.1:{far.port}/", **common
-            )
+            Worker(world, "traffic:server", url=url(far), **common)
         )
         server.expect("ready")
         client = stack.enter_context(
             Worker(
                 world,
                 "traffic:client",
-                url=f"amqp://127.0.0.1:{near.port}/",
+                url=url(near),
                 notifications=notifications,
                 calls=calls,
                 threads=threads,
@@ -135,6 +140,25 @@ def test_every_byte_on_its_own(any_world, broker, capsys):
     assert len(ledgers["sent"]["accepted"]) == 60
     assert ledgers["sent"]["outcomes"] == {"answered": 60}
     assert ledgers["got"]["twice"] == ledgers["got"]["executed_twice"] == []
+
+
+def test_cut_and_split_within_tls(any_world, tmp_path, capsys):
+    authority = Authority(tmp_path)
+    with Broker("--tls-cert", authority.issue("127.0.0.1")) as broker:
+        ledgers = run(
+            any_world,
+            broker,
+            capsys,
+            200,
+            200,
+            client_cut=0.2,
+            split=97,
+            query=f"?ssl_ca_file={authority.ca}",
+            pause=0.02,
+            threads=4,
+        )
+    check_client_side(ledgers)
+    assert ledgers["cuts"][0] > 0
 
 
 def test_a_slow_line(any_world, broker, capsys):
