@@ -7,19 +7,14 @@ import contextlib
 import json
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.serialization import pkcs12
 from proton import Message
 from proton.utils import BlockingConnection
 
+from tests.integration.keystores import PASSWORD, write_key, write_trust
 from tests.integration.services import PATIENCE
 from tools.buses.artemis import Artemis
 from tools.buses.kinds import Layout
-
-_PASSWORD = "changeit"
 
 
 class Operator:
@@ -90,37 +85,21 @@ class TlsArtemis(Artemis):
 
     def __init__(self, name: str, certificate: str, authority: str) -> None:
         super().__init__(name)
-        self._certificate = Path(certificate).read_bytes()
-        self._authority = Path(authority).read_bytes()
+        self._certificate = certificate
+        self._authority = authority
 
     def prepare(self, layout: Layout, node: int) -> None:
         super().prepare(layout, node)
         folder = layout.node_folder(node) / "etc"
         key, trust = folder / "key.p12", folder / "trust.p12"
-        password = _PASSWORD.encode()
-        encrypted = serialization.BestAvailableEncryption(password)
-        first, *chain = x509.load_pem_x509_certificates(self._certificate)
-        key.write_bytes(
-            pkcs12.serialize_key_and_certificates(
-                b"broker",
-                serialization.load_pem_private_key(self._certificate, None),
-                first,
-                chain,
-                encrypted,
-            )
-        )
-        authority = x509.load_pem_x509_certificate(self._authority)
-        trust.write_bytes(
-            pkcs12.serialize_java_truststore(
-                [pkcs12.PKCS12Certificate(authority, b"ca")], encrypted
-            )
-        )
+        write_key(self._certificate, key)
+        write_trust(self._authority, trust)
         acceptor = (
             f'<acceptor name="tls">tcp://127.0.0.1:{layout.ports[node][1]}'
             "?protocols=AMQP;sslEnabled=true;needClientAuth=true"
-            f";keyStorePath={key};keyStoreType=PKCS12;keyStorePassword={_PASSWORD}"
+            f";keyStorePath={key};keyStoreType=PKCS12;keyStorePassword={PASSWORD}"
             f";trustStorePath={trust};trustStoreType=PKCS12"
-            f";trustStorePassword={_PASSWORD}</acceptor>"
+            f";trustStorePassword={PASSWORD}</acceptor>"
         )
         broker = folder / "broker.xml"
         text = broker.read_text()

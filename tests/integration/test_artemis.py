@@ -208,7 +208,7 @@ def test_tls_with_certificates_on_both_sides(tmp_path, monkeypatch):
     mine = authority.issue("client")
     with Bus(kind.name, f"artemis-tls-{MODULE}") as bus:
         (port,) = bus.ports()
-        tls_port = bus._layout(bus._known()).ports[0][1]
+        (tls_port,) = bus.ports(1)
         url = bus.url().replace(f":{port}", f":{tls_port}")
         url += f"?ssl_ca_file={authority.ca}&ssl_cert_file={mine}"
         topic = unique()

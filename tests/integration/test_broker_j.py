@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -14,7 +15,9 @@ from proton.utils import BlockingConnection
 
 from greenamqp.addressing.broker_j import DEAD_LETTERS
 from greenamqp.policy import QueuePolicy, set_queue_policy
+from tests.functional.certificates import Authority
 from tests.integration.contract import Contract
+from tests.integration.keystores import PASSWORD, write_key
 from tests.integration.services import (
     PATIENCE,
     calling,
@@ -25,7 +28,8 @@ from tests.integration.services import (
     serving,
     unique,
 )
-from tools.buses import Bus
+from tools.buses import BUSES, Bus
+from tools.buses.broker_j import BrokerJ
 
 NOTIFY = "openstack.org.om.notify.anycast:openstack:"
 
@@ -172,3 +176,63 @@ def test_a_virtual_host_of_the_broker_that_is_not_there_is_named(url):
     topic = unique()
     with serving(right, topic), calling(url, topic) as client:
         assert client.call({}, "who") == "server"
+
+
+class TlsBrokerJ(BrokerJ):
+    """A Broker-J that has a second port, with TLS and the mechanisms that it offers
+    there by default.
+
+    :param certificate: PEM file of its certificate and key
+    """
+
+    ports = 2
+
+    def __init__(self, name, certificate):
+        super().__init__(name)
+        self._certificate = certificate
+
+    def prepare(self, layout, node):
+        super().prepare(layout, node)
+        folder = layout.node_folder(node)
+        keys = folder / "key.p12"
+        write_key(self._certificate, keys)
+        path = folder / "initial.json"
+        config = json.loads(path.read_text())
+        config["keystores"] = [
+            {
+                "name": "keys",
+                "type": "FileKeyStore",
+                "keyStoreType": "PKCS12",
+                "storeUrl": keys.as_uri(),
+                "password": PASSWORD,
+            }
+        ]
+        (plain,) = config["authenticationproviders"]
+        default = {"name": "default", "type": "Plain", "users": plain["users"]}
+        config["authenticationproviders"].append(default)
+        (port,) = config["ports"]
+        config["ports"].append(
+            port
+            | {
+                "name": "AMQPS",
+                "port": layout.ports[node][1],
+                "transports": ["SSL"],
+                "keyStore": "keys",
+                "authenticationProvider": "default",
+            }
+        )
+        path.write_text(json.dumps(config))
+
+
+def test_tls(tmp_path, monkeypatch):
+    authority = Authority(tmp_path)
+    kind = TlsBrokerJ("qpid-broker-j-tls", authority.issue("127.0.0.1", "localhost"))
+    monkeypatch.setitem(BUSES, kind.name, kind)
+    with Bus(kind.name, f"qpid-broker-j-tls-{os.getpid()}") as bus:
+        (port,) = bus.ports()
+        (tls_port,) = bus.ports(1)
+        url = bus.url().replace(f":{port}", f":{tls_port}")
+        topic = unique()
+        secured = f"{url}?ssl_ca_file={authority.ca}"
+        with serving(secured, topic), calling(secured, topic) as client:
+            assert client.call({}, "who") == "server"

@@ -97,9 +97,10 @@ class Bus:
         processes = [self._process(entry, str(n)) for n in range(self.kind.nodes)]
         return [process is not None and process.alive() for process in processes]
 
-    def ports(self) -> list[int]:
-        """The AMQP port of each node, the same for as long as it exists."""
-        return [ports[0] for ports in self._known()["ports"]]
+    def ports(self, which: int = 0) -> list[int]:
+        """A port of each node, the same for as long as it exists: the AMQP port, or
+        another one that its kind asks for."""
+        return [ports[which] for ports in self._known()["ports"]]
 
     def url(self, scheme: str = "amqp") -> str:
         """The transport URL that names every node, for oslo.messaging."""
