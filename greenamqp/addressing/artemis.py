@@ -27,11 +27,10 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Bus, Node, Service
+from greenamqp.addressing.base import Node, Service
 from greenamqp.addressing.named import NamedAddresser
 from greenamqp.management import artemis
 from greenamqp.management.artemis import ANYCAST, MULTICAST
-from greenamqp.policy import Policies
 
 #: What each kind of routing is as a capability of a terminus.
 _CAPABILITY = {ANYCAST: ("queue",), MULTICAST: ("topic",)}
@@ -44,17 +43,6 @@ class ArtemisAddresser(NamedAddresser):
     PRODUCT = "apache-activemq-artemis"
 
     dialect = artemis.Management
-
-    def __init__(
-        self,
-        options: typing.Any,
-        default_exchange: str | None,
-        vhost: str | None,
-        bus: Bus,
-        policies: Policies | None = None,
-    ) -> None:
-        super().__init__(options, default_exchange, vhost, bus, policies)
-        self._cast_ttl = options.rpc_cast_ttl or None
 
     def _asked(
         self, address: str, name: str, routing: str, target: Target

@@ -27,11 +27,10 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Bus, Node, Service
+from greenamqp.addressing.base import Node, Service
 from greenamqp.addressing.named import NamedAddresser
 from greenamqp.management import Declarations, broker_j
 from greenamqp.management.broker_j import binding, fanout_exchange, queue
-from greenamqp.policy import Policies
 
 #: The queue for what was delivered in vain too often.
 DEAD_LETTERS = "greenamqp.dead-letters"
@@ -57,17 +56,6 @@ class BrokerJAddresser(NamedAddresser):
     PRODUCT = "Apache Qpid Broker-J Core"
 
     dialect = broker_j.Management
-
-    def __init__(
-        self,
-        options: typing.Any,
-        default_exchange: str | None,
-        vhost: str | None,
-        bus: Bus,
-        policies: Policies | None = None,
-    ) -> None:
-        super().__init__(options, default_exchange, vhost, bus, policies)
-        self._cast_ttl = options.rpc_cast_ttl or None
 
     def _lasting(self, name: str, target: Target) -> tuple[broker_j.Created, ...]:
         """A queue that stays, with what is asked of it."""

@@ -14,11 +14,13 @@ targets the same.  What has a meaning to a broker is encoded as in a URL.
 from __future__ import annotations
 
 import re
+import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Service, join
+from greenamqp.addressing.base import Bus, Service, join
 from greenamqp.addressing.routable import RoutableAddresser
+from greenamqp.policy import Policies
 
 # A slash parts exchange and key in Broker-J; in Artemis two colons part address and
 # queue, and "#" and "*" stand for any words.
@@ -32,6 +34,18 @@ def quote(name: str) -> str:
 
 class NamedAddresser(RoutableAddresser):
     """See the module."""
+
+    def __init__(
+        self,
+        options: typing.Any,
+        default_exchange: str | None,
+        vhost: str | None,
+        bus: Bus,
+        policies: Policies | None = None,
+    ) -> None:
+        super().__init__(options, default_exchange, vhost, bus, policies)
+        # These brokers keep the queues of servers that left.  Seconds.
+        self._cast_ttl: float | None = options.rpc_cast_ttl or None
 
     def _address(
         self, word: str, target: Target, service: Service, last: str | None = None

@@ -24,7 +24,7 @@ from greenamqp.engine import (
     Terminus,
 )
 from greenamqp.management import base
-from greenamqp.management.base import Refused, Steps
+from greenamqp.management.base import Refused, Steps, check_policy, listed
 
 #: One consumer of an address gets a message.
 ANYCAST = "ANYCAST"
@@ -131,18 +131,15 @@ class Management(base.Management):
             told = _result(answer)
         if not _succeeded(answer):
             raise Refused(
-                f"{declaration.what} with {_listed(wanted)} was refused: {told}", False
+                f"{declaration.what} with {listed(wanted)} was refused: {told}", False
             )
-        found = _attributes(told)
-        differing = {
-            key: found.get(key) for key in wanted if found.get(key) != wanted[key]
-        }
-        if differing:
-            raise Refused(
-                f"{declaration.what} exists with {_listed(differing)}; the queue "
-                f"policy asks for {_listed(wanted)}, and the broker changes it no more",
-                True,
-            )
+        try:
+            found = json.loads(told)
+        except (TypeError, ValueError):
+            found = None
+        check_policy(
+            declaration.what, wanted, found, ", and the broker changes it no more"
+        )
 
 
 def _operation(name: str, *arguments: typing.Any) -> Message:
@@ -164,16 +161,3 @@ def _result(answer: Received) -> typing.Any:
     except (TypeError, ValueError):
         return answer.body
     return result
-
-
-def _attributes(told: typing.Any) -> dict[str, typing.Any]:
-    """What a queue has, as an operation on it returned that."""
-    try:
-        found = json.loads(told)
-    except (TypeError, ValueError):
-        found = None
-    return found if isinstance(found, dict) else {}
-
-
-def _listed(attributes: dict[str, typing.Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in sorted(attributes.items()))

@@ -79,6 +79,33 @@ Done = typing.Callable[[Refused | None], None]
 Steps = typing.Generator[Message, Received, None]
 
 
+def check_policy(
+    what: str, wanted: dict[str, typing.Any], found: typing.Any, remark: str = ""
+) -> None:
+    """Whether a queue that exists has all that a policy asks for.
+
+    :param found: what the broker says that it has
+    :raises Refused: if not, with both
+    """
+    found = found if isinstance(found, dict) else {}
+    differing = {
+        key: found.get(key, "unset")
+        for key, value in wanted.items()
+        if found.get(key) != value
+    }
+    if differing:
+        raise Refused(
+            f"{what} exists with {listed(differing)}; the queue policy asks for "
+            f"{listed(wanted)}{remark}",
+            True,
+        )
+
+
+def listed(attributes: dict[str, typing.Any]) -> str:
+    """Attributes of a queue, for messages to people."""
+    return ", ".join(f"{key} {value}" for key, value in sorted(attributes.items()))
+
+
 class _Batch:
     """What one caller asked for together."""
 
@@ -318,6 +345,10 @@ class Management:
                 return
         except Refused as refused:
             self._finish(request, refused)
+            return
+        except Exception as exc:  # whatever a broker says, nobody waits for ever
+            reason = f"{request.what}: the answer of {self.node} makes no sense: {exc}"
+            self._finish(request, Refused(reason, False))
             return
         self._finish(request, None)
 

@@ -13,7 +13,7 @@ import typing
 
 from greenamqp.engine import Message, Received
 from greenamqp.management import base
-from greenamqp.management.base import Refused, Steps
+from greenamqp.management.base import Refused, Steps, check_policy
 
 _Items = tuple[tuple[str, typing.Any], ...]
 
@@ -112,7 +112,7 @@ class Management(base.Management):
             # It may be another one: the broker does not compare.
             answer = yield _request("READ", declaration.kind, declaration.name)
             _check(answer, declaration.what)
-            _compare(declaration.what, agreed, answer.body)
+            check_policy(declaration.what, agreed, answer.body)
 
 
 def _request(
@@ -141,23 +141,3 @@ def _check(answer: Received, what: str) -> None:
         raise Refused(
             f"{what} was refused ({status}): {reason}", status in _PERMANENT_STATUS
         )
-
-
-def _compare(what: str, wanted: dict[str, typing.Any], found: typing.Any) -> None:
-    found = found if isinstance(found, dict) else {}
-    # What has its default is not among what is read.
-    differing = {
-        key: found.get(key, "unset")
-        for key, value in wanted.items()
-        if found.get(key) != value
-    }
-    if differing:
-        raise Refused(
-            f"{what} exists with {_listed(differing)}; the queue policy asks for "
-            f"{_listed(wanted)}",
-            True,
-        )
-
-
-def _listed(attributes: dict[str, typing.Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in sorted(attributes.items()))

@@ -152,7 +152,9 @@ def test_an_operation_that_fails_is_told(one):
     assert "no right" in str(refused)
 
 
-@pytest.mark.parametrize("body", [None, "no JSON", "[1, 2]", '["no JSON"]', "[[]]"])
+@pytest.mark.parametrize(
+    "body", [None, 7, "no JSON", "[1, 2]", '["no JSON"]', "[[]]", "[" * 100_000]
+)
 def test_an_answer_that_makes_no_sense_is_no_success(one, body):
     one.broker.answer = lambda message: {
         "body": body,
