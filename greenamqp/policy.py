@@ -3,7 +3,7 @@
 
 A policy is set for a target (:func:`set_queue_policy`) or, by the options
 ``queue_expires``, ``queue_message_ttl`` and ``queue_max_length``, for all.  It is
-asked for by whoever makes the queue, sender or receiver, as properties of the link.
+asked for by whoever makes the queue, sender or receiver, in the way that the bus has.
 A bus that stores nothing, or cannot be told, refuses: who sends or listens gets an
 error that says so.
 """

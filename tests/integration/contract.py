@@ -11,6 +11,7 @@ import contextlib
 import queue
 import threading
 
+import oslo_messaging
 import pytest
 from oslo_messaging import NotificationResult, Target
 
@@ -95,6 +96,18 @@ class Contract:
             client.cast({}, "hear", value="kept")
         with serving(url, topic) as endpoint:
             assert endpoint.next() == "kept"
+
+    def test_a_reply_to_a_caller_that_left_harms_nobody(self, url):
+        topic, late = unique(), Endpoint()
+        with serving(url, topic, endpoint=late), calling(url, topic) as other:
+            assert other.call({}, "echo", value=1) == 1
+            with calling(url, topic, timeout=1) as client:
+                with pytest.raises(oslo_messaging.MessagingTimeout):
+                    client.call({}, "wait", value=1)
+            assert late.started.wait(PATIENCE)
+            late.gate.set()
+            for number in range(10):
+                assert other.call({}, "echo", value=number) == number
 
     def test_notifications_wait_and_pools_get_copies(self, url):
         topic = unique()
