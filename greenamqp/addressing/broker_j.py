@@ -13,7 +13,8 @@ The names are those of :mod:`greenamqp.addressing.named`::
 
 All is sent over the anonymous terminus, message by message: what is not there is
 REJECTED, and an attach to it would be refused.  Who sends a request creates no queue,
-so that it is told when there is no server; who notifies creates the queue for listeners
+so that it is told when there is no server, unless a policy is asked for, which is for
+queues of servers that are still to come; who notifies creates the queue for listeners
 without a pool, so that nothing is lost before the first one comes.
 
 A rejected message comes again here, without end where nothing is said of its queue: so
@@ -62,8 +63,8 @@ class BrokerJAddresser(NamedAddresser):
         policy = self._policies.find(target)
         if policy.expires is not None:
             raise NotImplementedError(
-                f"{policy} for {name}: the message bus ({self._bus}) has no queues "
-                "that expire"
+                f"{policy} for {name}: a policy with expires cannot be kept, the "
+                f"message bus ({self._bus}) has no queues that expire"
             )
         agreed: dict[str, typing.Any] = {}
         if policy.message_ttl is not None:
@@ -101,6 +102,8 @@ class BrokerJAddresser(NamedAddresser):
         else:
             make = self.unicast if target.server else self.anycast
             node.to = make(target, service)
+            if self._policies.find(target):
+                node.declarations = self._lasting(node.to, target)
             node.durable = True
             node.message_ttl = self._cast_ttl
         return node

@@ -84,6 +84,8 @@ LACKS: dict[str, dict[str, str]] = {
         "raw_broker": _NO_LEGACY,
     },
     "Apache Qpid Broker-J Core": {
+        "absent": _NO_QUEUE,
+        "policy": "none of its queues expires",
         "raw_broker": _NO_LEGACY,
     },
     # Queues and exchanges of greenamqp's own on RabbitMQ 4: addressing_mode=declared.

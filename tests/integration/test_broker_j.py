@@ -121,6 +121,18 @@ def test_a_policy_of_length(url):
         assert [listener.next()[2]["n"] for _ in range(3)] == [3, 4, 5]
 
 
+def test_who_asks_for_a_policy_makes_the_queue(url):
+    topic = unique()
+    with rpc(url) as transport:
+        target = Target(topic=topic, server="late")
+        set_queue_policy(transport, target, QueuePolicy(max_length=2))
+        client = oslo_messaging.get_rpc_client(transport, target)
+        for value in (1, 2, 3):
+            client.cast({}, "hear", value=value)
+        with serving(url, topic, "late") as endpoint:
+            assert sorted((endpoint.next(), endpoint.next())) == [2, 3]
+
+
 def test_a_policy_of_how_long_a_message_lives(url, raw):
     topic = unique()
     with notification(url) as transport:

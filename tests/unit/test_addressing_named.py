@@ -238,6 +238,9 @@ def test_broker_j_policies():
         "maximumQueueDepthMessages": 3,
         "overflowPolicy": "RING",
     }
+    # Whoever asks for a policy makes the queue: the server may be yet to come.
+    request = family.destination(target, Service.RPC)
+    assert request.declarations[1] == queue
 
 
 def test_broker_j_has_no_queue_that_expires():
