@@ -36,9 +36,10 @@ from greenamqp.management.broker_j import binding, fanout_exchange, queue
 #: The queue for what was delivered in vain too often.
 DEAD_LETTERS = "greenamqp.dead-letters"
 
-# How often a message is delivered at most, as Artemis has it.  Rejections count, and
-# so do losses of a connection that the message was on its way by.
-_ATTEMPTS = 10
+# How often a message is delivered at most.  Rejections count, which take a millisecond
+# each, and so do losses of a connection, also for a message that only waited in the
+# window of a listener: a network that comes and goes must not make it a dead letter.
+_ATTEMPTS = 100
 
 # The broker takes a link that lists no outcomes for one that knows no rejection, and
 # detaches it instead.

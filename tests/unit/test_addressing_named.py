@@ -222,7 +222,7 @@ def test_broker_j_queues_have_a_limit_of_attempts():
         dead, queue = (each for each in node.declarations if "queue" in each.what[:5])
         assert dead.name == DEAD_LETTERS and not dead.attributes
         assert dict(queue.attributes) == {
-            "maximumDeliveryAttempts": 10,
+            "maximumDeliveryAttempts": 100,
             "alternateBinding": (("destination", DEAD_LETTERS),),
         }
 
