@@ -60,6 +60,16 @@ class Bus:
         return self.product == RABBITMQ
 
     @property
+    def patience(self) -> float | None:
+        """Seconds after which a session in which it does not answer is left, None: it
+        may take any time, as a router does whose consumers are slow.
+
+        RabbitMQ answers an attach, a declaration and a message in far less; where it
+        waits for a queue that is not there it takes more than a minute.
+        """
+        return 10.0 if self.product == RABBITMQ else None
+
+    @property
     def has_shared_queues(self) -> bool:
         """Whether ``address::queue`` names a queue of its own on an address, which
         gets a copy of each message and may have many consumers."""

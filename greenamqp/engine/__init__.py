@@ -30,6 +30,7 @@ from greenamqp.engine.errors import (
     LocalProtocolError,
     RemoteError,
     RemoteProtocolError,
+    SessionStalled,
 )
 from greenamqp.engine.link import (
     DURABLE,
@@ -71,6 +72,7 @@ __all__ = [
     "RemoteProtocolError",
     "Sasl",
     "Sender",
+    "SessionStalled",
     "SettleMode",
     "Terminus",
     "has_cyrus_sasl",

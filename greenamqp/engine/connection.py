@@ -39,6 +39,7 @@ from greenamqp.engine.errors import (
     LocalProtocolError,
     RemoteError,
     RemoteProtocolError,
+    SessionStalled,
     from_peer,
 )
 from greenamqp.engine.link import (
@@ -915,6 +916,21 @@ class Connection(pyngus.ConnectionEventHandler):
                 endpoint._handler._link._detached(error)
             # No detach will come for it any more.
             self._destroy_later(endpoint)
+
+    def leave_session(self, link: Link, reason: str) -> None:
+        """Detach all links of this one's session, which the peer does not answer in.
+
+        They are told by on_detached, at once, with SessionStalled.  The session takes
+        no other link until the peer has answered for all of these.  Not from a
+        callback of a link.
+        """
+        if link.state is LinkState.DETACHED:
+            return
+        session = link._session
+        session.reserved = True
+        for endpoint in list(session._links):
+            if endpoint._handler is not None:
+                endpoint._handler._link._detached(SessionStalled(reason))
 
     def _refuse(self, link: Link, condition: str, description: str) -> None:
         """Detach a link whose peer broke a rule, and tell its user."""

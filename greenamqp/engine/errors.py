@@ -43,6 +43,16 @@ class RemoteError(EngineError):
         return self.condition
 
 
+class SessionStalled(RemoteError):
+    """The peer did not answer in a session, which was left for that reason."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__("", description)
+
+    def __str__(self) -> str:
+        return self.description
+
+
 class RemoteProtocolError(EngineError):
     """The peer sent something that AMQP 1.0 does not allow, or that makes no sense."""
 

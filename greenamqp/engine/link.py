@@ -405,6 +405,11 @@ class Sender(Link):
         lib.pn_link_drained(self._pn)
 
     @property
+    def oldest(self) -> typing.Any:
+        """The handle of the message that has waited longest, None if none waits."""
+        return next(iter(self._unsettled.values()), None)
+
+    @property
     def unsettled(self) -> int:
         """How many messages wait for their outcome."""
         return len(self._unsettled)

@@ -252,6 +252,16 @@ class Management:
             self._enter(request)
         self._ask()
 
+    @property
+    def link(self) -> Sender | None:
+        """The link by which requests leave, if there is one."""
+        return self._sender
+
+    @property
+    def unanswered(self) -> object:
+        """What has waited longest for an answer, None if nothing waits."""
+        return next(iter(self._asked), None)
+
     def delete_queue(self, name: str) -> None:
         """Remove a queue, if it is there.  Nobody hears of the outcome."""
         self._enter(Request(f"queue {name!r}", lambda: self._removal(name)))

@@ -279,6 +279,8 @@ class Inlet:
         link.on_detached = self._detached
         link.on_message = self._message
         link.on_dropped = self._dropped
+        assert messenger.watch is not None
+        messenger.watch.attaching(link)
         messenger.flush()
 
     def _must_declare(self) -> bool:
@@ -305,11 +307,18 @@ class Inlet:
             notices.NOT_SUBSCRIBED, address=address, reason=reason
         )
 
+    def _answered(self, link: Receiver) -> None:
+        """The bus said something to the attach, or it is wanted no longer."""
+        messenger = self._subscription.messenger
+        messenger.doubts.leave(self)
+        if messenger.watch is not None:
+            messenger.watch.answered(link)
+
     def _attached(self, link: Receiver) -> None:
+        self._answered(link)
         if self._doubtful:
             self._doubtful = False
             link.share_session()
-            self._subscription.messenger.doubts.leave(self)
         self._was_up = True
         if not self._subscription.stopped:
             link.flow(self._subscription.window)
@@ -320,12 +329,13 @@ class Inlet:
             return  # the messenger hears of the connection, and calls lost()
         self.link = None
         messenger = self._subscription.messenger
-        messenger.doubts.leave(self)
+        self._answered(link)
         delay: float = messenger.options.link_retry_delay
         was_up, self._was_up = self._was_up, False
         self._doubtful = not was_up
         if was_up and messenger.bus.refusal_ends_session:
-            # Perhaps it was in the session of another link that was refused.
+            # Perhaps it was in the session of another link, that was refused or not
+            # answered.
             delay = min(delay, FIRST_RETRY_PAUSE)
         if self.source.declarations and messenger.management is not None:
             messenger.management.forget(self.source.declarations)
@@ -405,10 +415,12 @@ class Inlet:
         """Detach the link; there will be no other."""
         self._closed = True
         self.stop()
-        self._subscription.messenger.doubts.leave(self)
         link, self.link = self.link, None
         if link is not None:
             link.close()
+            self._answered(link)
+        else:
+            self._subscription.messenger.doubts.leave(self)
 
     def remove(self) -> None:
         """Remove the queue that nobody else wants."""

@@ -19,6 +19,7 @@ from greenamqp.engine import (
     ConnectionFailed,
     Delivery,
     RemoteError,
+    Sender,
 )
 from greenamqp.engine import Link as EngineLink
 from greenamqp.failover import Backoff, Host, Hosts
@@ -30,6 +31,7 @@ from greenamqp.messenger.outgoing import Call, Compose, Destination, Outgoing, R
 from greenamqp.messenger.outlet import Outlet
 from greenamqp.messenger.replies import Replies
 from greenamqp.messenger.state import State
+from greenamqp.messenger.watch import Watch
 from greenamqp.policy import Policies
 from greenamqp.pump import Pump, Stream
 from greenamqp.security import Security
@@ -100,6 +102,8 @@ class Messenger:
         self.replies = Replies(self)
         #: Which links may be attached although they may be refused.
         self.doubts = Doubts()
+        #: Looks whether the bus answers; None while there is no connection.
+        self.watch: Watch | None = None
         #: How many links the subscriptions have, or wait for.
         self.links_held = 0
         self.notices = notices.Notices(hub)
@@ -713,6 +717,14 @@ class Messenger:
             LOG.warning("%s (%s): %s", self._where(), self.bus, advice)
         self.management = self.addresser.dialect(connection, self.flush_soon)
         self.doubts = Doubts()
+        self.watch = Watch(
+            self.hub,
+            self.bus.patience,
+            connection,
+            self.management,
+            self._senders,
+            self.flush,
+        )
         if self.replies.waiting or any(
             entry.is_call
             for outlet in self._outlets.values()
@@ -837,8 +849,16 @@ class Messenger:
             self._timer.cancel()
             self._timer = None
 
+    def _senders(self) -> list[Sender]:
+        """The links that outlets send by."""
+        links = [outlet.link for outlet in self._outlets.values()]
+        return [link for link in links if link is not None]
+
     def _stop_timers(self) -> None:
         self._stop_timer()
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch = None
         for timer in (self._maintenance, self._sweep):
             if timer is not None:
                 timer.cancel()

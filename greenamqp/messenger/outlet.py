@@ -16,6 +16,7 @@ from greenamqp.engine import (
     LocalProtocolError,
     RemoteError,
     Sender,
+    SessionStalled,
     Terminus,
 )
 from greenamqp.hubs import Timer
@@ -48,6 +49,7 @@ class Outlet:
 
     __slots__ = (
         "_declaring",
+        "_doubtful",
         "_link",
         "_messenger",
         "_node",
@@ -72,9 +74,16 @@ class Outlet:
         self._node = addressing.Node()
         # Whether what it needs is being declared.
         self._declaring = False
+        # Whether messages were left without an outcome, and none has had one since.
+        self._doubtful = False
         self._retry_timer: Timer | None = None
         # What the peer released, until its pause is over.
         self._resting: dict[Outgoing, Timer] = {}
+
+    @property
+    def link(self) -> Sender | None:
+        """The link, if there is one."""
+        return self._link
 
     @property
     def in_use(self) -> bool:
@@ -185,6 +194,7 @@ class Outlet:
                 Terminus(self.address, outcomes=node.outcomes),
                 name=f"{LINK_NAME}/sender/[{self.address}]/{uuid.uuid4().hex}",
                 properties=node.link_properties,
+                own_session=self._doubtful,
             )
         except LocalProtocolError as exc:
             self._refused(str(exc), False)
@@ -232,6 +242,9 @@ class Outlet:
     def _settled(
         self, link: Sender, entry: Outgoing, outcome: int, error: typing.Any
     ) -> None:
+        if self._doubtful:
+            self._doubtful = False
+            link.share_session()
         is_absent = outcome == REJECTED and self._is_absent(error)
         if outcome == RELEASED or (is_absent and self._node.rejects_absent):
             self._nobody_there(entry, error)
@@ -311,6 +324,9 @@ class Outlet:
         """The peer closed the link, or refused it, or the connection went."""
         if link is not self._link or link.connection.ended:
             return  # the messenger hears of the connection, and tells connection_lost
+        if isinstance(error, SessionStalled):
+            self._stalled(link, str(error))
+            return
         self._link = None
         self._forget_declarations()
         reason = str(error) if error is not None else "the peer detached the link"
@@ -321,6 +337,20 @@ class Outlet:
         again = self._lost_outcomes(link, reason)
         self._refused(reason, permanent)
         self._put_back(again)
+
+    def _stalled(self, link: Sender, reason: str) -> None:
+        """The bus does not answer in the link's session: on in another one."""
+        self._link = None
+        before, self._doubtful = self._doubtful, link.unsettled > 0
+        self._messenger.notices.add(
+            notices.LINK_CLOSED, address=self.address, reason=reason
+        )
+        self.pending.extendleft(reversed(self._lost_outcomes(link, reason)))
+        if before and self._doubtful:
+            # Nobody else was in that session: it is this destination.
+            self._retry_later()
+        elif self.pending:
+            self.attach()
 
     def _refused(self, reason: str, permanent: bool) -> None:
         self.refusal = reason
@@ -387,7 +417,7 @@ class Outlet:
     def connection_lost(self, reason: str) -> None:
         """The link went with the connection, or there was none: what may be sent
         when it is back waits on, within its retries."""
-        self._declaring = False
+        self._declaring = self._doubtful = False
         if self._retry_timer is not None:
             self._retry_timer.cancel()
             self._retry_timer = None

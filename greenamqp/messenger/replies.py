@@ -15,6 +15,7 @@ from greenamqp.engine import (
     LocalProtocolError,
     Receiver,
     RemoteError,
+    SessionStalled,
 )
 from greenamqp.formats import BadMessage
 from greenamqp.hubs import Timer
@@ -42,6 +43,7 @@ class Replies:
         "_declaring",
         "_link",
         "_messenger",
+        "_name",
         "_prefix",
         "_retry_timer",
         "_source",
@@ -52,7 +54,10 @@ class Replies:
 
     def __init__(self, messenger: Messenger) -> None:
         self._messenger = messenger
+        # Of all ids of requests, and of what replies come from: the same over any
+        # number of connections, as long as that answers.
         self._prefix = uuid.uuid4().hex
+        self._name = self._prefix
         self._count = 0
         self._link: Receiver | None = None
         self._retry_timer: Timer | None = None
@@ -102,7 +107,7 @@ class Replies:
         assert messenger.engine is not None
         assert messenger.addresser is not None
         try:
-            source = messenger.addresser.reply_source(self._prefix)
+            source = messenger.addresser.reply_source(self._name)
         except NotImplementedError as exc:
             self.refusal = str(exc)
             return
@@ -137,6 +142,8 @@ class Replies:
         link.on_detached = self._detached
         link.on_message = self._message
         link.on_dropped = self._dropped
+        assert messenger.watch is not None
+        messenger.watch.attaching(link)
         messenger.flush()
 
     def _declared(self, refused: Refused | None) -> None:
@@ -147,9 +154,14 @@ class Replies:
             return
         self.refusal = f"no queue for replies: {refused}"
         LOG.error("%s", self.refusal)
-        if refused.permanent:
-            self.fail_all(self.refusal)
+        self._elsewhere()
         self._retry_later()
+
+    def _elsewhere(self) -> None:
+        """What replies come from does not answer: its node may be gone.  From now on
+        they come from somewhere else, and those that wait get none."""
+        self._name = uuid.uuid4().hex
+        self.fail_all(self.refusal)
 
     def _retry_later(self) -> None:
         messenger = self._messenger
@@ -158,6 +170,8 @@ class Replies:
         )
 
     def _attached(self, link: Receiver) -> None:
+        if self._messenger.watch is not None:
+            self._messenger.watch.answered(link)
         assert self._source is not None
         source = self._source
         self.address = source.reply_to or source.address or link.remote_source.address
@@ -169,6 +183,9 @@ class Replies:
     def _detached(self, link: Receiver, error: RemoteError | None) -> None:
         if link is not self._link or link.connection.ended:
             return  # the messenger hears of the connection, and tells connection_lost
+        watch = self._messenger.watch
+        if watch is not None:
+            watch.answered(link)
         reason = str(error) if error is not None else "no reason given"
         LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
@@ -176,7 +193,11 @@ class Replies:
         if self._source is not None and management is not None:
             management.forget(self._source.declarations)
         self.connection_lost(self.refusal)
-        self._retry_later()
+        if isinstance(error, SessionStalled):
+            self._elsewhere()
+            self.attach()
+        else:
+            self._retry_later()
 
     def _retry(self) -> None:
         self._retry_timer = None

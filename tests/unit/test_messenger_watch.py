@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bus that stands still in a session: what waits there goes on elsewhere.
+
+The peer says that it is a RabbitMQ, and has the addresses of the predecessor.
+"""
+
+import pytest
+from oslo_messaging import Target, exceptions
+
+from greenamqp.addressing import Bus
+from greenamqp.engine import ACCEPTED, Message
+from greenamqp.messenger import Destination, State
+from tests.unit import fakes
+from tests.unit.test_messenger_receive import Consumer
+
+PATIENCE = Bus("RabbitMQ").patience
+#: By then it was noticed.
+NOTICED = 1.5 * PATIENCE + 0.1
+
+GOOD = Destination.reply("good")
+BAD = Destination.reply("bad")
+
+
+def rabbit(**options):
+    options.setdefault("network", {"product": "RabbitMQ"})
+    return fakes.setting(addressing_mode="legacy", **options)
+
+
+def deaf_to(s, *bodies):
+    """What these say has no outcome."""
+    s.peer.outcome = lambda message: None if message.body in bodies else ACCEPTED
+
+
+def test_only_where_a_bus_has_to_answer():
+    assert Bus("qpid-dispatch-router").patience is None
+    assert Bus("greenamqp").patience is None
+    with fakes.setting() as s:
+        s.up()
+        deaf_to(s, "bad")
+        task = s.notify("bad", timeout=600)
+        s.world.advance(500)
+        assert not task.done
+        assert s.peer.attaches.count(s.peer.received[-1].address) == 1
+
+
+def test_other_destinations_go_on_in_another_session(caplog):
+    with rabbit() as s:
+        s.up()
+        consumer = Consumer(s, "queue")
+        s.notify("x", destination=GOOD)
+        s.world.settle()
+        deaf_to(s, "bad")
+        s.notify("bad", destination=BAD, timeout=PATIENCE * 3)
+        s.world.settle()
+        before = s.messenger.engine
+        assert s.messenger.engine._session_count == 1
+        s.world.advance(NOTICED)
+        assert f"did not answer within {PATIENCE:g} s" in caplog.text
+        s.world.advance(1)
+        assert consumer.subscription.attached
+        task = s.notify("y", destination=GOOD)
+        s.world.settle()
+        assert task.result() is None
+        # The same connection, in which the two have a session each.
+        assert s.messenger.engine is before
+        good, bad = (s.peer.inbound[name] for name in ("good", "bad"))
+        assert good._session is not bad._session
+
+
+def test_a_notification_is_sent_again_and_fails_in_time():
+    with rabbit(link_retry_delay=5) as s:
+        s.up()
+        deaf_to(s, "bad")
+        task = s.notify("bad", destination=BAD, timeout=PATIENCE * 6)
+        s.world.advance(PATIENCE * 6 - 0.1)
+        assert not task.done
+        sent = [each.at for each in s.peer.received]
+        # At once the first time, then with pauses.
+        assert 3 <= len(sent) <= 5
+        s.world.advance(0.2)
+        with pytest.raises(TimeoutError, match="did not answer within"):
+            task.result()
+
+
+def test_a_notification_arrives_when_the_bus_answers_again():
+    with rabbit() as s:
+        s.up()
+        deaf_to(s, "bad")
+        task = s.notify("bad", destination=BAD, timeout=PATIENCE * 6)
+        s.world.advance(PATIENCE / 2)
+        assert not task.done
+        s.world.advance(PATIENCE / 2 - 0.1)
+        deaf_to(s)
+        s.world.advance(NOTICED)
+        assert task.result() is None
+        # And the session that it had alone may have others.
+        link = s.peer.inbound["bad"]
+        s.world.settle()
+        again = s.notify("more", destination=Destination.reply("more"))
+        s.world.settle()
+        assert again.result() is None
+        assert s.peer.inbound["more"]._session is link._session
+
+
+def test_what_must_not_arrive_twice_fails():
+    with rabbit() as s:
+        s.up()
+        deaf_to(s, "bad")
+        task = s.cast("bad", destination=BAD, timeout=PATIENCE * 6)
+        s.world.advance(NOTICED)
+        with pytest.raises(
+            exceptions.MessageDeliveryFailure, match="whether it arrived is unknown"
+        ):
+            task.result()
+
+
+def test_a_link_whose_outcomes_come_slowly_is_not_left():
+    with rabbit() as s:
+        s.up()
+        waiting = []
+        s.peer.outcome = lambda message: None
+        tasks = [s.notify(str(n), destination=GOOD, timeout=900) for n in range(6)]
+        s.world.settle()
+        waiting = list(s.peer.received)
+        for each in waiting:
+            s.world.advance(PATIENCE * 0.8)
+            each.link.settle(each.delivery)
+        s.world.settle()
+        assert all(task.result() is None for task in tasks)
+        assert len(s.peer.received) == len(waiting)
+
+
+def test_an_attach_without_an_answer():
+    with rabbit(link_retry_delay=5) as s:
+        s.up()
+        first = Consumer(s, "first")
+        s.world.settle()
+        s.peer.answer = False
+        second, third = Consumer(s, "second"), Consumer(s, "third")
+        s.world.settle()
+        assert s.messenger.engine._session_count == 1
+        s.world.advance(PATIENCE - 0.1)
+        s.peer.answer = True  # to other attaches than these
+        s.world.advance(NOTICED)
+        assert first.subscription.attached
+        assert second.subscription.attached
+        assert third.subscription.attached
+        s.peer.send("second", Message("x"))
+        s.world.settle()
+        assert second.bodies == ["x"]
+        assert s.messenger.state is State.UP
+
+
+def test_unsubscribing_from_what_has_no_answer(caplog):
+    with rabbit() as s:
+        s.up()
+        s.peer.answer = False
+        consumer = Consumer(s, "queue")
+        s.world.settle()
+        s.messenger.unsubscribe(consumer.subscription)
+        s.world.advance(5 * PATIENCE)
+        s.peer.answer_links()
+        s.up()
+        assert "trying again" not in caplog.text
+
+
+def test_replies_that_have_no_place_come_by_another_one():
+    with rabbit() as s:
+        s.up()
+        s.peer.answer = False
+        call = s.call(timeout=900, destination=Destination.of(Target(topic="t"), "rpc"))
+        s.world.settle()
+        first = s.messenger.replies._name
+        s.world.advance(NOTICED)
+        assert s.messenger.replies._name != first
+        s.peer.answer = True
+        s.peer.unanswered.clear()
+        s.world.advance(2 * NOTICED)
+        request = s.peer.received[-1]
+        s.peer.reply(request, '{"result": 1}')
+        s.world.settle()
+        assert call.result().body == '{"result": 1}'
+
+
+def test_the_watch_ends_with_its_connection():
+    with rabbit() as s:
+        s.up()
+        deaf_to(s, "bad")
+        s.notify("bad", destination=BAD, timeout=900)
+        s.world.advance(PATIENCE / 2)
+        s.lose()
+        s.world.advance(PATIENCE / 2)
+        assert len(s.peer.attaches) == 1
