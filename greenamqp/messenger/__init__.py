@@ -30,7 +30,8 @@ happens inside the hub's context or under its lock is marked as such.
 
 Within: ``outgoing`` (a message on its way), ``outlet`` (what goes to one destination),
 ``replies`` (the link that replies come by), ``inlet`` (what listeners receive),
-``messenger`` (the connection, and what the driver asks of it).
+``watch`` (leaves sessions in which the bus stands still), ``messenger`` (the
+connection, and what the driver asks of it).
 """
 
 from greenamqp.messenger.inlet import Inlet, Subscription

@@ -878,10 +878,26 @@ class Messenger:
 
     def _detach_idle(self) -> None:
         """Detach sender links that were not used for a while."""
-        oldest = self.hub.now() - self.options.default_sender_link_timeout
-        for destination, outlet in list(self._outlets.items()):
-            if outlet.last_used <= oldest and not outlet.in_use:
-                outlet.close()
-                del self._outlets[destination]
-        self.flush()
+        self._detach_unused(
+            self.hub.now() - self.options.default_sender_link_timeout
+        )
         self._schedule_maintenance()
+
+    def _detach_unused(self, since: float) -> bool:
+        """Detach those that were not used since this instant; returns whether there
+        were any."""
+        unused = [
+            outlet
+            for outlet in self._outlets.values()
+            if outlet.last_used <= since and not outlet.in_use
+        ]
+        for outlet in unused:
+            outlet.close()
+            del self._outlets[outlet.destination]
+        self.flush()
+        return bool(unused)
+
+    def make_room(self) -> bool:
+        """The connection holds no further link.  Returns whether some that are not in
+        use were detached for one."""
+        return self._detach_unused(self.hub.now())

@@ -12,6 +12,7 @@ from greenamqp.engine import (
     MODIFIED,
     REJECTED,
     RELEASED,
+    LinkLimitError,
     LinkState,
     LocalProtocolError,
     RemoteError,
@@ -196,6 +197,11 @@ class Outlet:
                 properties=node.link_properties,
                 own_session=self._doubtful,
             )
+        except LinkLimitError as exc:
+            # Room comes with the peer's answers to the detaches.
+            made = messenger.make_room()
+            self._refused(str(exc), False, FIRST_RETRY_PAUSE if made else None)
+            return
         except LocalProtocolError as exc:
             self._refused(str(exc), False)
             return
@@ -352,7 +358,9 @@ class Outlet:
         elif self.pending:
             self.attach()
 
-    def _refused(self, reason: str, permanent: bool) -> None:
+    def _refused(
+        self, reason: str, permanent: bool, pause: float | None = None
+    ) -> None:
         self.refusal = reason
         waiting, self.pending = self.pending, collections.deque()
         for entry in waiting:
@@ -364,15 +372,18 @@ class Outlet:
                 entry.failed(f"{where}{reason}")
             else:
                 self.pending.append(entry)
-        self._retry_later()
+        self._retry_later(pause)
 
-    def _retry_later(self) -> None:
+    def _retry_later(self, pause: float | None = None) -> None:
+        """After `pause` seconds; None: as long as the option link_retry_delay says."""
         if self._declaring or self._retry_timer is not None:
             return
         if self.pending and (self._link is None or self._undeclared()):
             messenger = self._messenger
+            if pause is None:
+                pause = messenger.options.link_retry_delay
             self._retry_timer = messenger.hub.call_at(
-                messenger.hub.now() + messenger.options.link_retry_delay, self._retry
+                messenger.hub.now() + pause, self._retry
             )
 
     def _undeclared(self) -> bool:

@@ -645,13 +645,19 @@ def test_a_link_that_waits_to_be_attached_again_leaves_no_timer(end):
 def test_no_more_links_than_the_peer_allows():
     with fakes.setting(link_retry_delay=5, network={"channel_max": 0}) as s:
         s.up()
+        s.peer.outcome = lambda message: None
         tasks = [
             s.notify(destination=Destination.reply(f"a{n}"), timeout=20)
-            for n in range(LINKS_PER_SESSION)
+            for n in range(LINKS_PER_SESSION + 1)
         ]
         s.world.settle()
-        assert sum(task.done for task in tasks) == LINKS_PER_SESSION - 1
-        s.peer.inbound["a7"].close()
+        # All links are in use but the one that the connection began with.
+        s.world.advance(4)
+        assert len(s.peer.received) == LINKS_PER_SESSION
+        assert "a7" in s.peer.inbound
+        for each in list(s.peer.received):
+            each.link.settle(each.delivery)
+        s.peer.outcome = lambda message: ACCEPTED
         s.world.advance(6)
         assert all(task.result() is None for task in tasks)
 
@@ -674,11 +680,21 @@ def test_no_link_left_for_replies(freed):
             s.world.advance(6)
             s.peer.reply(s.peer.received[-1], "answer")
             s.world.settle()
-            assert call.result().body == "answer"
+            assert call.result() == "answer"
         else:
             s.world.advance(20)
             with pytest.raises(TimeoutError, match="no link for replies: .*1 session"):
                 call.result()
+
+
+def test_links_that_are_not_used_make_room():
+    with fakes.setting(link_retry_delay=50, network={"channel_max": 0}) as s:
+        for n in range(2 * LINKS_PER_SESSION):
+            task = s.notify(destination=Destination.reply(f"a{n}"), timeout=20)
+            s.world.settle()
+            if not task.done:
+                s.world.advance(1)
+            assert task.result() is None
 
 
 @pytest.mark.parametrize("kind", ["notify", "cast", "call"])
