@@ -207,6 +207,11 @@ class Link:
     def _session(self) -> typing.Any:
         return self._endpoint._pn_link.session.context
 
+    @property
+    def session(self) -> object:
+        """The session that it is in, as something to be compared."""
+        return self._session
+
     def share_session(self) -> None:
         """Let other links into its session, which was its own until now."""
         self._session.reserved = False

@@ -43,6 +43,8 @@ class Watch:
         self._left = left
         # In the order in which they were attached, and when.
         self._attaching: dict[Receiver, float] = {}
+        # When an attach was last answered in a session: hundreds of them take a while.
+        self._heard: dict[object, float] = {}
         # What each link waited for when it was looked at, and since when.
         self._waits: dict[Link, tuple[object, float]] = {}
         self._timer: Timer | None = None
@@ -62,7 +64,8 @@ class Watch:
 
     def answered(self, link: Receiver) -> None:
         """It came, or is waited for no longer."""
-        self._attaching.pop(link, None)
+        if self._attaching.pop(link, None) is not None:
+            self._heard[link.session] = self._hub.now()
 
     def _look_later(self, patience: float) -> None:
         self._timer = self._hub.call_at(self._hub.now() + patience / 2, self._look)
@@ -85,7 +88,10 @@ class Watch:
         for receiver, since in self._attaching.items():
             if since > instant:
                 break
-            late.append(receiver)
+            if self._heard.get(receiver.session, since) <= instant:
+                late.append(receiver)
+        if not self._attaching:
+            self._heard.clear()
         now = self._hub.now()
         waits: dict[Link, tuple[object, float]] = {}
         asked = self._management.unanswered

@@ -151,6 +151,25 @@ def test_an_attach_without_an_answer():
         assert s.messenger.state is State.UP
 
 
+def test_many_attaches_that_are_answered_slowly():
+    with rabbit() as s:
+        s.up()
+        s.peer.answer = False
+        consumer = Consumer(s, *(f"q{number}" for number in range(6)))
+        s.world.settle()
+        waiting = list(s.peer.unanswered)
+        s.peer.unanswered.clear()
+        for link in waiting:
+            s.world.advance(PATIENCE * 0.8)
+            s.peer.answer = True
+            s.peer.link_requested(s.peer.engine, link)
+            s.peer.answer = False
+        s.world.settle()
+        assert consumer.subscription.attached
+        # Nobody asked twice.
+        assert len(s.peer.attaches) == 1 + len(waiting)
+
+
 def test_unsubscribing_from_what_has_no_answer(caplog):
     with rabbit() as s:
         s.up()
