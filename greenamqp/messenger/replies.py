@@ -135,6 +135,7 @@ class Replies:
         except LocalProtocolError as exc:
             self.refusal = f"no link for replies: {exc}"
             LOG.error("%s", self.refusal)
+            messenger.make_room()
             self._retry_later()
             return
         self._link = link

@@ -4,10 +4,12 @@
 On an embedded broker that allows few sessions for a connection.
 """
 
+import os
 import select
 import threading
 import urllib.parse
 
+import oslo_messaging
 import pytest
 from oslo_messaging import Target
 
@@ -155,3 +157,30 @@ def test_a_limit_that_the_broker_keeps_is_named(bus, unique, caplog):
         transport.cleanup()
     finally:
         broker.stop()
+
+
+@pytest.mark.skipif(world.is_green(), reason="whoever waits for a child serves none")
+def test_a_child_leaves_all_connections_alone(serve, bus, unique, broker):
+    port = urllib.parse.urlsplit(broker.url).port
+    topics = [unique() for _ in range(2 * TARGETS)]
+    server = serve(broker.url, topics)
+    ends = topics[0], topics[-1]
+    client = bus.client(Target(topic="none"), bus.rpc_transport(url=broker.url))
+    ask(client, ends)
+    assert connections(port) == 3  # the client's is one
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            # The parent answers; what is asked goes over a connection of the child's.
+            own = oslo_messaging.get_rpc_client(
+                server.transport, Target(topic="none"), timeout=WAIT
+            )
+            ask(own, ends)
+            server.transport.cleanup()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    ask(client, topics)
+    assert connections(port) == 3

@@ -83,8 +83,8 @@ def run(
         sender.tell(go=True)
         while sender.expect("progress", PATIENCE)["ended"] < after * 2 * messages:
             pass
-        killed = time.monotonic()
         bus.kill9(node)
+        killed = time.monotonic()
         if node is None:
             bus.start()
         while (sent := sender.hear(PATIENCE))["say"] == "progress":

@@ -6,7 +6,7 @@ from oslo_messaging import Target
 
 from greenamqp.engine import ACCEPTED, Message
 from greenamqp.formats import PREDECESSOR
-from greenamqp.messenger import State, messenger
+from greenamqp.messenger import Destination, State, messenger
 from greenamqp.messenger.inlet import MAX_DOUBTFUL
 from tests.unit import fakes
 from tests.unit.test_messenger_receive import Consumer
@@ -176,6 +176,21 @@ def test_closing_while_a_further_connection_is_made():
         assert closing.result() is None
         assert not any(each.subscription.attached for each in made)
         assert not living(s)
+
+
+def test_the_link_for_replies_waits_for_room():
+    with fakes.setting(network={"channel_max": 0}, link_retry_delay=5) as s:
+        for name in "ab":
+            task = s.notify(destination=Destination.reply(name))
+            s.world.settle()
+            assert task.result() is None
+        call = s.call()
+        s.world.settle()
+        assert "1 sessions of 2 links" in s.messenger.replies.refusal
+        s.world.advance(6)
+        s.peer.reply(s.peer.received[-1], '{"result": 1}')
+        s.world.settle()
+        assert call.result() == '{"result": 1}'
 
 
 # -- links that may be refused

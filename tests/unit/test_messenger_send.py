@@ -7,7 +7,7 @@ import collections
 import pytest
 from oslo_messaging import Target, exceptions
 
-from greenamqp.addressing import Service
+from greenamqp.addressing import Node, Service
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED
 from greenamqp.engine.connection import LINKS_PER_SESSION
 from greenamqp.messenger import Destination, State
@@ -666,9 +666,11 @@ def test_no_more_links_than_the_peer_allows():
 def test_no_link_left_for_replies(freed):
     with fakes.setting(link_retry_delay=5, network={"channel_max": 0}) as s:
         s.up()
-        others = [Destination.reply(f"a{n}") for n in range(LINKS_PER_SESSION - 1)]
-        for other in others:
-            s.notify(destination=other)
+        # Links that are in use, unlike those of senders, make no room.
+        names = [f"a{n}" for n in range(LINKS_PER_SESSION - 1)]
+        s.messenger.subscribe(
+            lambda addresser: [Node(name) for name in names], 10, print
+        )
         s.world.settle()
         # There is one already to where it is sent to.
         sent = len(s.peer.received)
@@ -676,14 +678,14 @@ def test_no_link_left_for_replies(freed):
         s.world.settle()
         assert len(s.peer.received) == sent
         if freed:
-            s.peer.inbound["a7"].close()
+            s.peer.outbound["a7"].close()
             s.world.advance(6)
             s.peer.reply(s.peer.received[-1], "answer")
             s.world.settle()
             assert call.result() == "answer"
         else:
             s.world.advance(20)
-            with pytest.raises(TimeoutError, match="no link for replies: .*1 session"):
+            with pytest.raises(TimeoutError, match="the peer allows 1 session"):
                 call.result()
 
 
