@@ -64,6 +64,7 @@ def test_a_fanout_that_nobody_hears_is_in_order(url):
         client.prepare(fanout=True, retry=0).cast({}, "hear", value=1)
 
 
+@pytest.mark.proves("mandatory")
 def test_nobody_there_is_an_error_where_it_is_asked_for(url):
     options = oslo_messaging.TransportOptions(at_least_once=True)
     with calling(url, unique(), transport_options=options) as client:
@@ -127,6 +128,7 @@ def test_queues_of_one_process_are_removed_with_it(url, rabbitmq):
     assert not (replies - before) & set(queues(rabbitmq))
 
 
+@pytest.mark.proves("policy")
 def test_queue_policy_becomes_arguments(url, rabbitmq):
     topic = unique()
     policy = QueuePolicy(3600, 1800, max_length=2)
@@ -153,6 +155,7 @@ def _argument(given):
     return (given[0], given[-1])
 
 
+@pytest.mark.proves("policy")
 def test_a_queue_that_differs_is_named(url):
     topic = unique()
     with notifying(url + "&rabbit_queue_type=classic", topic) as notifier:
@@ -170,6 +173,7 @@ def test_a_queue_that_differs_is_named(url):
     assert topic in text and "classic" in text and "quorum" in text
 
 
+@pytest.mark.proves("virtual hosts")
 def test_virtual_hosts(rabbitmq):
     vhost, topic = unique("vhost"), unique()
     rabbitmq.control("add_vhost", vhost)
@@ -181,6 +185,7 @@ def test_virtual_hosts(rabbitmq):
         assert not mine(rabbitmq, topic)
 
 
+@pytest.mark.proves("reconnect")
 def test_a_lost_connection_costs_no_call(url, rabbitmq):
     """The reply is sent while nobody is there to receive it, and is received."""
     topic = unique()
@@ -200,6 +205,7 @@ def test_a_lost_connection_costs_no_call(url, rabbitmq):
         assert client.call({}, "who") == "server"
 
 
+@pytest.mark.proves("reconnect")
 def test_a_fanout_while_the_connection_is_lost_is_kept(url, rabbitmq):
     topic = unique()
     with serving(url, topic) as endpoint, calling(url, topic) as client:
@@ -246,6 +252,7 @@ def test_no_right_to_a_queue_harms_nobody_else(url, rabbitmq):
         assert client.call({}, "who") == good
 
 
+@pytest.mark.proves("many targets")
 def test_many_targets_share_sessions(url, rabbitmq):
     """300 servers have 900 links, which must not be 900 sessions."""
     topics = [unique("many") for _ in range(300)]
@@ -271,6 +278,7 @@ def test_many_targets_share_sessions(url, rabbitmq):
             listener.cleanup()
 
 
+@pytest.mark.proves("restart")
 def test_kill_9_loses_no_notification_that_was_accepted(url, rabbitmq):
     # A quorum queue that is killed within seconds of its declaration does not come
     # back to work in 4.0: that is the broker's, and not what is tried here.

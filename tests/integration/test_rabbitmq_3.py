@@ -77,6 +77,7 @@ def test_a_request_waits_for_its_server(url):
     assert answers == ["late"]
 
 
+@pytest.mark.proves("store")
 def test_notifications_wait_for_the_first_listener(url, rabbitmq):
     topic = unique()
     with notifying(url, topic) as notifier:
@@ -87,6 +88,7 @@ def test_notifications_wait_for_the_first_listener(url, rabbitmq):
             assert listener.next() == ("publisher", "early", {"n": 1})
 
 
+@pytest.mark.refuses("pools", "policy")
 def test_what_it_cannot_do_is_refused_with_the_reason(url):
     topic = unique()
     with pytest.raises(NotImplementedError, match="pool 'p'.*RabbitMQ 3.10"):
@@ -105,6 +107,7 @@ def test_other_addressing_is_refused_with_a_hint(url):
             pass
 
 
+@pytest.mark.proves("reconnect")
 def test_a_lost_connection_costs_no_call(url, rabbitmq):
     """The reply is sent while nobody is there to receive it, and is received."""
     topic = unique()
@@ -124,6 +127,7 @@ def test_a_lost_connection_costs_no_call(url, rabbitmq):
         assert client.call({}, "who") == "server"
 
 
+@pytest.mark.proves("restart")
 def test_kill_9_loses_no_notification_that_was_accepted(url, rabbitmq):
     topic = unique()
     with notifying(url, topic) as notifier, listening(url, topic) as listener:
@@ -138,6 +142,7 @@ def test_kill_9_loses_no_notification_that_was_accepted(url, rabbitmq):
     assert heard == set(range(200))
 
 
+@pytest.mark.proves("virtual hosts")
 def test_virtual_hosts(rabbitmq):
     vhost, topic = unique("vhost"), unique()
     rabbitmq.control("add_vhost", vhost)
