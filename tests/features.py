@@ -48,7 +48,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "restart": "what was accepted outlives a kill -9 of the bus",
         "failover": "another node of a cluster takes over",
         "many targets": "hundreds of targets in one process",
-        "virtual hosts": "virtual hosts of the bus",
+        "virtual hosts": "virtual hosts are apart",
+        "tls": "TLS of the bus, with certificates on both sides",
     },
     "greenamqp's own": {
         "servers": "greenamqp.Server: many targets and pools, one dispatcher",

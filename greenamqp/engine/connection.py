@@ -229,7 +229,7 @@ class _SenderEvents(pyngus.SenderEventHandler):
         self._link._detached(_remote_error(condition))
 
     def sender_closed(self, endpoint: typing.Any) -> None:
-        self._link.connection._destroy_later(endpoint)
+        self._link._both_closed()
 
     def sender_failed(self, endpoint: typing.Any, error: object) -> None:
         self._link._detached(RemoteError("amqp:internal-error", str(error)))
@@ -246,7 +246,7 @@ class _ReceiverEvents(pyngus.ReceiverEventHandler):
         self._link._detached(_remote_error(condition))
 
     def receiver_closed(self, endpoint: typing.Any) -> None:
-        self._link.connection._destroy_later(endpoint)
+        self._link._both_closed()
 
     def receiver_failed(self, endpoint: typing.Any, error: object) -> None:
         self._link._detached(RemoteError("amqp:internal-error", str(error)))

@@ -11,7 +11,7 @@ to the handler by a peer that attached one.  Its life goes through pyngus::
     ATTACHING    peer attaches                  ATTACHED    -> on_attached
     ATTACHING    peer attaches, then detaches   DETACHED    -> on_detached (refused)
     ATTACHED     peer detaches or ends session  DETACHED    -> on_detached
-    any          close()                        DETACHED    (no callback)
+    any          close()                        DETACHED    -> on_closed, later
     any          connection fails               DETACHED    -> on_detached
 
 Messages, outcomes and credit go straight to proton's C API.  Callbacks are plain
@@ -180,6 +180,7 @@ class Link:
         "context",
         "name",
         "on_attached",
+        "on_closed",
         "on_detached",
         "state",
     )
@@ -199,6 +200,8 @@ class Link:
         self.on_detached: (
             typing.Callable[[typing.Any, RemoteError | None], None] | None
         ) = None
+        #: The peer has answered our close(): nothing is left of the link there.
+        self.on_closed: typing.Callable[[typing.Any], None] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.state.value}>"
@@ -304,7 +307,7 @@ class Link:
         self.connection._forget(self)
 
     def close(self, condition: str = "", description: str = "") -> None:
-        """Detach and close the link; no callback follows.  Idempotent.
+        """Detach and close the link; no callback but on_closed follows.  Idempotent.
 
         What is unsettled on it goes back to the peer.
         """
@@ -338,6 +341,12 @@ class Link:
         self.connection._forget(self)
         if self.on_detached is not None:
             self.on_detached(self, error)
+
+    def _both_closed(self) -> None:
+        """Both ends are detached."""
+        self.connection._destroy_later(self._endpoint)
+        if self.on_closed is not None:
+            self.on_closed(self)
 
     def _pn_closed(self) -> None:
         """Answer the peer's detach with ours."""

@@ -186,9 +186,9 @@ class Subscription:
         """Detach all links, for good."""
         self.stopped = True
         inlets = self.inlets
-        self.detach()
+        self._hold([])
         for inlet in inlets:
-            inlet.remove()
+            inlet.close(for_good=True)
 
 
 class Inlet:
@@ -411,19 +411,29 @@ class Inlet:
             self._timer = None
         self.link = None
 
-    def close(self) -> None:
-        """Detach the link; there will be no other."""
+    def close(self, for_good: bool = False) -> None:
+        """Detach the link; there will be no other.
+
+        :param for_good: remove the queue as well that nobody else wants
+        """
         self._closed = True
         self.stop()
+        messenger = self._subscription.messenger
         link, self.link = self.link, None
         if link is not None:
+            if for_good and messenger.state is not State.CLOSED:
+                # Not before the bus has detached it, too: RabbitMQ 4.0 would end the
+                # session, and with it all other subscriptions.
+                link.on_closed = lambda link: self._remove()
+                for_good = False
             link.close()
             self._answered(link)
         else:
-            self._subscription.messenger.doubts.leave(self)
+            messenger.doubts.leave(self)
+        if for_good:
+            self._remove()
 
-    def remove(self) -> None:
-        """Remove the queue that nobody else wants."""
+    def _remove(self) -> None:
         management = self._subscription.messenger.management
         if self.source.remove is not None and management is not None:
             management.delete_queue(self.source.remove)

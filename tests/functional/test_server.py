@@ -216,6 +216,7 @@ def test_several_transports(serve, client, transports, unique):
     assert endpoint.got.wait(1) == ["e"]
 
 
+@pytest.mark.needs("absent")
 def test_a_backlog_keeps_nobody_waiting(serve, client, unique):
     """While one target works off a backlog, another one's message gets its turn
     within a round."""
@@ -439,7 +440,7 @@ def test_a_pool_callback_that_fails(transports, unique):
     member.stop()
 
 
-@pytest.mark.needs("policy")
+@pytest.mark.needs("policy", "absent")
 @pytest.mark.proves("policy")
 def test_queue_policy(transports, client, unique):
     """A message that outlived its time is not delivered; a later one is."""

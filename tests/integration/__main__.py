@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import signal
 import sys
 
 from tests.functional import buses, world
@@ -59,6 +60,8 @@ def _say(text: str) -> None:
 
 
 def main(argv: list[str]) -> int:
+    # Whatever ends this ends the buses, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     for_pytest = []
     if "--" in argv:
         at = argv.index("--")

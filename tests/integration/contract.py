@@ -38,6 +38,7 @@ AWKWARD = "a b/c%d.e::f#g*h"
 class Contract:
     """See the module."""
 
+    @pytest.mark.proves("call", "cast", "remote errors")
     def test_call_cast_and_remote_exception(self, url):
         topic = unique(AWKWARD)
         with serving(url, topic) as endpoint, calling(url, topic) as client:
@@ -48,6 +49,7 @@ class Contract:
             with pytest.raises(Remote, match="such a thing"):
                 client.call({}, "fail", text="such a thing")
 
+    @pytest.mark.proves("call", "fanout")
     def test_server_and_fanout(self, url):
         topic = unique()
         with serving(url, topic, "one.a") as one, serving(url, topic, "two.a") as two:
@@ -57,6 +59,7 @@ class Contract:
                 client.prepare(fanout=True).cast({}, "hear", value="all")
                 assert (one.next(), two.next()) == ("all", "all")
 
+    @pytest.mark.proves("exchanges")
     def test_exchanges_are_apart(self, url):
         topic = unique()
         with contextlib.ExitStack() as stack:
@@ -88,6 +91,7 @@ class Contract:
                 caller.join(PATIENCE)
         assert answers == ["late"]
 
+    @pytest.mark.proves("store")
     def test_a_cast_waits_for_a_server_that_was_there(self, url):
         topic = unique()
         with serving(url, topic):
@@ -109,6 +113,7 @@ class Contract:
             for number in range(10):
                 assert other.call({}, "echo", value=number) == number
 
+    @pytest.mark.proves("store", "pools")
     def test_notifications_wait_and_pools_get_copies(self, url):
         topic = unique()
         with notifying(url, topic) as notifier:
@@ -123,6 +128,7 @@ class Contract:
                 for listener in (default, pool, other):
                     assert listener.next() == ("publisher", "late", {"n": 2})
 
+    @pytest.mark.proves("pool_store")
     def test_a_pool_shares_and_keeps(self, url):
         topic = unique()
         with notifying(url, topic) as notifier:
@@ -144,6 +150,7 @@ class Contract:
                             heard.append(member.heard.get(timeout=0.1)[2]["n"])
         assert sorted(heard) == list(range(80))
 
+    @pytest.mark.proves("requeue")
     def test_a_message_may_be_requeued_any_number_of_times(self, url):
         """More often than the broker lets a message fail."""
         topic, tries = unique(), 25
@@ -171,6 +178,7 @@ class Contract:
                 assert done.wait(PATIENCE)
         assert [heard.get_nowait() for _ in range(tries)] == [{"n": 1}] * tries
 
+    @pytest.mark.proves("servers")
     def test_one_server_has_many_targets_exchanges_and_pools(self, url):
         topic, count = unique(), 30
         with contextlib.ExitStack() as stack:
@@ -212,6 +220,7 @@ class Contract:
                 events = {endpoint.next()[1], endpoint.next()[1]}
                 assert events == {"nova", "glance"}
 
+    @pytest.mark.proves("servers")
     def test_join_consumer_pool(self, url):
         topic = unique()
         heard: queue.Queue = queue.Queue()
@@ -230,6 +239,7 @@ class Contract:
                 member.stop()
         assert heard.empty()
 
+    @pytest.mark.proves("virtual hosts")
     def test_virtual_hosts_are_apart(self, url):
         topic = unique()
         other = url.rstrip("/") + "/other"
@@ -238,6 +248,7 @@ class Contract:
                 assert here.call({}, "who") == "here"
                 assert there.call({}, "who") == "there"
 
+    @pytest.mark.proves("restart")
     def test_kill_9_loses_nothing_that_was_accepted(self, url, bus):
         topic = unique()
         with (
@@ -266,6 +277,7 @@ class Contract:
             assert sorted(casts) == list(range(110, 200))
             assert client.call({}, "who") == "server"
 
+    @pytest.mark.proves("restart")
     def test_casts_and_notifications_that_wait_outlive_the_broker(self, url, bus):
         topic = unique()
         with serving(url, topic), listening(url, topic, "pool"):

@@ -87,8 +87,10 @@ ROWS: dict[str, Row] = {
             "rabbitmq-4.0",
             scheme="rabbit",
         ),
-        Row("artemis", "Artemis", "artemis"),
-        Row("qpid-broker-j", "Broker-J", "qpid-broker-j"),
+        Row("artemis", "Artemis", "artemis", suites=("test_artemis.py",)),
+        Row(
+            "qpid-broker-j", "Broker-J", "qpid-broker-j", suites=("test_broker_j.py",)
+        ),
         Row("embedded", "embedded broker"),
         Row(
             "qpid-dispatch-router",

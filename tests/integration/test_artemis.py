@@ -84,6 +84,7 @@ def test_a_late_reply_leaves_no_queue(url):
             assert set(it.queues("")) <= before
 
 
+@pytest.mark.proves("ttl")
 def test_a_request_that_nobody_takes_expires(url):
     topic = unique()
     with serving(url, topic):
@@ -113,6 +114,7 @@ def test_nobody_is_told_that_there_is_no_server(url):
 # -- policies
 
 
+@pytest.mark.proves("policy")
 def test_a_policy_of_length_and_life(url):
     topic = unique()
     target = Target(topic=topic)
@@ -135,6 +137,7 @@ def test_a_policy_of_length_and_life(url):
                 assert time.monotonic() < until
 
 
+@pytest.mark.proves("policy")
 def test_a_policy_of_how_long_a_message_lives(url):
     topic = unique()
     with notification(url) as transport, operator(url) as it:
@@ -200,6 +203,7 @@ def test_who_may_not_manage_has_all_but_policies(url):
 # -- TLS
 
 
+@pytest.mark.proves("tls")
 def test_tls_with_certificates_on_both_sides(tmp_path, monkeypatch):
     authority = Authority(tmp_path)
     certificate = authority.issue("127.0.0.1", "localhost")
@@ -223,6 +227,7 @@ def test_tls_with_certificates_on_both_sides(tmp_path, monkeypatch):
 # -- more than one
 
 
+@pytest.mark.proves("failover")
 def test_a_pair_fails_over_and_loses_nothing_that_was_accepted():
     quick = "?connection_retry_interval=1&connection_retry_backoff=0"
     with Bus("artemis-pair", f"artemis-pair-{MODULE}") as pair:
@@ -278,6 +283,7 @@ def test_a_pair_fails_over_and_loses_nothing_that_was_accepted():
         assert failed <= 2
 
 
+@pytest.mark.proves("failover")
 def test_a_cluster_is_one_bus():
     with Bus("artemis-cluster", f"artemis-cluster-{MODULE}") as cluster:
         login = "greenamqp:greenamqp@127.0.0.1"

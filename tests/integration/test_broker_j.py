@@ -79,6 +79,7 @@ class TestContract(Contract):
     """What is so on every bus."""
 
 
+@pytest.mark.proves("mandatory")
 def test_nobody_there_is_an_error_where_it_is_asked_for(url):
     options = oslo_messaging.TransportOptions(at_least_once=True)
     with calling(url, unique(), transport_options=options) as client:
@@ -107,6 +108,7 @@ def test_what_cannot_be_read_ends_among_the_dead_letters(url, raw):
         dead.accept()
 
 
+@pytest.mark.proves("policy")
 def test_a_policy_of_length(url):
     topic = unique()
     with notification(url) as transport:
@@ -133,6 +135,7 @@ def test_who_asks_for_a_policy_makes_the_queue(url):
             assert sorted((endpoint.next(), endpoint.next())) == [2, 3]
 
 
+@pytest.mark.proves("policy")
 def test_a_policy_of_how_long_a_message_lives(url, raw):
     topic = unique()
     with notification(url) as transport:
@@ -168,6 +171,7 @@ def test_a_policy_that_an_existing_queue_does_not_have_is_refused(url):
             )
 
 
+@pytest.mark.proves("policy")
 def test_a_queue_that_is_to_expire_is_refused(url):
     topic = unique()
     with rpc(url) as transport:

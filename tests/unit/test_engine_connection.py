@@ -428,6 +428,21 @@ def test_detaching(closer):
     assert not client._pyngus._sender_links and not server._pyngus._receiver_links
 
 
+@pytest.mark.parametrize("kind", ["sender", "receiver"])
+def test_who_closes_hears_when_the_peer_has_closed_too(kind):
+    server_side = Recorder()
+    client, server, wire = joined(None, server_side)
+    link = getattr(client, f"create_{kind}")(Terminus("a"))
+    wire.run()
+    heard = []
+    link.on_closed = heard.append
+    link.close()
+    client.process(wire.now)
+    assert heard == [], "the peer knows nothing of it yet"
+    wire.run()
+    assert heard == [link]
+
+
 def test_links_that_come_and_go_leave_nothing():
     server_side = Recorder()
     client, server, wire = joined(None, server_side)

@@ -338,6 +338,42 @@ def test_a_refused_link_is_tried_again(condition, caplog):
         assert s.peer.outbound["a"].credit == 10
 
 
+class Removals:
+    """In the place of a messenger's management: what is asked of it."""
+
+    def __init__(self):
+        self.removed = []
+
+    def delete_queue(self, name):
+        self.removed.append(name)
+
+
+def with_a_queue_of_its_own(s):
+    """A subscription to a queue that is to be removed; what is removed."""
+    node = Node("a", remove="queue of a")
+    consumer = attached(s, sources=lambda addresser: [node])
+    s.messenger.management = Removals()
+    return consumer.subscription, s.messenger.management.removed
+
+
+def test_a_queue_is_removed_when_its_link_is_closed_on_both_sides():
+    """RabbitMQ 4.0 ends the session of a link that it finds without its queue."""
+    with fakes.setting() as s:
+        subscription, removed = with_a_queue_of_its_own(s)
+        s.messenger.unsubscribe(subscription)
+        assert removed == []
+        s.world.settle()
+        assert removed == ["queue of a"]
+
+
+def test_a_queue_is_removed_at_once_when_the_connection_is_closed():
+    with fakes.setting() as s:
+        _, removed = with_a_queue_of_its_own(s)
+        s.world.go(s.messenger.close)
+        s.world.settle()
+        assert removed == ["queue of a"]
+
+
 def test_a_link_closed_by_the_peer_is_attached_again(caplog):
     with fakes.setting(link_retry_delay=9) as s:
         consumer = attached(s, "a", "b")
