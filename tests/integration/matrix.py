@@ -122,15 +122,15 @@ def _runs(table: Table) -> Iterator[str]:
     yield "What was run"
     yield "------------"
     yield ""
-    rows = [["", "bus", "suite and world", "passed", "failed", "skipped"]]
+    rows = [["", "bus", "suite and world", "passed", "failed", "skipped", "on"]]
     for row, results in table:
         product = results.product
         title = row.title
         for run, counts in results.counts().items():
             numbers = [str(counts[x]) for x in ("passed", "failed", "skipped")]
-            rows.append([title, product, run, *numbers])
+            rows.append([title, product, run, *numbers, results.dates[run]])
             title = product = ""
         for run, wrong in results.broken.items():
-            rows.append([title, product, f"{run}: {wrong}", "", "", ""])
+            rows.append([title, product, f"{run}: {wrong}", "", "", "", ""])
             title = product = ""
     yield from _list_table(rows)

@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import json
 import pathlib
+import time
 import typing
 
 
@@ -58,11 +59,21 @@ class Results:
     :ivar product: what the bus says it is, with its version
     :ivar tests: by run: the tests of each, where it ran
     :ivar broken: runs that did not come to their end: run -> what was seen
+    :ivar dates: by run: the day of it
     """
 
     product: str = ""
     tests: dict[str, list[Report]] = dataclasses.field(default_factory=dict)
     broken: dict[str, str] = dataclasses.field(default_factory=dict)
+    dates: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def add(self, run: str, tests: list[Report], wrong: str) -> None:
+        """What came of a run, in place of an older one; `wrong` as of load_run()."""
+        self.tests[run] = tests
+        self.dates[run] = time.strftime("%Y-%m-%d", time.gmtime())
+        self.broken.pop(run, None)
+        if wrong:
+            self.broken[run] = wrong
 
     def cell(self, feature: str) -> Cell:
         """What the tests say of ``feature``.

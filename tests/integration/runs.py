@@ -6,7 +6,6 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +16,9 @@ from tests.integration import recorder, results
 from tests.integration.rows import Row
 
 HERE = pathlib.Path(__file__).parent
+
+#: What a bus that does not start is called among the runs.
+_START = "start"
 
 #: What can be chosen: the functional suite, the suites that are about one bus, and
 #: oslo.messaging's own tests.
@@ -33,11 +35,12 @@ def run_row(
 ) -> results.Results:
     """Start the bus of ``row`` and run what was chosen; keep and return the results.
 
-    ``arguments`` are for pytest. A bus that does not start is a broken run.
+    ``arguments`` are for pytest. A bus that does not start is a broken run. What was
+    kept of other suites and worlds stays.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    found = results.Results()
+    folder.mkdir(parents=True, exist_ok=True)
+    found = results.load(folder) or results.Results()
+    found.broken.pop(_START, None)
     before = time.monotonic()
     try:
         with row.running(f"{row.name}-matrix-{os.getpid()}") as url:
@@ -48,7 +51,7 @@ def run_row(
                 for world in ("threads",) if suite == "own" else worlds:
                     _run_suite(row, url, world, suite, folder, arguments, found, say)
     except Exception as error:  # whatever a start may raise; the others go on
-        found.broken["start"] = str(error)
+        found.broken[_START] = str(error)
         say(f"{row.title}: {error}")
     results.save(folder, found)
     return found
@@ -69,6 +72,7 @@ def _run_suite(
         return
     name = f"{suite} {world}"
     path = folder / f"{suite}-{world}.jsonl"
+    path.unlink(missing_ok=True)
     environment = buses.plain_environment() | {recorder.ENV: str(path)}
     if suite == "functional":
         environment[buses.ENV] = url
@@ -83,9 +87,7 @@ def _run_suite(
     status = subprocess.run(command, cwd=buses.ROOT, env=environment).returncode
     seconds = time.monotonic() - before
     tests, wrong = results.load_run(path, status)
-    found.tests[name] = tests
-    if wrong:
-        found.broken[name] = wrong
+    found.add(name, tests, wrong)
     counts = collections.Counter(test.outcome for test in tests)
     said = ", ".join(f"{counts[x]} {x}" for x in ("passed", "failed", "skipped"))
     say(f"{row.title}: {name}: {said} in {seconds:.0f} s. {wrong}".rstrip(". ") + ".")

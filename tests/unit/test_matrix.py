@@ -153,17 +153,27 @@ def test_a_feature_that_is_not_in_the_table(record):
 
 def test_kept_results_are_the_same(tmp_path):
     assert results.load(tmp_path) is None
-    found = Results("RabbitMQ 4.0.5", {"threads": [WORKS, LACKING]}, {"oslo": "gone"})
+    found = Results("RabbitMQ 4.0.5", broken={"oslo": "gone"})
+    found.add("threads", [WORKS, LACKING], "crashed")
     results.save(tmp_path, found)
     assert results.load(tmp_path) == found
 
 
+def test_a_new_run_takes_the_place_of_the_old_one():
+    found = Results()
+    found.add("threads", [FAILS], "crashed")
+    found.add("eventlet", [WORKS], "")
+    assert found.failed
+    found.add("threads", [WORKS], "")
+    assert not found.failed and set(found.tests) == {"threads", "eventlet"}
+
+
 def test_the_table():
     router = ROWS["qpid-dispatch-router"]
-    table = [
-        (ROWS["rabbitmq-4.0"], Results("RabbitMQ 4.0.5", {"threads": [WORKS]})),
-        (router, Results("a router 1", {"threads": [LACKING, REFUSAL]})),
-    ]
+    rabbitmq, imitated = Results("RabbitMQ 4.0.5"), Results("a router 1")
+    rabbitmq.add("threads", [WORKS], "")
+    imitated.add("threads", [LACKING, REFUSAL], "")
+    table = [(ROWS["rabbitmq-4.0"], rabbitmq), (router, imitated)]
     pools = features.FEATURES["pools"]
     text = matrix.as_text(table).splitlines()
     (line,) = (line for line in text if line.startswith(pools))

@@ -60,7 +60,17 @@ def need_command(command: str, package: str) -> str:
     if found:
         return found
     need_root(f"{command!r} is missing; installing Debian's package {package}")
-    hint = f"Install {package} by hand, or give apt a mirror that can be reached."
+    _apt_install(
+        package, f"Install {package} by hand, or give apt a mirror that can be reached."
+    )
+    found = shutil.which(command)
+    if not found:
+        raise BusError(f"package {package} did not bring the command {command!r}")
+    return found
+
+
+def _apt_install(package: str, hint: str) -> None:
+    """Install a package of Debian; *hint* says what to do if it cannot be had."""
     what = f"apt-get install {package}"
     install = ("apt-get", "install", "-y", "--no-install-recommends", package)
     try:
@@ -69,10 +79,6 @@ def need_command(command: str, package: str) -> str:
         # The usual reason: the lists are missing or older than the mirror.
         _run(("apt-get", "update"), "apt-get update", hint)
         _run(install, what, hint)
-    found = shutil.which(command)
-    if not found:
-        raise BusError(f"package {package} did not bring the command {command!r}")
-    return found
 
 
 def _mirror() -> str | None:
@@ -200,12 +206,7 @@ def java_home(oldest: int, newest: int) -> Path:
         return found[max(found)]
     hint = f"Install a JRE of version {oldest} to {newest}, or set JAVA_HOME."
     need_root(f"no Java {oldest} to {newest} was found; installing one")
-    _run(
-        ("apt-get", "install", "-y", "--no-install-recommends")
-        + ("default-jre-headless",),
-        "apt-get install default-jre-headless",
-        hint,
-    )
+    _apt_install("default-jre-headless", hint)
     for home in Path("/usr/lib/jvm").glob("*"):
         version = _java_version(home)
         if version is not None and oldest <= version <= newest:
