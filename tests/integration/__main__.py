@@ -79,15 +79,9 @@ def main(argv: list[str]) -> int:
             if found := results.load(folder):
                 table.append((row, found))
             continue
-        found = runs.run_row(
-            row,
-            worlds or _WORLDS,
-            options.suite or runs.SUITES,
-            folder,
-            for_pytest,
-            _say,
-        )
-        table.append((row, found))
+        runner = runs.Runner(row, folder, for_pytest, _say)
+        runner.run(worlds or _WORLDS, options.suite or runs.SUITES)
+        table.append((row, runner.results))
     print(matrix.as_text(table))
     if options.write:
         command = _COMMAND.format(path=options.write)

@@ -9,7 +9,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from tests.functional import buses, run_oslo
 from tests.integration import recorder, results
@@ -17,94 +17,98 @@ from tests.integration.rows import Row
 
 HERE = pathlib.Path(__file__).parent
 
-#: What a bus that does not start is called among the runs.
-_START = "start"
-
 #: What can be chosen: the functional suite, the suites that are about one bus, and
 #: oslo.messaging's own tests.
 SUITES = ("functional", "own", "oslo")
 
+#: A run of which nothing comes but that the bus did not start, or not end.
+_BUS = "bus"
 
-def run_row(
-    row: Row,
-    worlds: Iterable[str],
-    suites: Iterable[str],
-    folder: pathlib.Path,
-    arguments: list[str],
-    say: Callable[[str], None],
-) -> results.Results:
-    """Start the bus of ``row`` and run what was chosen; keep and return the results.
 
-    ``arguments`` are for pytest. A bus that does not start is a broken run. What was
-    kept of other suites and worlds stays.
+class Runner:
+    """Runs what was chosen on one row, and keeps what came of it.
+
+    :param folder: where the results of the row are; what is there of other suites and
+        worlds stays
+    :param arguments: for pytest
+    :param say: shows a line of progress
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    found = results.load(folder) or results.Results()
-    found.broken.pop(_START, None)
-    before = time.monotonic()
-    try:
-        with row.running(f"{row.name}-matrix-{os.getpid()}") as url:
-            say(f"{row.title}: started in {time.monotonic() - before:.0f} s")
-            found.product = row.product_at(url)
-            for suite in suites:
-                # Those that are about one bus are written in native threads.
-                for world in ("threads",) if suite == "own" else worlds:
-                    _run_suite(row, url, world, suite, folder, arguments, found, say)
-    except Exception as error:  # whatever a start may raise; the others go on
-        found.broken[_START] = str(error)
-        say(f"{row.title}: {error}")
-    results.save(folder, found)
-    return found
 
+    def __init__(
+        self,
+        row: Row,
+        folder: pathlib.Path,
+        arguments: Sequence[str],
+        say: Callable[[str], None],
+    ) -> None:
+        self.row = row
+        self.results = results.load(folder) or results.Results()
+        self._folder = folder
+        self._arguments = arguments
+        self._say = say
 
-def _run_suite(
-    row: Row,
-    url: str,
-    world: str,
-    suite: str,
-    folder: pathlib.Path,
-    arguments: list[str],
-    found: results.Results,
-    say: Callable[[str], None],
-) -> None:
-    command = _command(row, url, world, suite)
-    if command is None:
-        return
-    name = f"{suite} {world}"
-    path = folder / f"{suite}-{world}.jsonl"
-    path.unlink(missing_ok=True)
-    environment = buses.plain_environment() | {recorder.ENV: str(path)}
-    if suite == "functional":
-        environment[buses.ENV] = url
-    elif suite == "own":
-        environment |= {"RABBITMQ": row.bus}
-    if suite == "oslo":
-        command += ["--record", str(path)]
-    else:
-        command += arguments
-    say(f"{row.title}: {name}")
-    before = time.monotonic()
-    status = subprocess.run(command, cwd=buses.ROOT, env=environment).returncode
-    seconds = time.monotonic() - before
-    tests, wrong = results.load_run(path, status)
-    found.add(name, tests, wrong)
-    counts = collections.Counter(test.outcome for test in tests)
-    said = ", ".join(f"{counts[x]} {x}" for x in ("passed", "failed", "skipped"))
-    say(f"{row.title}: {name}: {said} in {seconds:.0f} s. {wrong}".rstrip(". ") + ".")
+    def run(self, worlds: Sequence[str], suites: Sequence[str]) -> None:
+        """Start the bus, run, stop it.  A bus that does not start is a broken run."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.results.broken.pop(_BUS, None)
+        before = time.monotonic()
+        try:
+            with self.row.running(f"{self.row.name}-matrix-{os.getpid()}") as url:
+                self._tell(f"started in {time.monotonic() - before:.0f} s")
+                self.results.product = self.row.product_at(url)
+                for suite in suites:
+                    # Those that are about one bus are written in native threads.
+                    for world in ("threads",) if suite == "own" else worlds:
+                        command = self._command(suite, world, url)
+                        if command is not None:
+                            self._run(suite, world, url, command)
+        except Exception as error:  # whatever a bus may raise: other rows are to go on
+            self.results.broken[_BUS] = str(error)
+            self._tell(str(error))
+        results.save(self._folder, self.results)
 
+    def _tell(self, text: str) -> None:
+        self._say(f"{self.row.title}: {text}")
 
-def _command(row: Row, url: str, world: str, suite: str) -> list[str] | None:
-    """What runs a suite, None where there is nothing to run."""
-    in_world = [sys.executable, "-m", "tests.functional.world", world, "pytest"]
-    record = ["-p", "tests.integration.recorder"]
-    if suite == "functional":
-        return [*in_world, *record, "tests/functional"]
-    if suite == "own":
-        if not row.suites:
+    def _command(self, suite: str, world: str, url: str) -> list[str] | None:
+        """What runs a suite, None where there is nothing to run."""
+        record = ["-p", "tests.integration.recorder", *self._arguments]
+        if suite == "functional":
+            module = ["-m", "tests.functional.world", world, "pytest"]
+            return [sys.executable, *module, *record, "tests/functional"]
+        if suite == "own":
+            files = [str(HERE / name) for name in self.row.suites]
+            pytest = [sys.executable, "-m", "pytest", *record]
+            return [*pytest, *files] if files else None
+        if not self.row.oslo or world not in run_oslo.WORLDS:
             return None
-        files = [str(HERE / name) for name in row.suites]
-        return [sys.executable, "-m", "pytest", *record, *files]
-    if not row.oslo or world not in run_oslo.WORLDS:
-        return None
-    script = os.path.join(buses.ROOT, "tests", "functional", "run_oslo.py")
-    return [sys.executable, script, "--url", url, "--world", world]
+        script = os.path.join(buses.ROOT, "tests", "functional", "run_oslo.py")
+        path = str(self._record(suite, world))
+        return [
+            *(sys.executable, script),
+            *("--url", url, "--world", world, "--record", path),
+        ]
+
+    def _record(self, suite: str, world: str) -> pathlib.Path:
+        return self._folder / f"{suite}-{world}.jsonl"
+
+    def _run(self, suite: str, world: str, url: str, command: list[str]) -> None:
+        name = f"{suite} {world}"
+        path = self._record(suite, world)
+        path.unlink(missing_ok=True)
+        environment = buses.plain_environment() | {
+            recorder.ENV: str(path),
+            # The bus of the functional suite; which one the other starts for itself.
+            buses.ENV: url,
+            "RABBITMQ": self.row.bus,
+        }
+        self._tell(name)
+        before = time.monotonic()
+        status = subprocess.run(command, cwd=buses.ROOT, env=environment).returncode
+        seconds = time.monotonic() - before
+        tests, wrong = results.load_run(path, status)
+        self.results.add(name, tests, wrong)
+        results.save(self._folder, self.results)
+        counts = collections.Counter(test.outcome for test in tests)
+        said = ", ".join(f"{counts[x]} {x}" for x in ("passed", "failed", "skipped"))
+        self._tell(f"{name}: {said} in {seconds:.0f} s{wrong and '; '}{wrong}")
