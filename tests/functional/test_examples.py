@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(
         world.current() != "threads", reason="the examples choose their own world"
     ),
-    pytest.mark.needs("pools"),
+    pytest.mark.needs("amqp", "pools"),
     pytest.mark.proves("demo"),
 ]
 
