@@ -66,10 +66,10 @@ test-chaos: $(VENV)/.test
 	$(BIN)/python -m pytest tests/chaos $(PYTEST)
 
 integration: $(VENV)/.test
-	$(BIN)/python -m tests.integration $(INTEGRATION)
+	$(BIN)/python -m tests.integration $(INTEGRATION) $(if $(PYTEST),-- $(PYTEST))
 
 integration-%: $(VENV)/.test
-	$(BIN)/python -m tests.integration $* $(INTEGRATION)
+	$(BIN)/python -m tests.integration $* $(INTEGRATION) $(if $(PYTEST),-- $(PYTEST))
 
 buses:
 	$(PYTHON) -m tools.buses install $(BUSES)

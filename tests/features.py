@@ -47,7 +47,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "bad input": "bad messages are refused, and nothing else is lost",
         "restart": "what was accepted outlives a kill -9 of the bus",
         "failover": "another node of a cluster takes over",
-        "many targets": "hundreds of targets in one process",
+        "many targets": "many targets in one process",
         "virtual hosts": "virtual hosts are apart",
         "tls": "TLS of the bus, with certificates on both sides",
     },

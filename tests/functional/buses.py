@@ -53,7 +53,9 @@ FEATURES = {
     "one_connection": "shares one connection among all servers of a transport",
 }
 
+_NO_POOLS = "an address has no queue per pool"
 _MEMORY = "the driver lives in the memory of one process"
+_NO_BINDING = "nothing over AMQP 1.0 binds a queue there"
 _POOL_NAMES = "a pool's queue is named after the pool alone"
 _EXCHANGES = "queues and fanouts are named after the topic alone"
 _NO_QUEUE = "an RPC queue is made by its server; there is none before"
@@ -67,15 +69,18 @@ LACKS: dict[str, dict[str, str]] = {
     "qpid-dispatch-router": {
         "store": "a router stores nothing",
         "absent": "a router stores nothing",
-        "pools": "an address has no queue per pool",
-        "pool_store": "a router stores nothing",
+        "pools": _NO_POOLS,
+        "pool_names": _NO_POOLS,
+        "pool_store": _NO_POOLS,
         "ttl": "a router stores nothing and does not look at the ttl",
         "policy": "a router stores nothing",
         "mandatory": "without a consumer it gives no credit, and says no more",
         "backlog": "a router stores nothing",
     },
     "qpid-cpp": {
-        "pools": "an address has no queue per pool",
+        "pools": _NO_POOLS,
+        "pool_names": _NO_POOLS,
+        "pool_store": _NO_POOLS,
         "policy": "its links do not say how long a queue lives",
         "mandatory": "qpidd accepts what it drops",
     },
@@ -102,7 +107,9 @@ LACKS: dict[str, dict[str, str]] = {
     },
     "RabbitMQ 3": {
         "policy": "nothing over AMQP 1.0 says how a queue is to be there",
-        "pools": "nothing over AMQP 1.0 binds a queue there",
+        "pools": _NO_BINDING,
+        "pool_names": _NO_BINDING,
+        "pool_store": _NO_BINDING,
         "mandatory": "it accepts what it drops",
         "raw_broker": _NO_LEGACY,
     },

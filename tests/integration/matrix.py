@@ -28,7 +28,8 @@ What the tests found, on running buses: every entry comes from tests that ran.
 *cannot*
     the bus cannot do it, and there is nobody to be told: see the reasons below
 *not run*
-    no test of it has run on this bus
+    no test of it has run on this bus; where one would need something else that is not
+    there, the reasons below say what
 *FAILED*
     a test of it did not pass
 
@@ -112,8 +113,8 @@ def _reasons(table: Table) -> Iterator[str]:
         yield f"**{_literal(title)}**"
         yield ""
         for text, cell in told:
-            if cell.verdict is Verdict.FAILED:
-                text = f"{text} (failed)"
+            if cell.verdict in (Verdict.FAILED, Verdict.NOT_RUN):
+                text = f"{text} ({cell.verdict.value.lower()})"
             line = f"* {_literal(text)}: {_literal(cell.reason)}"
             yield textwrap.fill(line, 88, subsequent_indent="  ")
 

@@ -78,8 +78,9 @@ class Results:
     def cell(self, feature: str) -> Cell:
         """What the tests say of ``feature``.
 
-        One failure is enough to fail; a test that was skipped for what the bus lacks
-        decides only where none has passed.
+        One failure is enough to fail.  A test that was skipped decides only where none
+        has passed: that the bus cannot do it, if that is what it lacks; if the test
+        needs something else that it lacks, that nothing is known.
         """
         found = collections.defaultdict(list)
         for tests in self.tests.values():
@@ -87,7 +88,7 @@ class Results:
                 if feature in test.refuses and test.outcome == "passed":
                     found[Verdict.REFUSED].append(test)
                 elif feature in test.proves or feature in test.refuses:
-                    found[_verdict(test)].append(test)
+                    found[_verdict(test, feature)].append(test)
         for verdict in (
             Verdict.FAILED,
             Verdict.WORKS,
@@ -96,7 +97,7 @@ class Results:
         ):
             if found[verdict]:
                 return Cell(verdict, self._reason(verdict, found))
-        return Cell(Verdict.NOT_RUN)
+        return Cell(Verdict.NOT_RUN, self._reason(Verdict.NOT_RUN, found))
 
     @staticmethod
     def _reason(verdict: Verdict, found: dict[Verdict, list[Report]]) -> str:
@@ -105,7 +106,10 @@ class Results:
             return ", ".join(sorted(names))
         if verdict is Verdict.WORKS:
             return ""
-        reasons = {test.reason: None for test in found[Verdict.CANNOT]}
+        telling = found[
+            Verdict.NOT_RUN if verdict is Verdict.NOT_RUN else Verdict.CANNOT
+        ]
+        reasons = {test.reason: None for test in telling if test.lacks}
         return "; ".join(reasons)
 
     def counts(self) -> dict[str, collections.Counter[str]]:
@@ -122,9 +126,9 @@ class Results:
         )
 
 
-def _verdict(test: Report) -> Verdict:
+def _verdict(test: Report, feature: str) -> Verdict:
     if test.outcome == "skipped":
-        return Verdict.CANNOT if test.lacks else Verdict.NOT_RUN
+        return Verdict.CANNOT if test.lacks == feature else Verdict.NOT_RUN
     return Verdict.WORKS if test.outcome == "passed" else Verdict.FAILED
 
 

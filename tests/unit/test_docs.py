@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+from tests import features
+
 _TOP = pathlib.Path(__file__).parents[2]
 
 
@@ -18,6 +20,13 @@ def test_the_readme_has_the_program(name):
     license_line, _, program = program.partition("\n")
     assert license_line.startswith("# SPDX")
     assert textwrap.indent(program, "    ") in (_TOP / "README.rst").read_text()
+
+
+def test_the_table_of_buses_has_every_feature():
+    """It is made by a command, and has to be made again when features change."""
+    page = (_TOP / "docs/buses/matrix.rst").read_text()
+    for text in features.FEATURES.values():
+        assert f"\n   * - {text}\n" in page
 
 
 # -- the messages that the troubleshooting page begins from

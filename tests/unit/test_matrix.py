@@ -17,6 +17,7 @@ from tests.integration.rows import ROWS
 WORKS = Report("works", "passed", proves=("pools",))
 FAILS = Report("a.py::fails", "failed", proves=("pools",))
 LACKING = Report("lacking", "skipped", "no queue", ("pools",), lacks="pools")
+LACKING_MORE = Report("lacking", "skipped", "no AMQP 1.0", ("pools",), lacks="amqp")
 ELSEWHERE = Report("elsewhere", "skipped", "another world", ("pools",))
 REFUSAL = Report("refusal", "passed", refuses=("pools",))
 NO_REFUSAL = Report("no refusal", "failed", refuses=("pools",))
@@ -30,7 +31,8 @@ NO_REFUSAL = Report("no refusal", "failed", refuses=("pools",))
         ([WORKS, ELSEWHERE], Cell(Verdict.WORKS)),
         ([WORKS, LACKING], Cell(Verdict.WORKS)),
         ([WORKS, FAILS], Cell(Verdict.FAILED, "fails")),
-        ([LACKING], Cell(Verdict.CANNOT, "no queue")),
+        ([LACKING, LACKING_MORE], Cell(Verdict.CANNOT, "no queue")),
+        ([LACKING_MORE, ELSEWHERE], Cell(Verdict.NOT_RUN, "no AMQP 1.0")),
         ([LACKING, REFUSAL], Cell(Verdict.REFUSED, "no queue")),
         ([LACKING, NO_REFUSAL], Cell(Verdict.FAILED, "no refusal")),
         ([Report("other", "failed", proves=("call",))], Cell(Verdict.NOT_RUN)),
