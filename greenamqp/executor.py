@@ -154,6 +154,8 @@ class Executor(abc.ABC):
     def _work_once(self) -> bool:
         """Dispatch one batch of the listener whose turn it is.  Returns whether there
         was one that may."""
+        if not self._ready:
+            return False
         lock = self.hub.lock
         with lock:
             entry = self._next()
@@ -273,8 +275,12 @@ class BlockingExecutor(Executor):
         listener at the most.  Does not wait.  In the hub's thread."""
         if isinstance(self.hub, BlockingHub):
             self.hub.look()
-        for _ in range(len(self._ready)):
-            self._work_once()
+        self.hub.gather()
+        try:
+            for _ in range(len(self._ready)):
+                self._work_once()
+        finally:
+            self.hub.write_gathered()
         if self._ready:
             self.hub.call_inside(_nothing)  # keeps the descriptor readable
 
@@ -284,11 +290,14 @@ class BlockingExecutor(Executor):
         self._attend_all()
         try:
             while not self._stopping:
+                self.hub.gather()
                 if self._work_once():
                     self.hub.breathe()
                 else:
+                    self.hub.write_gathered()
                     self._waiter.wait(None)
         finally:
+            self.hub.write_gathered()
             self._attend_none()
             self._started = self._stopping = False
             with self.hub.lock:
@@ -374,7 +383,7 @@ class PoolExecutor(Executor):
             with self.hub.lock:
                 self._workers.pop(me, None)
                 self._active -= 1
-                if self._running and self._work_waits():
+                if self._ready and self._running and self._work_waits():
                     self._engage()  # came between the last look and now
                 if self._waiters:
                     self._wake_waiters()

@@ -101,10 +101,11 @@ class Incoming(base.IncomingMessage):
         return hub.inherited
 
     def _settle(self, outcome: int) -> None:
-        done = "acknowledged" if outcome == ACCEPTED else "requeued"
-        if self._not_ours(done):
-            return
         hub = self._messenger.hub
+        done = "acknowledged" if outcome == ACCEPTED else "requeued"
+        if hub.inherited:
+            self._not_ours(done)
+            return
         if hub.foreign():
             hub.run_inside(self._settle, outcome)
             return

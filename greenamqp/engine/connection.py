@@ -784,10 +784,11 @@ class Connection(pyngus.ConnectionEventHandler):
 
     def _report(self) -> None:
         """Tell the handler of a failure, once, after all events are dispatched."""
-        if self._pyngus._error and self.failed is None:
-            self._fail(str(self._pyngus._error))
         if self._reported:
             return
+        if self.failed is None:
+            self._fail(str(self._pyngus._error))
+        assert self.failed is not None
         self._reported = True
         failed = self.failed
         assert failed is not None

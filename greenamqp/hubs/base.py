@@ -225,6 +225,17 @@ class Hub(abc.ABC):
         """Between two pieces of work, outside the hub's context: let output leave and
         others have their turn, if it is time for that."""
 
+    def gather(self) -> None:  # noqa: B027 - where wake-ups do it anyway
+        """Hold back what the calling thread has to write, until `write_gathered`, a
+        `breathe` that finds it is time, or the thread's next wait.
+
+        For who dispatches messages: what belongs to one, or to several that were there
+        together, then leaves in one write.  Outside the hub's context.
+        """
+
+    def write_gathered(self) -> None:  # noqa: B027 - as above
+        """Write what was held back, and hold back no more."""
+
     def was_blocked(self, seconds: float, patience: float) -> None:
         """A connection finds that the hub did not run for so long, while one of its
         ends was to hear from the other within `patience` seconds.  Warns, once for

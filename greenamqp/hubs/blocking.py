@@ -17,7 +17,7 @@ import logging
 import typing
 
 from greenamqp.hubs import native
-from greenamqp.hubs.base import Callback, Hub, Timer, Waiter, Watch
+from greenamqp.hubs.base import Callback, Flushable, Hub, Timer, Waiter, Watch
 from greenamqp.hubs.reactor import Reactor
 
 LOG = logging.getLogger(__name__)
@@ -25,6 +25,9 @@ LOG = logging.getLogger(__name__)
 
 # Who works on without waiting lets bytes move after so long.  Seconds.
 TURN_INTERVAL = 0.01
+
+# Output that is gathered waits no longer than this for more of it.  Seconds.
+WRITE_INTERVAL = 0.002
 
 
 class BlockingWaiter(Waiter):
@@ -105,6 +108,9 @@ class BlockingHub(Hub):
         self._followers: list[BlockingWaiter] = []
         self._reactor: Reactor | None = None
         self._turn_at = 0.0
+        # The thread whose output is gathered, and until when.
+        self._gatherer: int | None = None
+        self._write_at = 0.0
         self._calls: collections.deque[Callback] = collections.deque()
         self._work: collections.deque[Callback] = collections.deque()
 
@@ -147,6 +153,7 @@ class BlockingHub(Hub):
         # Another thread of the parent may have held the lock, or led.
         self.lock = native.original("threading", "RLock")()
         self._leader = None
+        self._gatherer = None
         self._depth = 0
         self._followers.clear()
         self._calls.clear()
@@ -176,6 +183,8 @@ class BlockingHub(Hub):
             timeout = None
         else:
             timeout = max(0.0, upcoming - self.now())
+        if self._dirty:
+            self.write_gathered()
         due = reactor.poll(timeout)
         with self.lock:
             now = self.now()
@@ -199,6 +208,24 @@ class BlockingHub(Hub):
         while self._work:
             self._work.popleft()()
 
+    def flush_now(self, pump: Flushable) -> None:
+        if not self.busy and self._gatherer != self._get_ident():
+            pump.flush()
+        elif not pump.dirty:
+            pump.dirty = True
+            self._dirty.append(pump)
+
+    def gather(self) -> None:
+        if self._gatherer is None:
+            self._gatherer = self._get_ident()
+            self._write_at = self.now() + WRITE_INTERVAL
+
+    def write_gathered(self) -> None:
+        with self.lock:
+            if self._gatherer == self._get_ident():
+                self._gatherer = None
+            self._flush_dirty()
+
     def look(self) -> None:
         """Do what there is to do, without waiting; whoever leads does it anyway."""
         with self.lock:
@@ -210,7 +237,10 @@ class BlockingHub(Hub):
                 self._follow()
 
     def breathe(self) -> None:
-        if self.now() > self._turn_at:
+        now = self.now()
+        if now > self._write_at:
+            self.write_gathered()
+        if now > self._turn_at:
             self.look()
 
     def foreign(self) -> bool:

@@ -53,7 +53,8 @@ class GreenWaiter(Waiter):
     def wait(self, deadline: float | None) -> bool:
         hub = self._hub
         while not self._woken:
-            hub.check()
+            if hub.inherited:
+                hub.check()
             if deadline is not None:
                 if deadline <= hub.now():
                     return False

@@ -197,6 +197,7 @@ class Messenger:
         :raises MessageDeliveryFailure: refused, rejected, or retries exhausted
         :raises MessageUndeliverable: nobody is there, and it was mandatory
         """
+        waiter = self.hub.waiter()
         entry = Outgoing(
             what,
             destination,
@@ -206,11 +207,10 @@ class Messenger:
             retries,
             settled,
             repeatable,
-            self.hub.waiter(),
+            waiter,
             mandatory,
         )
         self._submit(entry)
-        waiter = typing.cast(Waiter, entry.waiter)
         try:
             while not entry.done:
                 if not waiter.wait(deadline):
@@ -239,6 +239,7 @@ class Messenger:
         :raises TimeoutError: at the deadline, saying what was waited for
         :raises MessageDeliveryFailure: as for send, and when the reply cannot come
         """
+        waiter = self.hub.waiter()
         call = Call(
             "RPC call",
             destination,
@@ -248,7 +249,7 @@ class Messenger:
             retries,
             settled,
             False,
-            self.hub.waiter(),
+            waiter,
             monitor=monitor,
             mandatory=mandatory,
         )
@@ -256,7 +257,6 @@ class Messenger:
             # From now on, not from the sending: it may be long until that.
             call.monitor_deadline = self.hub.now() + monitor
         self._submit(call)
-        waiter = typing.cast(Waiter, call.waiter)
         silence = ""
         try:
             while not call.done:

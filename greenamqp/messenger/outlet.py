@@ -51,6 +51,7 @@ class Outlet:
     __slots__ = (
         "_declaring",
         "_doubtful",
+        "_limit",
         "_link",
         "_messenger",
         "_node",
@@ -71,6 +72,8 @@ class Outlet:
         self.last_used = messenger.hub.now()
         self.refusal = ""
         self._link: Sender | None = None
+        # Bytes that it takes in one message; 0: any number.
+        self._limit = 0
         # What the destination is on the bus at hand.
         self._node = addressing.Node()
         # Whether what it needs is being declared.
@@ -133,11 +136,10 @@ class Outlet:
         engine = messenger.engine
         assert engine is not None
         data = engine.codec.encode(message)
-        limit = link.max_message_size
-        if 0 < limit < len(data):
+        if 0 < self._limit < len(data):
             entry.failed(
                 f"the message has {len(data)} bytes, and the link to {self.address} "
-                f"takes {limit} at most"
+                f"takes {self._limit} at most"
             )
             return
         entry.attempts += 1
@@ -239,6 +241,7 @@ class Outlet:
 
     def _attached(self, link: Sender) -> None:
         self.refusal = ""
+        self._limit = link.max_message_size
         self.send_pending()
 
     def _credit(self, link: Sender) -> None:

@@ -1383,6 +1383,70 @@ def outside_a_wakeup_flush_soon_is_before_long(env):
     assert pump.dirty is False
 
 
+@check(("blocking",))
+def what_is_gathered_leaves_in_one_flush(env):
+    pump = Pump()
+    env.hub.gather()
+    env.hub.flush_soon(pump)
+    env.hub.flush_now(pump)
+    assert pump.flushed == 0 and pump.dirty
+    env.hub.write_gathered()
+    assert pump.flushed == 1 and not pump.dirty
+    env.hub.flush_now(pump)
+    assert pump.flushed == 2
+
+
+@check(("blocking",))
+def what_is_gathered_leaves_before_a_wait(env):
+    """Or who gathers would wait for the answer to what was never written."""
+    pump = Pump()
+    waiter = env.hub.waiter()
+    pump.on_flush = waiter.wake
+    env.hub.gather()
+    env.hub.flush_now(pump)
+    assert pump.flushed == 0
+    assert waiter.wait(env.hub.now() + FAR)
+    assert pump.flushed == 1
+
+
+@check(("blocking",))
+def what_is_gathered_leaves_while_there_is_more_to_do(env):
+    pump = Pump()
+    env.hub.gather()
+    env.hub.flush_now(pump)
+    until = env.hub.now() + FAR
+    while not pump.flushed and env.hub.now() < until:
+        env.hub.gather()
+        env.hub.breathe()
+    assert pump.flushed == 1
+
+
+@check(("blocking",))
+def nobody_gathers_for_another_thread(env):
+    pump = Pump()
+    env.hub.gather()
+
+    def body():
+        with env.hub.lock:
+            env.hub.flush_now(pump)
+
+    env.native(body)()
+    assert pump.flushed == 1
+    env.hub.write_gathered()
+    assert pump.flushed == 1
+
+
+@check()
+def who_does_not_gather_may_say_so(env):
+    env.hub.gather()
+    env.hub.write_gathered()
+    pump = Pump()
+    env.outside()
+    with env.hub.lock:
+        env.hub.flush_now(pump)
+    assert pump.flushed == 1
+
+
 @check()
 def a_flush_may_touch_another_pump(env):
     one, other = Pump(), Pump()
