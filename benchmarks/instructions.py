@@ -3,9 +3,9 @@
 in the server.
 
 One of the two processes runs in valgrind, which counts; the other one, and the embedded
-broker, run as always.  A count is the same within a percent however busy the machine
-is, so that it tells what a small change gains or costs.  It leaves out the kernel, and
-says nothing of time.
+broker, run as always.  A count hardly depends on how busy the machine is, so
+that it tells what a small change gains or costs.  It leaves out the kernel, and says
+nothing of time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import typing
 
 from benchmarks import compare
 from benchmarks.cells import Cell
-from benchmarks.processes import WorkerFailed
+from benchmarks.processes import Worker, WorkerFailed
 from benchmarks.samples import Pair
 from benchmarks.sides import SIDES
 
@@ -42,8 +42,8 @@ def main(argv: typing.Sequence[str]) -> int:
     parser.add_argument(
         "--seconds",
         type=float,
-        default=5.0,
-        help="of each sample; some hundred operations a second (%(default)s)",
+        default=2.0,
+        help="of the short sample; a hundred operations a second (%(default)s)",
     )
     parser.add_argument(
         "--functions",
@@ -104,6 +104,7 @@ class Counter:
 
     def __init__(self, output: pathlib.Path) -> None:
         self._output = output
+        self._dumps = 0
         #: What stands before the command of the process.
         self.run = (
             "valgrind",
@@ -114,21 +115,34 @@ class Counter:
         )
 
     def count(self, pair: Pair, role: str, seconds: float) -> float:
-        """Instructions per operation of the process in that role, over one sample.
+        """Instructions per operation of the process in that role: by how many a sample
+        that is three times as long has more, so that what does not depend on the
+        number of operations is left out.
 
         :raises WorkerFailed: if nothing went well, or the counter cannot be read
         """
         worker = {"client": pair.client, "server": pair.server}[role]
+        few, less = self._sample(pair, worker, seconds)
+        many, more = self._sample(pair, worker, 3 * seconds)
+        if many <= few:
+            raise WorkerFailed(f"{worker.name}: too few operations to tell")
+        return (more - less) / (many - few)
+
+    def _sample(self, pair: Pair, worker: Worker, seconds: float) -> tuple[int, int]:
+        """(operations, instructions) of one sample."""
         pair.warm_up(seconds, seconds / 5)
         self._control("--instr=on", worker.pid)
         self._control("--zero", worker.pid)
         result = pair.go()
         self._control("--dump", worker.pid)
         self._control("--instr=off", worker.pid)
-        found = re.search(r"^(?:summary|totals): (\d+)", self._dump(), re.MULTILINE)
-        if not found or not result["operations"]:
+        self._dumps += 1
+        found = re.search(
+            r"^(?:summary|totals): (\d+)", self._dump.read_text(), re.MULTILINE
+        )
+        if not found:
             raise WorkerFailed(f"{worker.name}: nothing was counted")
-        return int(found[1]) / result["operations"]
+        return result["operations"], int(found[1])
 
     @staticmethod
     def _control(wish: str, pid: int) -> None:
@@ -138,13 +152,15 @@ class Counter:
         if done.returncode:
             raise WorkerFailed(f"callgrind_control {wish}: {done.stderr}{done.stdout}")
 
-    def _dump(self) -> str:
-        return self._output.with_name(self._output.name + ".1").read_text()
+    @property
+    def _dump(self) -> pathlib.Path:
+        """The latest of its files."""
+        return self._output.with_name(f"{self._output.name}.{self._dumps}")
 
     def functions(self, number: int) -> str:
         """The functions with the most instructions of their own, and their shares."""
         done = subprocess.run(
-            ["callgrind_annotate", f"{self._output}.1"],
+            ["callgrind_annotate", str(self._dump)],
             capture_output=True,
             text=True,
             check=True,

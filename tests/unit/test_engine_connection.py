@@ -502,6 +502,17 @@ def test_messages_arrive_in_order_and_their_outcomes_too():
     assert sender.unsettled == 0
 
 
+def test_outcomes_that_are_ready_together_are_one_frame():
+    """A disposition names a range (AMQP 1.0 part 2, section 2.7.6)."""
+    client, sender, outcomes, wire = sender_to(Receiving())
+    wire.log[1].clear()
+    for number in range(100):
+        sender.send(b"\x00\x53\x77\x40", number)
+    wire.run()
+    assert outcomes == [(number, ACCEPTED, None) for number in range(100)]
+    assert b"".join(wire.log[1]).count(b"\x00\x53\x15") == 1
+
+
 def test_all_outcomes():
     answers = iter(
         [
