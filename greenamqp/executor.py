@@ -170,6 +170,9 @@ class Executor(abc.ABC):
             if more:
                 with lock:
                     self._has_messages(entry)
+            elif self._ready:
+                with lock:
+                    self._engage()  # for another listener's, should this one block
             if messages:
                 self._dispatch(entry, messages)
         finally:
@@ -344,6 +347,10 @@ class PoolExecutor(Executor):
     """Dispatches in workers of its hub, `size` of them at the most.
 
     A listener of several may not take them all: see SHARE.
+
+    One worker is on its way as long as work waits.  It engages the next one before it
+    begins, and takes more when it is done: endpoints that do not block are all run by
+    the first, those that do get one worker each, within the same wake-up.
     """
 
     def __init__(self, hub: Hub, size: int) -> None:
@@ -352,6 +359,8 @@ class PoolExecutor(Executor):
             raise ValueError(f"a pool of {size} workers cannot work")
         self._size = size
         self._workers: dict[typing.Hashable, _Entry | None] = {}
+        # Whether a worker was engaged that has not begun.
+        self._coming = False
 
     def _may_work(self, entry: _Entry) -> bool:
         return (
@@ -365,8 +374,14 @@ class PoolExecutor(Executor):
         return any(self._may_work(entry) for entry in self._ready)
 
     def _engage(self) -> None:
+        if not self._coming:
+            self._engage_one()
+
+    def _engage_one(self) -> None:
+        """Engage another worker, if there may be one."""
         if self._active < self._size and self._running:
             self._active += 1
+            self._coming = True
             self._deliver(self._work)
 
     def _deliver(self, function: typing.Callable[[], None]) -> None:
@@ -376,6 +391,7 @@ class PoolExecutor(Executor):
         """A worker: one batch after another, as long as there are any."""
         me = self.hub.current()
         self._workers[me] = None
+        self._coming = False
         try:
             while self._work_once():
                 self.hub.breathe()
@@ -454,7 +470,7 @@ class ThreadingExecutor(PoolExecutor):
 
     def _engage(self) -> None:
         if self._active == 0:
-            super()._engage()
+            self._engage_one()
         elif self._impatience is None and self._running and self._active < self._size:
             self._taken_before = self._taken
             self._impatience = self.hub.call_at(
@@ -467,7 +483,7 @@ class ThreadingExecutor(PoolExecutor):
             return
         if self._taken == self._taken_before:
             for _ in range(self._active):
-                super()._engage()
+                self._engage_one()
         self._engage()
 
     def _work_once(self) -> bool:

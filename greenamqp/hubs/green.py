@@ -182,10 +182,11 @@ class GreenHub(Hub):
                     LOG.exception("a callback failed")
             ready = self._ready
             if ready:
-                self._ready = []
                 now = self.now()
                 self._flush_at = now + FLUSH_INTERVAL
                 self._yield_at = now + YIELD_INTERVAL
+            while ready:
+                self._ready = []
                 for index, waiter in enumerate(ready):
                     if waiter.greenlet is None:
                         continue  # it has left meanwhile
@@ -201,6 +202,8 @@ class GreenHub(Hub):
                     if self._dirty and self.now() > self._flush_at:
                         self._flush_dirty()
                         self._flush_at = self.now() + FLUSH_INTERVAL
+                # Whom these have woken, such as the next worker of a pool.
+                ready = self._ready
             if self._dirty:
                 self._flush_dirty()
         finally:

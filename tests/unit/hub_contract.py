@@ -1359,6 +1359,36 @@ def the_flush_comes_after_the_waiters_that_were_woken(env):
     assert order.index("flush") > 1
 
 
+@check(GREEN)
+def whom_a_waiter_wakes_runs_within_the_same_wakeup(env):
+    order = []
+    pump = Pump()
+    pump.on_flush = lambda: order.append("flush")
+    waiters = {}
+
+    def body(index):
+        waiters[index] = env.hub.waiter()
+        assert waiters[index].wait(env.hub.now() + FAR)
+        order.append(index)
+        if index + 1 in waiters:
+            waiters[index + 1].wake()
+
+    done = env.started(4, body)
+    while len(waiters) < 4:
+        env.pause()
+
+    def callback():
+        env.hub.flush_now(pump)
+        waiters[0].wake()
+
+    env.hub.call_inside(callback)
+    for event in done:
+        event.wait()
+    env.turn()
+    assert [each for each in order if each != "flush"] == [0, 1, 2, 3]
+    assert order[-1] == "flush"
+
+
 @check()
 def outside_a_wakeup_flush_now_is_at_once(env):
     pump = Pump()
