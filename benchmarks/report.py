@@ -162,6 +162,9 @@ def _per_callers(
             capsize=2,
         )
     axis.set(xlabel="callers", xscale="log")
+    numbers = sorted({row["callers"] for row in rows})
+    axis.set_xticks(numbers, [str(number) for number in numbers])
+    axis.minorticks_off()
     axis.grid(alpha=0.3)
 
 
@@ -182,10 +185,17 @@ def _latencies(
             )
         ]
         total = sum(counts)
-        shares = list(itertools.accumulate(count / total for count in counts))
+        slower = [1 - done / total for done in itertools.accumulate(counts)]
         edges = [10 ** ((i + 1) / BUCKETS_PER_DECADE) for i in range(len(counts))]
-        axis.plot(edges, shares, label=side, color=colours[side])
-    axis.set(xlabel=f"microseconds, {callers} callers", ylabel="share that is faster")
+        first = next(i for i, count in enumerate(counts) if count)
+        seen = slice(max(0, first - 1), len(counts) - slower.count(0) + 1)
+        axis.step(edges[seen], slower[seen], label=side, color=colours[side])
+    axis.set(
+        xlabel=f"microseconds, {callers} callers",
+        ylabel="share that is slower",
+        yscale="log",
+        ylim=(1e-4, 1),
+    )
     axis.grid(alpha=0.3)
 
 

@@ -25,6 +25,15 @@ from benchmarks.sides import SIDES
 #: The first samples, up to here, are where memory may grow.  Messages.
 SETTLED = 100_000
 
+#: Options for a connection that is cut again and again: by default a driver pauses
+#: longer each time that it was soon lost, up to half a minute.
+_IMPATIENT = {
+    "oslo_messaging_amqp": {
+        "connection_retry_interval": "1",
+        "connection_retry_interval_max": "1",
+    }
+}
+
 #: Listeners that idle in the second part.
 IDLE_LISTENERS = 1000
 
@@ -65,7 +74,9 @@ def main(argv: typing.Sequence[str]) -> int:
         urls = {"bus": url}
         # Room in the server's tally for every message, taken from the start.
         plan = {"expected": 2 * arguments.messages}
-        pair = stack.enter_context(Pair(side, cell, kept, urls, process, {}, plan))
+        pair = stack.enter_context(
+            Pair(side, cell, kept, urls, process, _IMPATIENT, plan)
+        )
         rows = _long(pair, arguments)
         if cutter is not None:
             rows += _reconnects(pair, cutter, arguments)
