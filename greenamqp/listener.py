@@ -47,12 +47,18 @@ from greenamqp.messenger import Destination, Inlet, Messenger, Subscription
 
 LOG = logging.getLogger(__name__)
 
+# Messages that were acknowledged and would be known again, for each that a listener may
+# hold: when a connection breaks, the bus may not have heard of the latest, and gives them
+# once more.
+REMEMBERED = 4
+
 Callback = typing.Callable[[list[base.IncomingMessage]], object]
 
 
 class _Arrival(typing.NamedTuple):
     """A message in a listener's queue: decoded as AMQP, its body not yet looked at."""
 
+    listener: Listener
     inlet: Inlet
     link: Receiver
     delivery: Delivery
@@ -78,6 +84,7 @@ class Incoming(base.IncomingMessage):
         )
         self._messenger = messenger
         self._arrival: _Arrival | None = arrival
+        self._unique_id = request.unique_id
 
     def acknowledge(self) -> None:
         """Tell the message bus that the message is done with.  Does not block."""
@@ -113,6 +120,8 @@ class Incoming(base.IncomingMessage):
             arrival, self._arrival = self._arrival, None
             if arrival is None:
                 return
+            if outcome == ACCEPTED and self._unique_id is not None:
+                arrival.listener.remember(self._unique_id)
             settled = arrival.inlet.settle(arrival.link, arrival.delivery, outcome)
             if not settled and not arrival.settled:
                 self._messenger.notices.add(
@@ -301,6 +310,8 @@ class Listener(base.Listener):
         self._kind = kind
         self._may_be_foreign = kind.may_be_foreign
         self._queue: collections.deque[_Arrival] = collections.deque()
+        # What was acknowledged of late, where messages say who they are.
+        self._acknowledged: dict[str, None] = {}
         self._waiters: list[Waiter] = []
         self._ready_fd: _ReadyFd | None = None
         self._stopped = False
@@ -342,7 +353,7 @@ class Listener(base.Listener):
             self._reject(inlet, link, delivery, None, str(exc))
             return
         settled = link.presettled(delivery)
-        self._queue.append(_Arrival(inlet, link, delivery, message, settled))
+        self._queue.append(_Arrival(self, inlet, link, delivery, message, settled))
         if self._ready_fd is not None:
             self._ready_fd.show(True)
         for waiter in self._waiters:
@@ -378,6 +389,22 @@ class Listener(base.Listener):
             or "the message bus has not answered"
         )
 
+    def remember(self, unique_id: str) -> None:
+        """A message was acknowledged: should it come again, it is a copy.  Lock."""
+        acknowledged = self._acknowledged
+        acknowledged[unique_id] = None
+        if len(acknowledged) > REMEMBERED * self.prefetch_size:
+            del acknowledged[next(iter(acknowledged))]
+
+    def _drop_copy(self, arrival: _Arrival, unique_id: str) -> None:
+        LOG.info(
+            "a copy of a message from %s that was acknowledged before (%s) was dropped",
+            arrival.inlet.address,
+            unique_id,
+        )
+        with self.hub.lock:
+            arrival.inlet.settle(arrival.link, arrival.delivery, ACCEPTED)
+
     # -- taking messages
 
     def _take(self, limit: int) -> list[base.IncomingMessage]:
@@ -408,6 +435,9 @@ class Listener(base.Listener):
                     arrival.message.id,
                     str(exc),
                 )
+                continue
+            if request.unique_id in self._acknowledged:
+                self._drop_copy(arrival, typing.cast(str, request.unique_id))
                 continue
             taken.append(self._kind(self._messenger, arrival, request))
         if not self._queue and self._ready_fd is not None:

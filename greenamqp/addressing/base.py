@@ -10,7 +10,7 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.engine import EXPIRE_NEVER, Terminus
+from greenamqp.engine import EXPIRE_NEVER, RemoteError, Terminus
 from greenamqp.formats import PREDECESSOR, Format
 from greenamqp.management import Declarations, Management
 from greenamqp.policy import Policies
@@ -53,6 +53,19 @@ class Bus:
     def has_vhost_prefix(self) -> bool:
         """Whether a virtual host is asked for as ``vhost:NAME`` in the Open frame."""
         return self.product == RABBITMQ
+
+    def may_take_it_later(self, error: RemoteError | None) -> bool:
+        """Whether a rejection may be for now only: a classic queue's node is away.
+
+        RabbitMQ 4.0 then gives no condition (nor does it where a queue is full), and
+        4.3 one that it gives for other reasons as well.
+        """
+        if self.product != RABBITMQ:
+            return False
+        return error is None or (
+            error.condition == "amqp:precondition-failed"
+            and "unavailable" in error.description
+        )
 
     @property
     def refusal_ends_session(self) -> bool:

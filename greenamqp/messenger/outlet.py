@@ -258,12 +258,20 @@ class Outlet:
         if outcome == RELEASED or (is_absent and self._node.rejects_absent):
             self._nobody_there(entry, error)
         elif is_absent and self._node.declarations:
-            # Something that was declared was removed by somebody.
+            # Something that was declared was removed by somebody, or went with the last
+            # of those who listen.
             self._forget_declarations()
-            self._again(entry, f"the message bus rejected it: {error}")
+            if self._node.may_be_unheard:
+                entry.accepted()
+            else:
+                self._again(entry, f"the message bus rejected it: {error}")
         elif outcome == REJECTED:
             reason = str(error) if error is not None else "no reason given"
-            entry.failed(f"the message bus rejected it: {reason}")
+            reason = f"the message bus rejected it: {reason}"
+            if self._messenger.bus.may_take_it_later(error):
+                self._again(entry, reason)
+            else:
+                entry.failed(reason)
         elif outcome == MODIFIED:
             in_doubt = error["failed"] or error["undeliverable"]
             reason = "the message bus returned it: " + (
