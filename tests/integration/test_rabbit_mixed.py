@@ -316,15 +316,10 @@ def test_a_duplicate_is_dropped_by_both(amqp, theirs):
             driver = transport._driver
             messenger = driver._connected()
             # The same message twice, as after a connection that was lost.
-            messenger.unique_id = lambda: "the same"
-            for value in ("first", "copy"):
-                driver.send(
-                    Target(topic=topic), {}, {"method": "hear", "args": {"value": value}}
-                )
-            messenger.unique_id = lambda: "another"
-            driver.send(
-                Target(topic=topic), {}, {"method": "hear", "args": {"value": "end"}}
-            )
+            for value, unique_id in (("first", "1"), ("copy", "1"), ("end", "2")):
+                messenger.unique_id = lambda unique_id=unique_id: unique_id
+                request = {"method": "hear", "args": {"value": value}}
+                driver.send(Target(topic=topic), {}, request)
             assert endpoint.next() == "first"
             assert endpoint.next() == "end"
 
