@@ -408,7 +408,7 @@ def test_what_is_declared_is_the_same(amqp, theirs, rabbitmq):
                     if topic in name
                 )
             )
-    assert found[0] == found[1] and len(found[0]) > 5
+    assert found[0] == found[1] and len(found[0]) == 5
 
 
 def test_a_lost_connection_costs_no_call(pair, rabbitmq):
