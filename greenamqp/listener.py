@@ -47,9 +47,9 @@ from greenamqp.messenger import Destination, Inlet, Messenger, Subscription
 
 LOG = logging.getLogger(__name__)
 
-# Messages that were acknowledged and would be known again, for each that a listener may
-# hold: when a connection breaks, the bus may not have heard of the latest, and gives
-# them once more.
+# Messages that were acknowledged and would be known again, for each that a listener
+# may hold: when a connection breaks, the bus may not have heard of the latest, and
+# gives them once more.
 REMEMBERED = 4
 
 Callback = typing.Callable[[list[base.IncomingMessage]], object]

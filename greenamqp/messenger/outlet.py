@@ -257,14 +257,14 @@ class Outlet:
         is_absent = outcome == REJECTED and self._is_absent(error)
         if outcome == RELEASED or (is_absent and self._node.rejects_absent):
             self._nobody_there(entry, error)
+        elif is_absent and self._node.may_be_unheard:
+            # An exchange that went with the last of those who listened; the next one
+            # who does will declare it.
+            entry.accepted()
         elif is_absent and self._node.declarations:
-            # Something that was declared was removed by somebody, or went with the last
-            # of those who listen.
+            # Something that was declared was removed by somebody.
             self._forget_declarations()
-            if self._node.may_be_unheard:
-                entry.accepted()
-            else:
-                self._again(entry, f"the message bus rejected it: {error}")
+            self._again(entry, f"the message bus rejected it: {error}")
         elif outcome == REJECTED:
             reason = str(error) if error is not None else "no reason given"
             reason = f"the message bus rejected it: {reason}"
