@@ -118,8 +118,14 @@ def _read_ids(head: bytes, at: int, end: int, code: int, ids: list[str | None]) 
         if field == _ID or field == _REPLY_TO or field == _CORRELATION_ID:
             if code & 0x0F == 0 or at > end:
                 return False
-            ids[field] = head[start:at].decode()
-    return at <= end <= len(head)
+            text = ids[field] = head[start:at].decode()
+            if field == _REPLY_TO and "\0" in text:
+                return False  # where proton would end it
+    if end > len(head):
+        return False
+    # Where there are no more fields there must be no more bytes: proton would go by
+    # these.
+    return at == end if count <= _FIELDS else at <= end
 
 
 def _whole(

@@ -9,17 +9,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from greenamqp.engine import Codec, DecodeError, Message, plain
-from tests.unit.test_engine_codec import c_texts, fields, texts
+from tests.unit.test_engine_codec import fields, texts
 
 FIELDS = ("body", "id", "reply_to", "correlation_id")
+
+# All that is before the body has to fit into a kilobyte.
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
 
 plain_fields = st.fixed_dictionaries(
     {
         "body": texts | st.binary(),
-        "id": st.none() | texts,
-        "correlation_id": st.none() | texts,
-        "address": st.none() | c_texts,
-        "reply_to": st.none() | c_texts,
+        "id": st.none() | names,
+        "correlation_id": st.none() | names,
+        "address": st.none() | names,
+        "reply_to": st.none() | names,
         "durable": st.booleans(),
         "priority": st.integers(0, 255),
         "ttl": st.none() | st.integers(1, 2**32 - 1).map(lambda ms: ms / 1000),
@@ -133,6 +136,15 @@ def test_damage(given_fields, data):
     except DecodeError:
         return
     assert found(message) == expected
+
+
+def test_a_list_with_bytes_beyond_its_fields_is_for_proton():
+    whole = b"\x00\x53\x73\xc0\x07\x05\x40\x40\x40\x40\xa1\x00\x00\x53\x77\xa1\x00"
+    message = plain.read(whole)
+    assert message is not None and message.reply_to == ""
+    # The count says none, or one less.
+    for count in (0, 4):
+        assert plain.read(whole[:5] + bytes([count]) + whole[6:]) is None
 
 
 def test_text_that_is_not_utf8_is_named():

@@ -198,7 +198,7 @@ def test_replies_that_have_no_place_come_by_another_one():
         request = s.peer.received[-1]
         s.peer.reply(request, '{"result": 1}')
         s.world.settle()
-        assert call.result().body == '{"result": 1}'
+        assert call.result() == '{"result": 1}'
 
 
 def test_the_watch_ends_with_its_connection():
