@@ -10,8 +10,9 @@ from tests.chaos.forwarder import Forwarder
 from tests.chaos.workers import Worker
 from tests.functional.certificates import Authority
 
-#: Seconds by which a call may end after its time-out, on a machine that is busy.
-LATE = 5
+#: Seconds by which a call may end after its time-out, however busy the machine; the
+#: figure that is printed is far below.
+LATE = 30
 
 
 def run(
