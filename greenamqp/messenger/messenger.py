@@ -109,8 +109,10 @@ class Messenger:
         self.notices = notices.Notices(hub)
         #: Requests that were handed to servers and are not replied to yet.
         self.requests_at_work = 0
-        #: Why the last attempt failed, for those who time out meanwhile.
+        #: Why there is no connection, for those who time out meanwhile: of each host
+        #: that was tried since there was one, the latest first.
         self.last_failure = ""
+        self._failures: dict[Host, str] = {}
         self._default_exchange = default_exchange
         self._virtual_host = virtual_host
         self._policies = policies
@@ -689,6 +691,7 @@ class Messenger:
         self._stop_timer()
         self._up_since = self.hub.now()
         self.last_failure = ""
+        self._failures.clear()
         properties = connection.remote_properties
         self.bus = addressing.Bus(
             product=str(properties.get("product", "")),
@@ -793,7 +796,10 @@ class Messenger:
         if self.state is State.OPENING:
             reason = self._opening_failed(reason)
         self.state = State.WAITING
-        self.last_failure = f"{where}: {reason}"
+        host = self._hosts.current
+        self._failures.pop(host, None)
+        self._failures[host] = f"{where}: {reason}"
+        self.last_failure = "; ".join(reversed(self._failures.values()))
         self.addresser = None
         self.management = None
         self._stop_timers()

@@ -120,6 +120,31 @@ def test_all_hosts_are_tried_in_turn_before_any_pause():
         ]
 
 
+def test_an_error_names_every_host_that_was_tried():
+    """One that lives and refuses the login is not hidden by one that is dead."""
+    hosts = (Host("one", 5672, "nova", "s3cr3t"), Host("two", 5673))
+    with fakes.setting(hosts) as s:
+        wrong = {"passwords": {"nova": "another"}}
+        s.network.script = [wrong, "refused", wrong, "refused"]
+        s.network.default = "refused"
+        task = s.notify(timeout=2)
+        s.world.advance(3)
+        with pytest.raises(TimeoutError) as caught:
+            task.result()
+        text = str(caught.value)
+        assert text.count("one:5672: the peer refused the login of user 'nova'") == 1
+        assert text.count("two:5673: cannot connect: ") == 1
+        assert "s3cr3t" not in text
+        # What was before the connection came up is not to blame for its loss.
+        s.network.default = {}
+        s.world.advance(60)
+        assert s.messenger.state is State.UP
+        s.network.default = "refused"
+        s.peer.cut()
+        s.world.settle()
+        assert "refused the login" not in s.messenger.last_failure
+
+
 def test_an_attempt_that_succeeds_too_late_is_dropped():
     with fakes.setting() as s:
         s.network.delay = 5.0
