@@ -134,9 +134,11 @@ class Pump:
             self._readable()
             self.abort(f"the connection was lost while writing: {exc}")
         else:
-            if self.engine.ended and self.engine.closed:
+            engine = self.engine
+            if (engine.ended or not engine.opened) and engine.closed:
                 # Our Close is written and the peer's was read.  Not before: a socket
                 # that is closed with bytes unread takes back what was just written.
+                # Or the login was refused, which nobody has been told of yet.
                 self._finish()
 
     def _write(self, stream: Stream) -> bool:
