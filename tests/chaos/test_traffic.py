@@ -24,6 +24,8 @@ def run(
     *,
     client_cut: float = 0,
     server_cut: float = 0,
+    client_resets: int = 0,
+    server_resets: int = 0,
     split: int = 0,
     delay: float = 0,
     query: str = "",
@@ -33,7 +35,8 @@ def run(
     wait: float = 120,
 ) -> dict:
     """Let a client and a server talk while their connections are cut every so many
-    seconds; checks what may never be, prints the figures, returns the ledgers."""
+    seconds, or so often after some of their traffic; checks what may never be, prints
+    the figures, returns the ledgers."""
 
     def url(forwarder: Forwarder) -> str:
         return f"amqp://127.0.0.1:{forwarder.port}/{query}"
@@ -63,6 +66,12 @@ def run(
             forwarder.split(split)
             forwarder.delay(delay)
             forwarder.cut_every(seconds)
+        if client_resets:
+            near.reset_at(*((limit, None) for limit in limits(client_resets)))
+            near.cut()
+        if server_resets:
+            far.reset_at(*((None, limit) for limit in limits(server_resets)))
+            far.cut()
         client.tell(go=True)
         while (sent := client.hear(wait))["say"] == "progress":
             pass
@@ -103,6 +112,12 @@ def run(
     return {"sent": sent, "got": got, "cuts": cuts}
 
 
+def limits(count: int) -> list[int]:
+    """After how many bytes each of so many connections is reset: so that each gets
+    something done, however slow the machine."""
+    return [20_000 + 7919 * number % 60_000 for number in range(count)]
+
+
 def check_client_side(ledgers: dict) -> None:
     """With the client's connection alone being cut: what came twice was sent twice,
     because its outcome was not known; and no request was executed twice."""
@@ -112,7 +127,7 @@ def check_client_side(ledgers: dict) -> None:
 
 def test_the_client_is_cut(any_world, broker, capsys):
     ledgers = run(
-        any_world, broker, capsys, 1500, 1500, client_cut=0.06, pause=0.02, threads=4
+        any_world, broker, capsys, 1500, 1500, client_resets=40, pause=0.02, threads=4
     )
     check_client_side(ledgers)
     assert ledgers["cuts"][0] > 0
@@ -126,7 +141,7 @@ def test_the_server_is_cut(any_world, broker, capsys):
         capsys,
         1500,
         300,
-        server_cut=0.06,
+        server_resets=40,
         pause=0.02,
         threads=4,
         timeout=2,
@@ -152,7 +167,7 @@ def test_cut_and_split_within_tls(any_world, tmp_path, capsys):
             capsys,
             200,
             200,
-            client_cut=0.2,
+            client_resets=8,
             split=97,
             query=f"?ssl_ca_file={authority.ca}",
             pause=0.02,
