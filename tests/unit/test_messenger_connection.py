@@ -230,6 +230,8 @@ def test_wrong_credentials():
     hosts = (Host("bus", 5672, "me", "no secret"),)
     with fakes.setting(hosts, network={"passwords": {"me": "the real one"}}) as s:
         task = s.notify(timeout=10)
+        s.world.settle()
+        assert s.messenger.state is State.WAITING  # no time had to pass
         s.world.advance(11)
         with pytest.raises(TimeoutError) as caught:
             task.result()
