@@ -24,14 +24,15 @@ from __future__ import annotations
 
 import typing
 
+from oslo_config import cfg
 from oslo_messaging import Target
-from proton import Described, symbol
 
 from greenamqp.addressing.base import Addresser, Bus, Node, Service
 from greenamqp.addressing.declared import exchange_address, queue_address
+from greenamqp.engine import source_filter
 from greenamqp.formats import RABBIT
 from greenamqp.management import Declaration, binding, exchange, queue
-from greenamqp.options import RABBIT_GROUP
+from greenamqp.options import RABBIT_GROUP, RabbitOptions
 from greenamqp.policy import Policies
 
 # The exchange where neither target nor control_exchange name one.
@@ -39,7 +40,6 @@ _LAST_RESORT = "openstack"
 
 # What one that exists may differ in: it serves all the same.
 _LIFE = ("auto_delete", "durable")
-
 
 # Which options decide on what; for errors.
 _ANY = (
@@ -67,11 +67,7 @@ _TRANSIENT = (
 )
 
 # Where a stream is read from: what comes from now on.
-_FROM_NOW_ON = {
-    symbol("rabbitmq:stream-offset-spec"): Described(
-        symbol("rabbitmq:stream-offset-spec"), "next"
-    )
-}
+_FROM_NOW_ON = source_filter("rabbitmq:stream-offset-spec", "next")
 
 
 class RabbitAddresser(Addresser):
@@ -88,9 +84,16 @@ class RabbitAddresser(Addresser):
         policies: Policies | None = None,
     ) -> None:
         super().__init__(options, default_exchange, vhost, bus, policies)
-        given = self._given = self._policies.rabbit.values
+        # Why nothing can be declared: who sends or listens is told.
+        self._wrong = ""
+        try:
+            given = self._policies.rabbit.values
+        except (cfg.Error, ValueError) as exc:
+            given = RabbitOptions().values
+            self._wrong = f"[{RABBIT_GROUP}]: {exc}"
+        self._given = given
         self._durable = given.amqp_durable_queues or given.rabbit_quorum_queue
-        self._wrong = _contradiction(given)
+        self._wrong = self._wrong or _contradiction(given)
 
     # -- names
 

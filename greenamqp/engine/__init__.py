@@ -43,6 +43,7 @@ from greenamqp.engine.link import (
     Sender,
     SettleMode,
     Terminus,
+    source_filter,
 )
 
 __all__ = [
@@ -76,4 +77,5 @@ __all__ = [
     "SettleMode",
     "Terminus",
     "has_cyrus_sasl",
+    "source_filter",
 ]

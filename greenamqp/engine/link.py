@@ -47,6 +47,13 @@ EXPIRE_NEVER: int = proton.Terminus.EXPIRE_NEVER
 DURABLE: int = proton.Terminus.DELIVERIES
 
 
+def source_filter(name: str, value: typing.Any) -> dict[typing.Any, typing.Any]:
+    """A filter for a Terminus: one entry, which names its own type (AMQP 1.0 part 3,
+    section 3.5.8)."""
+    key = proton.symbol(name)
+    return {key: proton.Described(key, value)}
+
+
 class LinkState(enum.Enum):
     """Where a link is in its life; see the table at the top of this module."""
 

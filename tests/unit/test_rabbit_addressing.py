@@ -352,6 +352,22 @@ def test_options_of_the_group_that_no_driver_has_registered(tmp_path):
     configuration.register_opts(impl_rabbit.rabbit_opts, group=RABBIT_GROUP)
 
 
+def test_a_value_that_makes_no_sense_is_told_to_who_asks(tmp_path):
+    path = tmp_path / "service.conf"
+    path.write_text(f"[{RABBIT_GROUP}]\nrabbit_transient_queues_ttl = long\n")
+    configuration = cfg.ConfigOpts()
+    configuration(["--config-file", str(path)], default_config_dirs=[])
+    family = addressing.choose(
+        fakes.options(),
+        None,
+        None,
+        BUS,
+        Policies(rabbit=RabbitOptions(configuration)),
+    )
+    with pytest.raises(NotImplementedError, match="rabbit_transient_queues_ttl.*long"):
+        family.reply_source("u")
+
+
 def test_the_query_of_the_url_may_have_them():
     url = "amqp://host/?rabbit_quorum_queue=true&rabbit_quorum_delivery_limit=3"
     with fakes.driver(url) as s:
