@@ -212,7 +212,7 @@ def test_remote_exceptions(pair, allowed):
         transport = oslo_messaging.get_rpc_transport(
             rabbit.conf(),
             client_url,
-            allowed_remote_exmods=[rabbit.__name__] if allowed else [],
+            allowed_remote_exmods=[Remote.__module__] if allowed else [],
         )
         try:
             client = oslo_messaging.get_rpc_client(
