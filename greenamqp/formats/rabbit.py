@@ -78,9 +78,18 @@ def _flat(
             "what is sent to rabbit:// services must be a dict, not "
             f"{type(message).__name__}"
         )
+    if context is None:
+        context = {}
+    elif not isinstance(context, dict):
+        # A request context that no serializer has made a dict of, as theirs takes it.
+        if not hasattr(context, "to_dict"):
+            raise TypeError(
+                f"the context must be a dict, not {type(context).__name__}"
+            )
+        context = context.to_dict()
     data = dict(message)
     data["_unique_id"] = unique_id
-    for key, value in (context or {}).items():
+    for key, value in context.items():
         data[f"{_CONTEXT}{key}"] = value
     return data
 

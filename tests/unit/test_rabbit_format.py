@@ -178,7 +178,21 @@ def test_fields_of_the_message_around_the_body():
         assert made.inferred and isinstance(made.body, bytes)
 
 
+class RequestContext:
+    def to_dict(self):
+        return {"user": "u"}
+
+
+@pytest.mark.parametrize(
+    "context, found", [(None, {}), (RequestContext(), {"user": "u"})]
+)
+def test_contexts_that_are_no_dict(context, found):
+    assert parsed(RABBIT.request({"method": "m"}, context, "u").body).context == found
+
+
 def test_what_cannot_be_sent_is_named():
+    with pytest.raises(TypeError, match="the context must be a dict, not int"):
+        RABBIT.request({}, 7, "u")
     with pytest.raises(TypeError, match="must be a dict, not list"):
         RABBIT.request([1], {}, "u")
     with pytest.raises((TypeError, ValueError)):
