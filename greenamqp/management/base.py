@@ -40,9 +40,6 @@ from greenamqp.engine import (
 
 LOG = logging.getLogger(__name__)
 
-# Answers that may be on their way at once.  RabbitMQ takes 8 requests at a time.
-_CREDIT = 100
-
 _PERMANENT_CONDITIONS = frozenset(("amqp:unauthorized-access", "amqp:not-allowed"))
 
 
@@ -181,6 +178,8 @@ class Management:
 
     #: The broker's node that takes requests.
     node: typing.ClassVar[str] = ""
+    #: Answers that may be on their way at once.
+    window: typing.ClassVar[int] = 100
     #: Properties of both links, or None.
     link_properties: typing.ClassVar[dict[str, typing.Any] | None] = None
 
@@ -300,7 +299,7 @@ class Management:
         receiver.on_message = self._message
 
     def _attached(self, receiver: Receiver) -> None:
-        receiver.flow(_CREDIT)
+        receiver.flow(self.window)
         self._ask()
 
     def _ready(self, sender: Sender) -> None:
@@ -319,7 +318,7 @@ class Management:
         if sender.state is not LinkState.ATTACHED:
             return
         sent = False
-        while self._waiting and sender.credit > 0 and len(self._asked) < _CREDIT:
+        while self._waiting and sender.credit > 0 and len(self._asked) < self.window:
             request = self._waiting.popleft()
             self._count += 1
             number = str(self._count)

@@ -84,6 +84,10 @@ class Management(base.Management):
     """See the module."""
 
     node = "$management"
+    # The broker works off all that it has read before it writes anything, and what is
+    # created is on disk first: many at once and it is silent for so long on a busy
+    # machine that the connection counts as lost.
+    window = 8
 
     def _steps(self, declaration: typing.Any) -> Steps:
         if isinstance(declaration, Binding):

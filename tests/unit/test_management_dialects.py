@@ -263,3 +263,18 @@ def test_a_refusal_is_told(two, code, permanent):
 def test_an_answer_without_a_status_is_no_success(two):
     two.broker.answer = lambda message: {}
     assert "was refused (0)" in str(two.declare(broker_j.queue("q")))
+
+
+def test_requests_are_asked_a_few_at_a_time(two):
+    """So that answers, which show that the broker lives, come in between."""
+    at_once = []
+    answer, two.management._answered = two.management._answered, None
+
+    def answered(request, message):
+        at_once.append(len(two.management._asked) + 1)
+        answer(request, message)
+
+    two.management._answered = answered
+    assert two.declare(*(broker_j.queue(str(n)) for n in range(50))) is None
+    assert len(two.broker.asked) == 50
+    assert max(at_once) == 8
