@@ -392,10 +392,12 @@ class PoolExecutor(Executor):
         me = self.hub.current()
         self._workers[me] = None
         self._coming = False
+        self.hub.gather()
         try:
             while self._work_once():
                 self.hub.breathe()
         finally:
+            self.hub.write_gathered()
             with self.hub.lock:
                 self._workers.pop(me, None)
                 self._active -= 1
@@ -491,6 +493,7 @@ class ThreadingExecutor(PoolExecutor):
         return super()._work_once()
 
     def _deliver(self, function: typing.Callable[[], None]) -> None:
+        self.hub.expect_output()
         if self._idle:
             worker = self._idle.pop()
             worker.function = function

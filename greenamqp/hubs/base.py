@@ -225,9 +225,12 @@ class Hub(abc.ABC):
         """Between two pieces of work, outside the hub's context: let output leave and
         others have their turn, if it is time for that."""
 
+    def expect_output(self) -> None:  # noqa: B027 - where nobody gathers
+        """A thread is about to `gather`.  In the hub's context or under its lock."""
+
     def gather(self) -> None:  # noqa: B027 - where wake-ups do it anyway
-        """Hold back what the calling thread has to write, until `write_gathered`, a
-        `breathe` that finds it is time, or the thread's next wait.
+        """Hold back what the calling thread has to write: for a moment, until
+        `write_gathered`, or until the thread's next wait.
 
         For who dispatches messages: what belongs to one, or to several that were there
         together, then leaves in one write.  Outside the hub's context.

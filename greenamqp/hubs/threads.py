@@ -13,7 +13,7 @@ import logging
 import typing
 
 from greenamqp.hubs import native
-from greenamqp.hubs.base import Callback, Hub, Timer, Waiter, Watch
+from greenamqp.hubs.base import Callback, Flushable, Hub, Timer, Waiter, Watch
 from greenamqp.hubs.reactor import Reactor
 
 LOG = logging.getLogger(__name__)
@@ -21,6 +21,9 @@ LOG = logging.getLogger(__name__)
 # How long the end of the interpreter waits for the hub's thread, which a callback of
 # the application may hold up.  Seconds.
 EXIT_TIMEOUT = 2.0
+
+# Output that is gathered waits no longer than this for more of it.  Seconds.
+WRITE_INTERVAL = 0.002
 
 
 class ThreadWaiter(Waiter):
@@ -43,6 +46,7 @@ class ThreadWaiter(Waiter):
             # A callback of the application, called by the hub's thread, waits: let
             # the thread go on with its work meanwhile, or it would wait for itself.
             return self._pump(deadline)
+        hub._write()
         if deadline is None:
             self._lock.acquire()
         elif not self._lock.acquire(timeout=max(0.0, deadline - hub.now())):
@@ -96,6 +100,14 @@ class ThreadsHub(Hub):
         self._thread: typing.Any = None
         self._ident: int | None = None
         self._stopping = False
+        # Threads whose output is gathered, and whether there may be more of them soon.
+        self._gatherers: set[int] = set()
+        self._expected = False
+        self._write_at = 0.0
+        # Whether the hub's thread wakes up within WRITE_INTERVAL, and writes what was
+        # gathered; and whether it did so last time and found nothing.
+        self._naps = False
+        self._in_vain = False
 
     def _let_go(self) -> None:
         super()._let_go()
@@ -104,6 +116,8 @@ class ThreadsHub(Hub):
         self._calls.clear()
         self._work.clear()
         self._ready.clear()
+        self._gatherers.clear()
+        self._naps = False
         # Ends the loop, should it be the hub's own thread that forked.
         self._stopping = True
         reactor, self._reactor = self._reactor, None
@@ -176,6 +190,10 @@ class ThreadsHub(Hub):
         with self.lock:
             upcoming = reactor.next_deadline()
             pending = bool(self._calls or self._work)
+            self._naps = nap = bool(
+                self._expected or (self._gatherers and not self._in_vain)
+            )
+            self._expected = False
         if deadline is not None and (upcoming is None or deadline < upcoming):
             upcoming = deadline
         if pending:
@@ -184,8 +202,13 @@ class ThreadsHub(Hub):
             timeout = None
         else:
             timeout = max(0.0, upcoming - self.now())
+        if nap:
+            longest = WRITE_INTERVAL
+            timeout = longest if timeout is None else min(timeout, longest)
         due = reactor.poll(timeout)
         with self.lock:
+            self._in_vain = nap and not due and not self._dirty
+            self._naps = False
             due += reactor.expired(self.now())
             while self._calls:
                 due.append(self._calls.popleft())
@@ -209,6 +232,43 @@ class ThreadsHub(Hub):
             except BaseException:
                 # SystemExit, too: it would end this thread, and every connection.
                 LOG.exception("work that came with a message failed")
+
+    # A worker that dispatches messages gathers: the acknowledgement and the reply of a
+    # request leave in one write, and so do the replies to several that were there.
+    # Its endpoint may wait for something else meanwhile.  So it gathers only while the
+    # hub's thread has set itself an alarm, after which it writes whatever there is; a
+    # worker that takes longer than that writes as it goes.
+
+    def expect_output(self) -> None:
+        self._expected = True
+
+    def gather(self) -> None:
+        self._gatherers.add(self._get_ident())
+
+    def breathe(self) -> None:
+        if self._dirty and self.now() > self._write_at:
+            self._write()
+
+    def write_gathered(self) -> None:
+        self._gatherers.discard(self._get_ident())
+        self._write()
+
+    def _write(self) -> None:
+        """Write what anybody has gathered.  In any thread but the hub's own."""
+        if self._dirty:
+            with self.lock:
+                self._flush_dirty()
+
+    def flush_now(self, pump: Flushable) -> None:
+        if not self.busy and not (
+            self._naps and self._get_ident() in self._gatherers
+        ):
+            pump.flush()
+        elif not pump.dirty:
+            pump.dirty = True
+            if not self._dirty:
+                self._write_at = self.now() + WRITE_INTERVAL
+            self._dirty.append(pump)
 
     def _wake_reactor(self) -> None:
         if self._reactor is not None and not self.inside():

@@ -1466,6 +1466,61 @@ def nobody_gathers_for_another_thread(env):
     assert pump.flushed == 1
 
 
+@check(("threads",))
+def threads_gather_while_the_hub_is_about_to_write(env):
+    pump = Pump()
+    hub = env.hub
+    hub.gather()
+    # While we have the lock, the hub's thread cannot find that its alarm went off.
+    with hub.lock:
+        hub._naps = True
+        hub.flush_soon(pump)
+        hub.flush_now(pump)
+        assert pump.flushed == 0 and pump.dirty
+        hub.write_gathered()
+        assert pump.flushed == 1 and not pump.dirty
+        hub.flush_now(pump)
+        assert pump.flushed == 2
+
+
+@check(("threads",))
+def what_a_thread_gathers_and_forgets_leaves_by_itself(env):
+    """Its endpoint waits for something else, or never returns."""
+    pump = Pump()
+    flushed = env.event()
+    pump.on_flush = flushed.set
+    hub = env.hub
+
+    def body():
+        hub.gather()
+        with hub.lock:
+            hub.flush_soon(pump)
+
+    def callback():
+        hub.expect_output()
+        env.native(body)
+
+    hub.call_inside(callback)
+    flushed.wait()
+    assert pump.flushed == 1
+
+
+@check(("threads",))
+def a_thread_that_gathers_writes_before_it_waits(env):
+    pump = Pump()
+    hub = env.hub
+    waiter = hub.waiter()
+    pump.on_flush = waiter.wake
+    hub.gather()
+    with hub.lock:
+        hub._naps = True
+        hub.flush_now(pump)
+        assert pump.flushed == 0
+    assert waiter.wait(hub.now() + FAR)
+    assert pump.flushed == 1
+    hub.write_gathered()
+
+
 @check()
 def who_does_not_gather_may_say_so(env):
     env.hub.gather()
