@@ -128,6 +128,13 @@ class Subscription:
         self.messenger.links_held += len(inlets) - len(self.inlets)
         self.inlets = inlets
 
+    def moved(self) -> bool:
+        """Go to another connection, if there is no link yet that would be lost.
+        Returns whether that was done."""
+        if any(inlet.link is not None for inlet in self.inlets):
+            return False
+        return self.messenger.displace(self)
+
     def detach(self) -> None:
         """Detach all links, to attach them over another connection."""
         inlets = self.inlets
@@ -247,6 +254,8 @@ class Inlet:
             return
         assert messenger.engine is not None
         if self._must_declare():
+            return
+        if messenger.overfull and self._subscription.moved():
             return
         # Not twice may it happen to the others that they go with it.
         alone = self._doubtful and messenger.bus.refusal_ends_session

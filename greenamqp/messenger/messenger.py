@@ -422,9 +422,18 @@ class Messenger:
 
         If there are none yet, they always do, as they would fit nowhere else either.
         """
+        return not self.links_held or self.links_held + links <= self._room
+
+    @property
+    def _room(self) -> int:
         assert self.engine is not None
-        room = self.engine.room_for_links(KEPT_SESSIONS)
-        return not self.links_held or self.links_held + links <= room
+        return self.engine.room_for_links(KEPT_SESSIONS)
+
+    @property
+    def overfull(self) -> bool:
+        """Whether subscriptions were given more links than fit: how many the peer takes
+        in a session is known only after the first of them."""
+        return self.links_held > self._room
 
     def pass_on(self, subscription: Subscription) -> None:
         """Have this one received over another connection."""
