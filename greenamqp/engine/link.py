@@ -222,6 +222,11 @@ class Link:
         """The session that it is in, as something to be compared."""
         return self._session
 
+    @property
+    def alone(self) -> bool:
+        """Whether its session is its own, and takes no other link."""
+        return bool(self._session.reserved)
+
     def share_session(self) -> None:
         """Let other links into its session, which was its own until now."""
         self._session.reserved = False

@@ -358,15 +358,12 @@ class Outlet:
     def _stalled(self, link: Sender, reason: str) -> None:
         """The bus does not answer in the link's session: on in another one."""
         self._link = None
-        before, self._doubtful = self._doubtful, link.unsettled > 0
+        self._doubtful = link.unsettled > 0
         self._messenger.notices.add(
             notices.LINK_CLOSED, address=self.address, reason=reason
         )
         self.pending.extendleft(reversed(self._lost_outcomes(link, reason)))
-        if before and self._doubtful:
-            # Nobody else was in that session: it is this destination.
-            self._retry_later()
-        elif self.pending:
+        if self.pending:
             self.attach()
 
     def _refused(

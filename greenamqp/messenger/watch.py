@@ -8,6 +8,9 @@ that was asked for in a session is not answered for
 :attr:`greenamqp.addressing.Bus.patience` seconds, the session is left: its links are
 detached, and go on in others.  Which of them was at fault is not known; each that
 waited for something has a session of its own from then on, until it has got an answer.
+
+A link that sends in a session of its own is left to wait there: it holds up nobody, and
+what has no outcome in an alarm of the bus is not sent again and again.
 """
 
 from __future__ import annotations
@@ -96,7 +99,7 @@ class Watch:
         waits: dict[Link, tuple[object, float]] = {}
         asked = self._management.unanswered
         oldest = [(asked, self._management.link)] if asked is not None else []
-        oldest += [(link.oldest, link) for link in self._senders() if link.unsettled]
+        oldest += [(link.oldest, link) for link in self._senders() if _waits(link)]
         for thing, link in oldest:
             if link is None:
                 continue
@@ -106,3 +109,8 @@ class Watch:
                 late.append(link)
         self._waits = waits
         return late
+
+
+def _waits(link: Sender) -> bool:
+    """Whether it waits for outcomes, and others may wait with it."""
+    return link.unsettled > 0 and not link.alone
