@@ -140,7 +140,7 @@ LACKS: dict[str, dict[str, str]] = {
 }
 
 #: How RabbitMQ 4 is used unless the URL says otherwise.
-RABBITMQ_MODE = "declared"
+RABBITMQ_MODE = "rabbit"
 
 #: Options that a bus needs to be tested at all: {group: {option: value}}.
 BASE_OPTIONS: dict[str, dict[str, dict[str, object]]] = {

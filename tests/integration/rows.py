@@ -27,6 +27,7 @@ class Row:
     :ivar query: options of the URL
     :ivar suites: files of this folder that are about this bus; they start one of
         their own, because they kill it
+    :ivar kills: files of this folder that kill it under load, for minutes
     :ivar oslo: whether oslo.messaging's own tests run on it
     """
 
@@ -37,6 +38,7 @@ class Row:
     scheme: str = "amqp"
     query: str = ""
     suites: tuple[str, ...] = ()
+    kills: tuple[str, ...] = ()
     oslo: bool = True
 
     @contextlib.contextmanager
@@ -67,14 +69,33 @@ class Row:
         return url + (f"?{self.query}" if self.query else "")
 
 
-_RABBITMQ = ("test_rabbitmq.py",)
+_RABBITMQ = ("test_rabbitmq.py", "test_rabbit_mixed.py")
+_KILLS = ("test_kills.py",)
 
 #: Every row by its name, in the order of the table.
 ROWS: dict[str, Row] = {
     row.name: row
     for row in (
-        Row("rabbitmq-4.0", "RabbitMQ 4.0", "rabbitmq-4.0", suites=_RABBITMQ),
-        Row("rabbitmq-4.3", "RabbitMQ 4.3", "rabbitmq-4.3", suites=_RABBITMQ),
+        Row(
+            "rabbitmq-4.0",
+            "RabbitMQ 4.0",
+            "rabbitmq-4.0",
+            suites=_RABBITMQ,
+            kills=_KILLS,
+        ),
+        Row(
+            "rabbitmq-4.3",
+            "RabbitMQ 4.3",
+            "rabbitmq-4.3",
+            suites=_RABBITMQ,
+            kills=_KILLS,
+        ),
+        Row(
+            "rabbitmq-4.0-declared",
+            "RabbitMQ 4.0, declared",
+            "rabbitmq-4.0",
+            query="addressing_mode=declared",
+        ),
         Row(
             "rabbitmq-3.10",
             "RabbitMQ 3.10",

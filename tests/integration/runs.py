@@ -17,9 +17,12 @@ from tests.integration.rows import Row
 
 HERE = pathlib.Path(__file__).parent
 
-#: What can be chosen: the functional suite, the suites that are about one bus, and
-#: oslo.messaging's own tests.
-SUITES = ("functional", "own", "oslo")
+#: What can be chosen: the functional suite, the suites that are about one bus, those
+#: that kill it under load, and oslo.messaging's own tests.
+SUITES = ("functional", "own", "kills", "oslo")
+
+#: Those that see to their worlds themselves: they are run once.
+_ONCE = ("own", "kills")
 
 #: A run of which nothing comes but that the bus did not start, or not end.
 _BUS = "bus"
@@ -57,8 +60,7 @@ class Runner:
                 self._tell(f"started in {time.monotonic() - before:.0f} s")
                 self.results.product = self.row.product_at(url)
                 for suite in suites:
-                    # Those that are about one bus are written in native threads.
-                    for world in ("threads",) if suite == "own" else worlds:
+                    for world in ("threads",) if suite in _ONCE else worlds:
                         command = self._command(suite, world, url)
                         if command is not None:
                             self._run(suite, world, url, command)
@@ -76,8 +78,9 @@ class Runner:
         if suite == "functional":
             module = ["-m", "tests.functional.world", world, "pytest"]
             return [sys.executable, *module, *record, "tests/functional"]
-        if suite == "own":
-            files = [str(HERE / name) for name in self.row.suites]
+        if suite in _ONCE:
+            names = self.row.suites if suite == "own" else self.row.kills
+            files = [str(HERE / name) for name in names]
             pytest = [sys.executable, "-m", "pytest", *record]
             return [*pytest, *files] if files else None
         if not self.row.oslo or world not in run_oslo.WORLDS:

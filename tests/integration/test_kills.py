@@ -49,6 +49,7 @@ def rabbitmq() -> str:
     return os.environ.get("RABBITMQ", "rabbitmq-4.0")
 
 
+@pytest.mark.proves("restart")
 @pytest.mark.parametrize("queues", ["classic", "quorum"])
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_broker_is_killed(started, world, queues, capsys):
@@ -56,6 +57,7 @@ def test_a_broker_is_killed(started, world, queues, capsys):
     killed(started(rabbitmq()), capsys, world=world, options=options)
 
 
+@pytest.mark.proves("failover")
 @pytest.mark.parametrize("transient", ["classic", "quorum"])
 def test_a_node_of_a_cluster_is_killed_and_another_host_takes_over(
     started, transient, capsys

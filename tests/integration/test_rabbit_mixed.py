@@ -26,6 +26,8 @@ from tests.integration.rabbit import (
     unique,
 )
 
+pytestmark = pytest.mark.proves("rabbit")
+
 # Options that both drivers are given, in the query of their URLs.
 SETTINGS = {
     "defaults": "",
