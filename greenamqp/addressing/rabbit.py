@@ -31,7 +31,7 @@ from greenamqp.addressing.base import Addresser, Bus, Node, Service
 from greenamqp.addressing.declared import exchange_address, queue_address
 from greenamqp.engine import source_filter
 from greenamqp.formats import RABBIT
-from greenamqp.management import Declaration, binding, exchange, queue
+from greenamqp.management import Declaration, binding, exchange, queue, rabbitmq
 from greenamqp.options import RABBIT_GROUP, RabbitOptions
 from greenamqp.policy import Policies
 
@@ -74,6 +74,7 @@ class RabbitAddresser(Addresser):
     """See the module."""
 
     format = RABBIT
+    dialect = rabbitmq.Management
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from greenamqp import addressing
 from greenamqp.addressing import Bus, Service
 from greenamqp.addressing.base import join
 from greenamqp.engine import DURABLE, EXPIRE_NEVER
+from greenamqp.management import rabbitmq
 from tests.unit import fakes
 
 TABLE = json.loads(pathlib.Path(__file__).with_name("addresses.json").read_text())
@@ -250,3 +251,12 @@ def test_rabbitmq_3_refuses_pools_and_advises_a_policy_for_its_own_names():
 def test_only_buses_that_want_something_done_give_advice():
     assert addresser(QPIDD).advice is addresser(ROUTER).advice is None
     assert addresser(Bus("RabbitMQ", "4.0.5")).advice is None
+
+
+@pytest.mark.parametrize("mode", ["rabbit", "declared"])
+def test_who_declares_asks_in_the_dialect_of_the_bus(mode):
+    family = addressing.choose(
+        fakes.options(addressing_mode=mode), "openstack", None, Bus("RabbitMQ", "4.0.5")
+    )
+    assert family.reply_source("u").declarations
+    assert family.dialect is rabbitmq.Management
