@@ -35,7 +35,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 .PHONY: help demo test integration buses style docs cover bench clean
 .PHONY: environments list-tests
 # All of `make test`, the longest first.
-TESTS := $(WORLDS:%=test-%) test-oslo test-unit test-chaos
+TESTS := $(WORLDS:%=test-%) test-chaos test-oslo test-unit
 .PHONY: $(TESTS)
 
 help:
