@@ -433,16 +433,20 @@ class Inlet:
             if for_good and messenger.state is not State.CLOSED:
                 # Not before the bus has detached it, too: RabbitMQ 4.0 would end the
                 # session, and with it all other subscriptions.
-                link.on_closed = lambda link: self._remove()
+                messenger.leaving.add(self)
+                link.on_closed = lambda link: self.remove()
                 for_good = False
             link.close()
             self._answered(link)
         else:
             messenger.doubts.leave(self)
         if for_good:
-            self._remove()
+            self.remove()
 
-    def _remove(self) -> None:
-        management = self._subscription.messenger.management
+    def remove(self) -> None:
+        """Remove the queue that nobody else wants."""
+        messenger = self._subscription.messenger
+        messenger.leaving.discard(self)
+        management = messenger.management
         if self.source.remove is not None and management is not None:
             management.delete_queue(self.source.remove)

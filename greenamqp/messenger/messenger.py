@@ -134,6 +134,8 @@ class Messenger:
         self._outlets: dict[Destination, Outlet] = {}
         # In the order in which they came.
         self._subscriptions: dict[Subscription, None] = {}
+        #: What waits for its link to be detached, to remove its queue then.
+        self.leaving: set[Inlet] = set()
         # Receives what this connection cannot hold; made when it is first needed.
         self._further: Messenger | None = None
         self._make_further = functools.partial(
@@ -368,6 +370,9 @@ class Messenger:
                 subscription._wake()
             self._subscriptions.clear()
             self._unattended.clear()
+            # All sessions end now: nothing is left to wait for.
+            for inlet in list(self.leaving):
+                inlet.remove()
             pump = self._pump
             self.management = None
             if pump is not None and not pump.closed:
@@ -811,6 +816,7 @@ class Messenger:
         self.last_failure = "; ".join(reversed(self._failures.values()))
         self.addresser = None
         self.management = None
+        self.leaving.clear()
         self._stop_timers()
         self._discard_engine()
         for subscription in self._subscriptions:
