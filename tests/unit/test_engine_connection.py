@@ -727,6 +727,7 @@ def test_destroying_is_possible_at_any_time():
 @pytest.mark.parametrize("end", ["whole", "detached", "session", "closed", "failed"])
 def test_a_connection_that_was_destroyed_is_freed(end):
     """proton's objects and ours hold each other: not one may be left out."""
+    gc.collect()
     before = cproton.retained_count()
     client, server, wire = joined(None, Recorder(Receiving()))
     sender = client.create_sender(Terminus("a"))
@@ -751,7 +752,8 @@ def test_a_connection_that_was_destroyed_is_freed(end):
     del client, server, wire, sender
     gc.collect()
     assert [ref() for ref in alive] == [None, None]
-    assert cproton.retained_count() == before
+    # Less where what other tests left behind went meanwhile.
+    assert cproton.retained_count() <= before
 
 
 def test_the_wire_itself_loses_nothing():

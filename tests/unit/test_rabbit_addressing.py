@@ -13,6 +13,7 @@ from oslo_messaging._drivers import amqp, amqpdriver, impl_rabbit
 from greenamqp import addressing
 from greenamqp.addressing import Bus, Service
 from greenamqp.formats import PREDECESSOR, RABBIT
+from greenamqp.management import rabbitmq
 from greenamqp.options import RABBIT_GROUP, RABBIT_NAMES, RabbitOptions
 from greenamqp.policy import Policies, QueuePolicy
 from tests.unit import fakes
@@ -329,6 +330,10 @@ def test_it_is_the_default_on_rabbitmq_4():
     assert addressing.choose(declared, None, None, BUS).format is PREDECESSOR
     for bus in (Bus(), Bus("qpid-dispatch-router")):
         assert addressing.choose(fakes.options(), None, None, bus).format is PREDECESSOR
+
+
+def test_it_asks_in_the_way_of_rabbitmq():
+    assert ours(conf()).dialect is rabbitmq.Management
 
 
 def test_what_is_likely_before_a_bus_is_known():
