@@ -508,9 +508,9 @@ class Program:
         self._stderr.close()
 
 
-def native_threads() -> int:
-    """How many native threads this process has."""
-    return len(os.listdir("/proc/self/task"))
+def native_threads() -> set[str]:
+    """The native threads of this process, by the ids that the kernel gave them."""
+    return set(os.listdir("/proc/self/task"))
 
 
 def connections(port: int) -> int:

@@ -71,7 +71,7 @@ def test_idle_servers_have_no_thread_each(bus, unique):
     before = native_threads()
     for _ in range(MANY):
         serve()
-    assert native_threads() == before
+    assert len(native_threads()) <= len(before)
 
 
 @pytest.mark.needs("green", "no_threads")
@@ -87,7 +87,8 @@ def test_no_native_threads_in_a_green_world(bus, topic, unique):
     calls = [in_thread(client.call, {}, "who") for _ in range(20)]
     assert [call.result() for call in calls] == ["x"] * 20
     endpoint.got.wait(1)
-    assert native_threads() == before
+    # One that another test left behind may be gone meanwhile.
+    assert native_threads() <= before
 
 
 @pytest.mark.needs("clean")

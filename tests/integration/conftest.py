@@ -11,9 +11,10 @@ import pytest
 from tools.buses import Bus
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def rabbitmq() -> Iterator[Bus]:
-    """A RabbitMQ of its own, of the kind that ``RABBITMQ`` names."""
+    """A RabbitMQ of its own, of the kind that ``RABBITMQ`` names, for each module:
+    what is declared there, and how, stays."""
     kind = os.environ.get("RABBITMQ", "rabbitmq-4.0")
     with Bus(kind, f"{kind}-tests-{os.getpid()}") as bus:
         yield bus

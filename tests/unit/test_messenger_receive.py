@@ -366,6 +366,16 @@ def test_a_queue_is_removed_when_its_link_is_closed_on_both_sides():
         assert removed == ["queue of a"]
 
 
+def test_a_queue_is_removed_although_the_connection_is_closed_right_after():
+    with fakes.setting() as s:
+        subscription, removed = with_a_queue_of_its_own(s)
+        s.messenger.unsubscribe(subscription)
+        s.world.go(s.messenger.close)
+        assert removed == ["queue of a"]
+        s.world.settle()
+        assert removed == ["queue of a"]
+
+
 def test_a_queue_is_removed_at_once_when_the_connection_is_closed():
     with fakes.setting() as s:
         _, removed = with_a_queue_of_its_own(s)
