@@ -73,20 +73,22 @@ def main(argv: list[str]) -> int:
     worlds = [name for name in world.WORLDS if name in options.names]
     rows = [row for name, row in ROWS.items() if name in options.names]
     table = []
+    failed = []
     for row in rows or ROWS.values():
         folder = RESULTS / row.name
         if options.kept:
             if found := results.load(folder):
                 table.append((row, found))
+                failed += [row.title] if found.failed() else []
             continue
         runner = runs.Runner(row, folder, for_pytest, _say)
         runner.run(worlds or _WORLDS, options.suite or runs.SUITES)
         table.append((row, runner.results))
+        failed += [row.title] if runner.failed else []
     print(matrix.as_text(table))
     if options.write:
         command = _COMMAND.format(path=options.write)
         pathlib.Path(options.write).write_text(matrix.as_page(table, command))
-    failed = [row.title for row, found in table if found.failed]
     if failed:
         print(f"failed: {', '.join(failed)}")
     return 1 if failed or not table else 0

@@ -14,6 +14,7 @@ import json
 import pathlib
 import time
 import typing
+from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +120,13 @@ class Results:
             for run, tests in self.tests.items()
         }
 
-    @property
-    def failed(self) -> bool:
-        return bool(self.broken) or any(
-            test.outcome == "failed" for tests in self.tests.values() for test in tests
+    def failed(self, runs: Iterable[str] | None = None) -> bool:
+        """Whether any of these runs failed, or did not come to its end; or of all."""
+        known = {*self.tests, *self.broken}
+        return any(
+            run in self.broken
+            or any(test.outcome == "failed" for test in self.tests[run])
+            for run in (known if runs is None else known.intersection(runs))
         )
 
 

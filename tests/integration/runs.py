@@ -46,6 +46,7 @@ class Runner:
     ) -> None:
         self.row = row
         self.results = results.load(folder) or results.Results()
+        self._ran = [_BUS]
         self._folder = folder
         self._arguments = arguments
         self._say = say
@@ -68,6 +69,11 @@ class Runner:
             self.results.broken[_BUS] = str(error)
             self._tell(str(error))
         results.save(self._folder, self.results)
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything that was run by this runner failed."""
+        return self.results.failed(self._ran)
 
     def _tell(self, text: str) -> None:
         self._say(f"{self.row.title}: {text}")
@@ -111,6 +117,7 @@ class Runner:
         seconds = time.monotonic() - before
         tests, wrong = results.load_run(path, status)
         self.results.add(name, tests, wrong)
+        self._ran.append(name)
         results.save(self._folder, self.results)
         counts = collections.Counter(test.outcome for test in tests)
         said = ", ".join(f"{counts[x]} {x}" for x in ("passed", "failed", "skipped"))
