@@ -324,8 +324,9 @@ def test_a_duplicate_is_dropped_by_both(amqp, theirs):
                 messenger.unique_id = lambda unique_id=unique_id: unique_id
                 request = {"method": "hear", "args": {"value": value}}
                 driver.send(Target(topic=topic), {}, request)
-            assert endpoint.next() == "first"
-            assert endpoint.next() == "end"
+                if value != "copy":
+                    # It is acknowledged before an endpoint hears of it.
+                    assert endpoint.next() == value
 
 
 def test_nobody_there(amqp):
