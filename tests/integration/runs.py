@@ -33,7 +33,8 @@ class Runner:
 
     :param folder: where the results of the row are; what is there of other suites and
         worlds stays
-    :param arguments: for pytest
+    :param arguments: for pytest; where there are any, nothing is kept, since they may
+        leave tests out
     :param say: shows a line of progress
     """
 
@@ -68,7 +69,11 @@ class Runner:
         except Exception as error:  # whatever a bus may raise: other rows are to go on
             self.results.broken[_BUS] = str(error)
             self._tell(str(error))
-        results.save(self._folder, self.results)
+        self._save()
+
+    def _save(self) -> None:
+        if not self._arguments:
+            results.save(self._folder, self.results)
 
     @property
     def failed(self) -> bool:
@@ -118,7 +123,7 @@ class Runner:
         tests, wrong = results.load_run(path, status)
         self.results.add(name, tests, wrong)
         self._ran.append(name)
-        results.save(self._folder, self.results)
+        self._save()
         counts = collections.Counter(test.outcome for test in tests)
         said = ", ".join(f"{counts[x]} {x}" for x in ("passed", "failed", "skipped"))
         self._tell(f"{name}: {said} in {seconds:.0f} s{wrong and '; '}{wrong}")
