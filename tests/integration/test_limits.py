@@ -12,6 +12,8 @@ from greenamqp.messenger.messenger import KEPT_SESSIONS
 from tests.integration.targets import Service
 from tools.buses import Bus
 
+pytestmark = pytest.mark.proves("many targets")
+
 #: Links of an RPC target.
 LINKS = 3
 
