@@ -232,6 +232,7 @@ def test_cast_to_nobody_is_an_error(bus, topic):
         client.cast({}, "note", value="lost")
 
 
+@pytest.mark.needs("backlog")
 def test_stopped_server_gets_nothing_more(bus, topic):
     got = Recorder()
     leaver = bus.server(Casts("leaver", got), Target(topic=topic, server="leaver"))
