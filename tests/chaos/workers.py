@@ -24,7 +24,7 @@ import time
 import warnings
 from typing import Any
 
-from greenamqp import failover
+from greenamqp import failover, hubs
 from greenamqp.hubs import native
 from tests.functional import buses, world
 
@@ -213,14 +213,34 @@ class Stage:
     def natively(self, function: Any) -> Any:
         """Run what would block a hub, in a native thread."""
         if self.world.startswith("eventlet"):
-            from eventlet import tpool
-
-            return tpool.execute(function)
+            return self._beside_eventlet(function)
         if self.world == "gevent":
             import gevent
 
             return gevent.get_hub().threadpool.apply(function)
         return function()
+
+    @staticmethod
+    def _beside_eventlet(function: Any) -> Any:
+        """Not by eventlet's tpool: a forked child has a copy of the green thread that
+        it wakes up, and takes the parent's wake-ups from their common socket."""
+        hub = hubs.get("eventlet")
+        waiter = hub.waiter()
+        results = []
+
+        def run() -> None:
+            try:
+                results.append(function())
+            finally:
+                hub.call_inside(waiter.wake)
+
+        hub.acquire()
+        try:
+            native.original("_thread", "start_new_thread")(run, ())
+            waiter.wait(None)
+        finally:
+            hub.release()
+        return results[0]
 
     def wait_child(self, pid: int) -> int:
         """Wait for the end of a child process; returns its status."""
