@@ -155,6 +155,11 @@ class Addresser(abc.ABC):
         self._vhost = vhost
         self._bus = bus
         self._policies = policies or Policies()
+        self._configure(options)
+
+    @abc.abstractmethod
+    def _configure(self, options: typing.Any) -> None:
+        """Take what a family wants to know of the options."""
 
     @abc.abstractmethod
     def multicast(self, target: Target, service: Service) -> str:

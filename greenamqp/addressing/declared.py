@@ -25,7 +25,7 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Addresser, Bus, Node, Service
+from greenamqp.addressing.base import Addresser, Node, Service
 from greenamqp.addressing.routable import RoutableAddresser
 from greenamqp.management import rabbitmq
 from greenamqp.management.rabbitmq import (
@@ -35,7 +35,6 @@ from greenamqp.management.rabbitmq import (
     queue,
     quote,
 )
-from greenamqp.policy import Policies
 
 
 def queue_address(name: str) -> str:
@@ -57,15 +56,8 @@ class DeclaredAddresser(RoutableAddresser):
 
     dialect = rabbitmq.Management
 
-    def __init__(
-        self,
-        options: typing.Any,
-        default_exchange: str | None,
-        vhost: str | None,
-        bus: Bus,
-        policies: Policies | None = None,
-    ) -> None:
-        super().__init__(options, default_exchange, vhost, bus, policies)
+    def _configure(self, options: typing.Any) -> None:
+        super()._configure(options)
         self._lasting_type = options.rabbit_queue_type
         self._transient = {
             "x-queue-type": options.rabbit_transient_queue_type,
@@ -162,6 +154,9 @@ class DeclaredAddresser(RoutableAddresser):
 
 class TooOld(Addresser):
     """RabbitMQ before 4.0: whatever is asked for is refused, and why."""
+
+    def _configure(self, options: typing.Any) -> None:
+        pass
 
     def _refuse(self) -> NotImplementedError:
         return NotImplementedError(

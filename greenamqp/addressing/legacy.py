@@ -14,22 +14,13 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Addresser, Bus, Service, join
-from greenamqp.policy import Policies
+from greenamqp.addressing.base import Addresser, Service, join
 
 
 class LegacyAddresser(Addresser):
     """See the module."""
 
-    def __init__(
-        self,
-        options: typing.Any,
-        default_exchange: str | None,
-        vhost: str | None,
-        bus: Bus,
-        policies: Policies | None = None,
-    ) -> None:
-        super().__init__(options, default_exchange, vhost, bus, policies)
+    def _configure(self, options: typing.Any) -> None:
         self._unicast = options.server_request_prefix
         self._multicast = options.broadcast_prefix
         self._anycast = options.group_request_prefix

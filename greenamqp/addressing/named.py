@@ -18,9 +18,8 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Bus, Service, join
+from greenamqp.addressing.base import Service, join
 from greenamqp.addressing.routable import RoutableAddresser
-from greenamqp.policy import Policies
 
 # A slash parts exchange and key in Broker-J; in Artemis two colons part address and
 # queue, and "#" and "*" stand for any words.
@@ -35,15 +34,8 @@ def quote(name: str) -> str:
 class NamedAddresser(RoutableAddresser):
     """See the module."""
 
-    def __init__(
-        self,
-        options: typing.Any,
-        default_exchange: str | None,
-        vhost: str | None,
-        bus: Bus,
-        policies: Policies | None = None,
-    ) -> None:
-        super().__init__(options, default_exchange, vhost, bus, policies)
+    def _configure(self, options: typing.Any) -> None:
+        super()._configure(options)
         # These brokers keep the queues of servers that left.  Seconds.
         self._cast_ttl: float | None = options.rpc_cast_ttl or None
 

@@ -27,13 +27,12 @@ import typing
 from oslo_config import cfg
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Addresser, Bus, Node, Service
+from greenamqp.addressing.base import Addresser, Node, Service
 from greenamqp.addressing.declared import exchange_address, queue_address
 from greenamqp.engine import source_filter
 from greenamqp.formats import RABBIT
 from greenamqp.management import Declaration, binding, exchange, queue, rabbitmq
 from greenamqp.options import RABBIT_GROUP, RabbitOptions
-from greenamqp.policy import Policies
 
 # The exchange where neither target nor control_exchange name one.
 _LAST_RESORT = "openstack"
@@ -76,15 +75,7 @@ class RabbitAddresser(Addresser):
     format = RABBIT
     dialect = rabbitmq.Management
 
-    def __init__(
-        self,
-        options: typing.Any,
-        default_exchange: str | None,
-        vhost: str | None,
-        bus: Bus,
-        policies: Policies | None = None,
-    ) -> None:
-        super().__init__(options, default_exchange, vhost, bus, policies)
+    def _configure(self, options: typing.Any) -> None:
         # Why nothing can be declared: who sends or listens is told.
         self._wrong = ""
         try:

@@ -15,8 +15,7 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Addresser, Bus, Service, join
-from greenamqp.policy import Policies
+from greenamqp.addressing.base import Addresser, Service, join
 
 # The exchange where neither target, options nor control_exchange name one.
 _LAST_RESORT = "openstack"
@@ -25,16 +24,8 @@ _LAST_RESORT = "openstack"
 class RoutableAddresser(Addresser):
     """See the module."""
 
-    def __init__(
-        self,
-        options: typing.Any,
-        default_exchange: str | None,
-        vhost: str | None,
-        bus: Bus,
-        policies: Policies | None = None,
-    ) -> None:
-        super().__init__(options, default_exchange, vhost, bus, policies)
-        common = default_exchange or _LAST_RESORT
+    def _configure(self, options: typing.Any) -> None:
+        common = self._default_exchange or _LAST_RESORT
         self._prefix = {
             Service.RPC: options.rpc_address_prefix,
             Service.NOTIFY: options.notify_address_prefix,
