@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What greenamqp does on every bus that keeps messages and has pools.
 
-A module of tests for one bus has a class that inherits from :class:`Contract`, and the
-fixtures ``bus`` and ``url``.
+A module of tests for one bus has a class that inherits from :class:`Contract`, or from
+:class:`Basics` where the bus has less, and the fixtures ``bus`` and ``url``.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from tests.integration.services import (
 AWKWARD = "a b/c%d.e::f#g*h"
 
 
-class Contract:
-    """See the module."""
+class Basics:
+    """What any bus can do that keeps messages."""
 
     @pytest.mark.proves("call", "cast", "remote errors")
     def test_call_cast_and_remote_exception(self, url):
@@ -59,22 +59,6 @@ class Contract:
                 client.prepare(fanout=True).cast({}, "hear", value="all")
                 assert (one.next(), two.next()) == ("all", "all")
 
-    @pytest.mark.proves("exchanges")
-    def test_exchanges_are_apart(self, url):
-        topic = unique()
-        with contextlib.ExitStack() as stack:
-            transport = stack.enter_context(rpc(url))
-            server = greenamqp.Server(transport)
-            for exchange in ("one", "two"):
-                server.listen(
-                    Target(exchange=exchange, topic=topic, server="s"),
-                    [Endpoint(exchange)],
-                )
-            stack.enter_context(running(server))
-            client = stack.enter_context(calling(url, topic))
-            for exchange in ("one", "two", "one"):
-                assert client.prepare(exchange=exchange).call({}, "who") == exchange
-
     def test_a_fanout_that_nobody_hears_is_in_order(self, url):
         with calling(url, unique()) as client:
             client.prepare(fanout=True, retry=0).cast({}, "hear", value=1)
@@ -90,6 +74,26 @@ class Contract:
             with serving(url, topic, "late"):
                 caller.join(PATIENCE)
         assert answers == ["late"]
+
+
+class Contract(Basics):
+    """See the module."""
+
+    @pytest.mark.proves("exchanges")
+    def test_exchanges_are_apart(self, url):
+        topic = unique()
+        with contextlib.ExitStack() as stack:
+            transport = stack.enter_context(rpc(url))
+            server = greenamqp.Server(transport)
+            for exchange in ("one", "two"):
+                server.listen(
+                    Target(exchange=exchange, topic=topic, server="s"),
+                    [Endpoint(exchange)],
+                )
+            stack.enter_context(running(server))
+            client = stack.enter_context(calling(url, topic))
+            for exchange in ("one", "two", "one"):
+                assert client.prepare(exchange=exchange).call({}, "who") == exchange
 
     @pytest.mark.proves("store")
     def test_a_cast_waits_for_a_server_that_was_there(self, url):

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import typing
 
+import pytest
+
+from tests.integration.contract import Basics
 from tests.integration.services import (
     PATIENCE,
     Endpoint,
@@ -24,6 +28,7 @@ from tests.integration.services import (
 
 __all__ = [
     "PATIENCE",
+    "AnyVersion",
     "Endpoint",
     "Notified",
     "Remote",
@@ -47,3 +52,27 @@ def queues(bus: typing.Any, vhost: str = "/") -> dict[str, dict[str, typing.Any]
         "--formatter", "json", "-q", "-p", vhost, "list_queues", *columns
     )
     return {row["name"]: row for row in json.loads(listed)}
+
+
+class AnyVersion(Basics):
+    """What greenamqp does on each RabbitMQ.  Wants the fixtures ``url`` and
+    ``rabbitmq``."""
+
+    @pytest.mark.proves("reconnect")
+    def test_a_lost_connection_costs_no_call(self, url, rabbitmq):
+        """The reply is sent while nobody is there to receive it, and is received."""
+        topic = unique()
+        endpoint = Endpoint("server")
+        results = []
+        with serving(url, topic, endpoint=endpoint), calling(url, topic) as client:
+            assert client.call({}, "who") == "server"
+            caller = threading.Thread(
+                target=lambda: results.append(client.call({}, "wait", value="kept"))
+            )
+            caller.start()
+            assert endpoint.started.wait(PATIENCE)
+            rabbitmq.control("close_all_connections", "test")
+            endpoint.gate.set()
+            caller.join(PATIENCE)
+            assert results == ["kept"]
+            assert client.call({}, "who") == "server"

@@ -5,7 +5,6 @@ and with those of its own."""
 from __future__ import annotations
 
 import contextlib
-import threading
 
 import oslo_messaging
 import pytest
@@ -14,8 +13,8 @@ from oslo_messaging import Target, exceptions
 from greenamqp.policy import QueuePolicy, set_queue_policy
 from tests.integration.rabbit import (
     PATIENCE,
+    AnyVersion,
     Endpoint,
-    Remote,
     calling,
     listening,
     notification,
@@ -45,30 +44,8 @@ def mine(rabbitmq, topic, vhost="/"):
     }
 
 
-def test_call_cast_and_remote_exception(url):
-    topic = unique("a b/c%d.")  # all that has to be encoded in an address
-    with serving(url, topic) as endpoint, calling(url, topic) as client:
-        assert client.call({"k": 1}, "echo", value=["x", 1]) == ["x", 1]
-        assert endpoint.contexts.get(timeout=PATIENCE)["k"] == 1
-        client.cast({}, "hear", value="cast")
-        assert endpoint.next() == "cast"
-        with pytest.raises(Remote, match="such a thing"):
-            client.call({}, "fail", text="such a thing")
-
-
-def test_server_and_fanout(url):
-    topic = unique()
-    with serving(url, topic, "one") as one, serving(url, topic, "two") as two:
-        with calling(url, topic) as client:
-            assert client.prepare(server="two").call({}, "who") == "two"
-            assert client.prepare(server="one").call({}, "who") == "one"
-            client.prepare(fanout=True).cast({}, "hear", value="all")
-            assert (one.next(), two.next()) == ("all", "all")
-
-
-def test_a_fanout_that_nobody_hears_is_in_order(url):
-    with calling(url, unique()) as client:
-        client.prepare(fanout=True, retry=0).cast({}, "hear", value=1)
+class TestAnyVersion(AnyVersion):
+    """In both modes."""
 
 
 @pytest.mark.proves("mandatory")
@@ -77,19 +54,6 @@ def test_nobody_there_is_an_error_where_it_is_asked_for(url):
     with calling(url, unique(), transport_options=options) as client:
         with pytest.raises(exceptions.MessageUndeliverable):
             client.call({}, "who")
-
-
-def test_a_request_waits_for_its_server(url):
-    topic = unique()
-    answers = []
-    with calling(url, topic) as client:
-        caller = threading.Thread(
-            target=lambda: answers.append(client.call({}, "who"))
-        )
-        caller.start()
-        with serving(url, topic, "late"):
-            caller.join(PATIENCE)
-    assert answers == ["late"]
 
 
 def test_notifications_wait_and_pools_get_copies(url):
@@ -195,26 +159,6 @@ def test_virtual_hosts(url, rabbitmq):
         assert client.call({}, "who") == "server"
         assert len(mine(rabbitmq, topic, vhost)) == 3
         assert not mine(rabbitmq, topic)
-
-
-@pytest.mark.proves("reconnect")
-def test_a_lost_connection_costs_no_call(url, rabbitmq):
-    """The reply is sent while nobody is there to receive it, and is received."""
-    topic = unique()
-    endpoint = Endpoint("server")
-    results = []
-    with serving(url, topic, endpoint=endpoint), calling(url, topic) as client:
-        assert client.call({}, "who") == "server"
-        caller = threading.Thread(
-            target=lambda: results.append(client.call({}, "wait", value="kept"))
-        )
-        caller.start()
-        assert endpoint.started.wait(PATIENCE)
-        rabbitmq.control("close_all_connections", "test")
-        endpoint.gate.set()
-        caller.join(PATIENCE)
-        assert results == ["kept"]
-        assert client.call({}, "who") == "server"
 
 
 @pytest.mark.proves("reconnect")

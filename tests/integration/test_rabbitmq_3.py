@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 
 import pytest
@@ -14,8 +13,7 @@ from oslo_messaging import Target
 from greenamqp.policy import QueuePolicy, set_queue_policy
 from tests.integration.rabbit import (
     PATIENCE,
-    Endpoint,
-    Remote,
+    AnyVersion,
     calling,
     listening,
     notifying,
@@ -38,43 +36,8 @@ def url(rabbitmq):
     return rabbitmq.url()
 
 
-def test_call_cast_and_remote_exception(url):
-    topic = unique("a/b c.")
-    with serving(url, topic) as endpoint, calling(url, topic) as client:
-        assert client.call({"k": 1}, "echo", value=["x", 1]) == ["x", 1]
-        assert endpoint.contexts.get(timeout=PATIENCE)["k"] == 1
-        client.cast({}, "hear", value="cast")
-        assert endpoint.next() == "cast"
-        with pytest.raises(Remote, match="such a thing"):
-            client.call({}, "fail", text="such a thing")
-
-
-def test_server_and_fanout(url):
-    topic = unique()
-    with serving(url, topic, "one") as one, serving(url, topic, "two") as two:
-        with calling(url, topic) as client:
-            assert client.prepare(server="two").call({}, "who") == "two"
-            assert client.prepare(server="one").call({}, "who") == "one"
-            client.prepare(fanout=True).cast({}, "hear", value="all")
-            assert (one.next(), two.next()) == ("all", "all")
-
-
-def test_a_fanout_that_nobody_hears_is_in_order(url):
-    with calling(url, unique()) as client:
-        client.prepare(fanout=True, retry=0).cast({}, "hear", value=1)
-
-
-def test_a_request_waits_for_its_server(url):
-    topic = unique()
-    answers = []
-    with calling(url, topic) as client:
-        caller = threading.Thread(
-            target=lambda: answers.append(client.call({}, "who"))
-        )
-        caller.start()
-        with serving(url, topic, "late"):
-            caller.join(PATIENCE)
-    assert answers == ["late"]
+class TestAnyVersion(AnyVersion):
+    """By what attaches make."""
 
 
 @pytest.mark.proves("store")
@@ -105,26 +68,6 @@ def test_other_addressing_is_refused_with_a_hint(url):
     with pytest.raises(NotImplementedError, match="4.0 or newer.*dynamic"):
         with serving(asked, unique()):
             pass
-
-
-@pytest.mark.proves("reconnect")
-def test_a_lost_connection_costs_no_call(url, rabbitmq):
-    """The reply is sent while nobody is there to receive it, and is received."""
-    topic = unique()
-    endpoint = Endpoint("server")
-    results = []
-    with serving(url, topic, endpoint=endpoint), calling(url, topic) as client:
-        assert client.call({}, "who") == "server"
-        caller = threading.Thread(
-            target=lambda: results.append(client.call({}, "wait", value="kept"))
-        )
-        caller.start()
-        assert endpoint.started.wait(PATIENCE)
-        rabbitmq.control("close_all_connections", "test")
-        endpoint.gate.set()
-        caller.join(PATIENCE)
-        assert results == ["kept"]
-        assert client.call({}, "who") == "server"
 
 
 @pytest.mark.proves("restart")
