@@ -199,7 +199,7 @@ class Call(Outgoing):
     :ivar id: by which the reply to the latest attempt is known, once there was one
     """
 
-    __slots__ = ("id", "monitor", "monitor_deadline", "reply", "was_accepted")
+    __slots__ = ("id", "monitor", "monitor_deadline", "reply")
 
     is_call = True
 
@@ -211,9 +211,7 @@ class Call(Outgoing):
         self.reply: Reply | None = None
         self.monitor = monitor
         self.monitor_deadline: float | None = None
-        self.was_accepted = False
 
     def accepted(self) -> None:
-        self.was_accepted = True
-        # From now on it waits for its reply alone.
+        # It is not done: from now on it waits for its reply alone.
         self.last_reason = ""

@@ -422,10 +422,7 @@ class Outlet:
             if entry.done:
                 continue
             entry.last_reason = reason
-            if entry.is_call and (
-                typing.cast(Call, entry).was_accepted
-                or self._messenger.replies.survives
-            ):
+            if entry.is_call and self._messenger.replies.survives:
                 continue  # if it arrived, its reply will
             if entry.repeatable and entry.may_retry():
                 again.append(entry)
