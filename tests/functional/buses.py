@@ -111,6 +111,7 @@ LACKS: dict[str, dict[str, str]] = {
         "pool_names": _NO_BINDING,
         "pool_store": _NO_BINDING,
         "mandatory": "it accepts what it drops",
+        "backlog": "what is on its way to a link that goes waits for its session's end",
         "raw_broker": _NO_LEGACY,
     },
     "fake": {

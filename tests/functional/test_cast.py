@@ -195,7 +195,7 @@ def test_names_with_unusual_characters(bus, unique):
     assert client.prepare(server=server).call({}, "note", value=2) == "it"
 
 
-@pytest.mark.needs("store")
+@pytest.mark.needs("store", "backlog")
 @pytest.mark.proves("store")
 def test_cast_before_the_server_exists(bus, topic, unique):
     """Whoever stores keeps the casts to a server that was there once."""
