@@ -35,6 +35,7 @@ from greenamqp.management.rabbitmq import (
     queue,
     quote,
 )
+from greenamqp.policy import QueuePolicy
 
 
 def queue_address(name: str) -> str:
@@ -46,6 +47,14 @@ def exchange_address(name: str, key: str = "") -> str:
     """The address of an exchange, as a target."""
     address = f"/exchanges/{quote(name)}"
     return f"{address}/{quote(key)}" if key else address
+
+
+def policy_arguments(policy: QueuePolicy) -> dict[str, typing.Any]:
+    """What is asked of a queue, as its arguments."""
+    arguments: dict[str, typing.Any] = dict(policy.properties())
+    if "x-max-length" in arguments:
+        arguments["x-overflow"] = "drop-head"
+    return arguments
 
 
 class DeclaredAddresser(RoutableAddresser):
@@ -67,10 +76,7 @@ class DeclaredAddresser(RoutableAddresser):
     def _lasting(self, name: str, target: Target) -> Declaration:
         """A queue that stays, as far as its policy lets it."""
         arguments: dict[str, typing.Any] = {"x-queue-type": self._lasting_type}
-        policy = self._policies.find(target).properties()
-        arguments.update(policy)
-        if "x-max-length" in policy:
-            arguments["x-overflow"] = "drop-head"
+        arguments.update(policy_arguments(self._policies.find(target)))
         return queue(name, arguments)
 
     def _notified(self, target: Target) -> tuple[str, tuple[Declaration, ...]]:

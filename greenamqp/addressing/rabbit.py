@@ -28,7 +28,11 @@ from oslo_config import cfg
 from oslo_messaging import Target
 
 from greenamqp.addressing.base import Addresser, Node, Service
-from greenamqp.addressing.declared import exchange_address, queue_address
+from greenamqp.addressing.declared import (
+    exchange_address,
+    policy_arguments,
+    queue_address,
+)
 from greenamqp.engine import source_filter
 from greenamqp.formats import RABBIT
 from greenamqp.management import Declaration, binding, exchange, queue, rabbitmq
@@ -143,10 +147,7 @@ class RabbitAddresser(Addresser):
     def _lasting(self, name: str, target: Target) -> Declaration:
         """A queue that all of a topic, or of a pool, share."""
         arguments = self._quorum(self._given.rabbit_quorum_queue)
-        policy = self._policies.find(target).properties()
-        arguments.update(policy)
-        if "x-max-length" in policy:
-            arguments["x-overflow"] = "drop-head"
+        arguments.update(policy_arguments(self._policies.find(target)))
         return queue(
             name,
             arguments,

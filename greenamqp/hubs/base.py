@@ -31,6 +31,10 @@ LOG = logging.getLogger(__name__)
 Callback = typing.Callable[[], None]
 
 
+# Output that is gathered waits no longer than this for more of it.  Seconds.
+WRITE_INTERVAL = 0.002
+
+
 class Flushable(typing.Protocol):
     """What a hub flushes at the end of a wake-up: a pump."""
 

@@ -17,7 +17,15 @@ import logging
 import typing
 
 from greenamqp.hubs import native
-from greenamqp.hubs.base import Callback, Flushable, Hub, Timer, Waiter, Watch
+from greenamqp.hubs.base import (
+    WRITE_INTERVAL,
+    Callback,
+    Flushable,
+    Hub,
+    Timer,
+    Waiter,
+    Watch,
+)
 from greenamqp.hubs.reactor import Reactor
 
 LOG = logging.getLogger(__name__)
@@ -25,9 +33,6 @@ LOG = logging.getLogger(__name__)
 
 # Who works on without waiting lets bytes move after so long.  Seconds.
 TURN_INTERVAL = 0.01
-
-# Output that is gathered waits no longer than this for more of it.  Seconds.
-WRITE_INTERVAL = 0.002
 
 
 class BlockingWaiter(Waiter):

@@ -13,7 +13,15 @@ import logging
 import typing
 
 from greenamqp.hubs import native
-from greenamqp.hubs.base import Callback, Flushable, Hub, Timer, Waiter, Watch
+from greenamqp.hubs.base import (
+    WRITE_INTERVAL,
+    Callback,
+    Flushable,
+    Hub,
+    Timer,
+    Waiter,
+    Watch,
+)
 from greenamqp.hubs.reactor import Reactor
 
 LOG = logging.getLogger(__name__)
@@ -21,9 +29,6 @@ LOG = logging.getLogger(__name__)
 # How long the end of the interpreter waits for the hub's thread, which a callback of
 # the application may hold up.  Seconds.
 EXIT_TIMEOUT = 2.0
-
-# Output that is gathered waits no longer than this for more of it.  Seconds.
-WRITE_INTERVAL = 0.002
 
 
 class ThreadWaiter(Waiter):
