@@ -58,6 +58,9 @@ class AnyVersion(Basics):
     """What greenamqp does on each RabbitMQ.  Wants the fixtures ``url`` and
     ``rabbitmq``."""
 
+    #: Added to the URL where what is sent must outlive the broker.
+    lasting = ""
+
     @pytest.mark.proves("reconnect")
     def test_a_lost_connection_costs_no_call(self, url, rabbitmq):
         """The reply is sent while nobody is there to receive it, and is received."""
@@ -76,3 +79,17 @@ class AnyVersion(Basics):
             caller.join(PATIENCE)
             assert results == ["kept"]
             assert client.call({}, "who") == "server"
+
+    @pytest.mark.proves("restart")
+    def test_kill_9_loses_no_notification_that_was_accepted(self, url, rabbitmq):
+        url, topic = url + self.lasting, unique()
+        with notifying(url, topic) as notifier, listening(url, topic) as listener:
+            for number in range(200):
+                if number == 100:
+                    rabbitmq.kill9()
+                    rabbitmq.start()
+                notifier.info({}, "event", {"n": number})
+            heard = set()
+            while len(heard) < 200:
+                heard.add(listener.next()[2]["n"])
+        assert heard == set(range(200))

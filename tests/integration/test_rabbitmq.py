@@ -47,6 +47,10 @@ def mine(rabbitmq, topic, vhost="/"):
 class TestAnyVersion(AnyVersion):
     """In both modes."""
 
+    # A quorum queue that is killed within seconds of its declaration does not come
+    # back to work in 4.0: that is the broker's, and not what is tried here.
+    lasting = "&rabbit_queue_type=classic&amqp_durable_queues=true"
+
 
 @pytest.mark.proves("mandatory")
 def test_nobody_there_is_an_error_where_it_is_asked_for(url):
@@ -232,21 +236,3 @@ def test_many_targets_share_sessions(url, rabbitmq):
                 assert message.message["args"] == {"value": topic}
                 message.acknowledge()
             listener.cleanup()
-
-
-@pytest.mark.proves("restart")
-def test_kill_9_loses_no_notification_that_was_accepted(url, rabbitmq):
-    # A quorum queue that is killed within seconds of its declaration does not come
-    # back to work in 4.0: that is the broker's, and not what is tried here.
-    url += "&rabbit_queue_type=classic&amqp_durable_queues=true"
-    topic = unique()
-    with notifying(url, topic) as notifier, listening(url, topic) as listener:
-        for number in range(200):
-            if number == 100:
-                rabbitmq.kill9()
-                rabbitmq.start()
-            notifier.info({}, "event", {"n": number})
-        heard = set()
-        while len(heard) < 200:
-            heard.add(listener.next()[2]["n"])
-    assert heard == set(range(200))

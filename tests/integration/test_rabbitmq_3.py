@@ -70,21 +70,6 @@ def test_other_addressing_is_refused_with_a_hint(url):
             pass
 
 
-@pytest.mark.proves("restart")
-def test_kill_9_loses_no_notification_that_was_accepted(url, rabbitmq):
-    topic = unique()
-    with notifying(url, topic) as notifier, listening(url, topic) as listener:
-        for number in range(200):
-            if number == 100:
-                rabbitmq.kill9()
-                rabbitmq.start()
-            notifier.info({}, "event", {"n": number})
-        heard = set()
-        while len(heard) < 200:
-            heard.add(listener.next()[2]["n"])
-    assert heard == set(range(200))
-
-
 @pytest.mark.proves("virtual hosts")
 def test_virtual_hosts(rabbitmq):
     vhost, topic = unique("vhost"), unique()
