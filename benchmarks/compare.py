@@ -18,7 +18,7 @@ from benchmarks import cells, report
 from benchmarks.cells import Cell
 from benchmarks.environments import CHECKOUT, Environments
 from benchmarks.processes import Bus, WorkerFailed
-from benchmarks.samples import Pair, Sample
+from benchmarks.samples import BusAt, Pair, Sample
 from benchmarks.sides import Side, chosen
 
 #: What the table is made of: medians over the repeats, with their spread.
@@ -86,13 +86,13 @@ def environments(arguments: argparse.Namespace) -> Environments:
 @contextlib.contextmanager
 def bus(
     arguments: argparse.Namespace, kept: Environments
-) -> typing.Iterator[tuple[str, Bus | None]]:
-    """(URL, process if it is ours) of the message bus; it ends with the ``with``."""
+) -> typing.Iterator[BusAt]:
+    """The message bus; it ends with the ``with``, if it is ours."""
     if arguments.url:
-        yield arguments.url, None
+        yield BusAt(arguments.url)
     elif arguments.bus:
         with _real_bus(arguments.bus) as real:
-            yield real.url("amqp"), None
+            yield BusAt(real.url("amqp"), real)
     else:
         command = [
             kept.python("greenamqp"),
@@ -100,7 +100,7 @@ def bus(
             *("--max-links", str(MAX_LINKS)),
         ]
         with Bus(command) as embedded:
-            yield embedded.announced.split()[-1], embedded
+            yield BusAt(embedded.announced.split()[-1], embedded)
 
 
 def _real_bus(name: str) -> typing.Any:
@@ -232,12 +232,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     samples: dict[tuple[Cell, str], list[Sample]] = {}
     troubles: list[str] = []
     with contextlib.ExitStack() as stack:
-        urls = {}
-        process = None
+        buses = {}
         if any(side.bus == "bus" for side in sides):
-            urls["bus"], process = stack.enter_context(bus(arguments, kept))
+            buses["bus"] = stack.enter_context(bus(arguments, kept))
         if rabbit:
-            urls.update(_rabbit_urls(arguments, stack))
+            buses.update(_rabbit(arguments, stack))
         for number, cell in enumerate(wanted, 1):
             print(f"[{number}/{len(wanted)}] {cell}", file=sys.stderr, flush=True)
             with contextlib.ExitStack() as pairs:
@@ -245,7 +244,7 @@ def _compare(arguments: argparse.Namespace) -> int:
                 for side in sides:
                     if side.can(cell):
                         continue
-                    pair = Pair(side, cell, kept, urls, process, options)
+                    pair = Pair(side, cell, kept, buses, options)
                     try:
                         running.append(pairs.enter_context(pair))
                     except WorkerFailed as exc:
@@ -282,15 +281,19 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 1 if lost or troubles else 0
 
 
-def _rabbit_urls(
+def _rabbit(
     arguments: argparse.Namespace, stack: contextlib.ExitStack
-) -> dict[str, str]:
+) -> dict[str, BusAt]:
+    """One RabbitMQ, by the URLs of both drivers."""
     if arguments.rabbit_url:
         rest = arguments.rabbit_url.partition("://")[2]
         amqp = arguments.rabbit_amqp_url or f"amqp://{rest}"
-        return {"rabbit": arguments.rabbit_url, "rabbit-amqp": amqp}
+        return {"rabbit": BusAt(arguments.rabbit_url), "rabbit-amqp": BusAt(amqp)}
     real = stack.enter_context(_real_bus(arguments.rabbit))
-    return {"rabbit": real.url("rabbit"), "rabbit-amqp": real.url("amqp")}
+    return {
+        "rabbit": BusAt(real.url("rabbit"), real),
+        "rabbit-amqp": BusAt(real.url("amqp"), real),
+    }
 
 
 def _interleave(

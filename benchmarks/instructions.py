@@ -70,7 +70,7 @@ def _count(arguments: argparse.Namespace, cells: list[Cell]) -> int:
     side = SIDES[arguments.side]
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        url, _process = stack.enter_context(compare.bus(arguments, kept))
+        buses = {"bus": stack.enter_context(compare.bus(arguments, kept))}
         print(f"{'thousand instructions per operation':40}{'client':>10}{'server':>10}")
         for cell in cells:
             if reason := side.can(cell):
@@ -80,9 +80,7 @@ def _count(arguments: argparse.Namespace, cells: list[Cell]) -> int:
             tables = ""
             for role in ROLES:
                 counter = Counter(folder / f"{role}-{len(tables)}")
-                pair = Pair(
-                    side, cell, kept, {"bus": url}, None, {}, under={role: counter.run}
-                )
+                pair = Pair(side, cell, kept, buses, {}, under={role: counter.run})
                 try:
                     with pair:
                         counts.append(counter.count(pair, role, arguments.seconds))

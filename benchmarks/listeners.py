@@ -65,7 +65,7 @@ def main(argv: typing.Sequence[str]) -> int:
     began = datetime.datetime.now()
     rows: list[dict[str, typing.Any]] = []
     troubles: list[str] = []
-    with compare.bus(arguments, kept) as (url, process):
+    with compare.bus(arguments, kept) as where:
         for name, targets in runs:
             with contextlib.ExitStack() as pairs:
                 running = []
@@ -77,8 +77,7 @@ def main(argv: typing.Sequence[str]) -> int:
                         SIDES[name],
                         cell,
                         kept,
-                        {"bus": url},
-                        process,
+                        {"bus": where},
                         {},
                         {"targets": number, "attach": name.endswith("/blocking")},
                     )

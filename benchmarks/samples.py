@@ -12,7 +12,7 @@ import uuid
 
 from benchmarks.cells import BACKLOG, Cell
 from benchmarks.environments import Environments
-from benchmarks.processes import Process, Worker, WorkerFailed
+from benchmarks.processes import Worker, WorkerFailed
 from benchmarks.sides import Side
 
 #: Seconds that the server may take to work off what was sent.
@@ -32,11 +32,24 @@ def machine_cpu() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
+class Meter(typing.Protocol):
+    """A bus whose processes are in sight."""
+
+    def cpu(self) -> float:
+        """CPU seconds it used so far."""
+
+
+class BusAt(typing.NamedTuple):
+    """Where a message bus is, and who says what it uses, if somebody can."""
+
+    url: str
+    meter: Meter | None = None
+
+
 class Pair:
     """Client and server of one side, for one cell; both end with the ``with``.
 
-    :param urls: by what :attr:`Side.bus` says
-    :param bus: the broker's process, where it is ours
+    :param buses: by what :attr:`Side.bus` says
     :param options: oslo.config options by group
     :param plan: more than the cell says, for the server
     :param under: by role, a command that runs its process
@@ -47,17 +60,15 @@ class Pair:
         side: Side,
         cell: Cell,
         environments: Environments,
-        urls: dict[str, str],
-        bus: Process | None,
+        buses: typing.Mapping[str, BusAt],
         options: dict[str, dict[str, str]],
         plan: dict[str, typing.Any] | None = None,
         under: typing.Mapping[str, typing.Sequence[str]] = {},
     ) -> None:
         self.side = side
         self.cell = cell
-        self._bus = bus if side.bus == "bus" else None
         self._python = environments.python(side.environment)
-        url = urls[side.bus]
+        url, self._meter = buses[side.bus]
         self._description: dict[str, typing.Any] = {
             "hub": side.hub,
             "url": url,
@@ -104,7 +115,7 @@ class Pair:
         backlog = self._flood() if self.cell.load == "slow" else None
         self.warm_up(seconds, warmup)
         machine = machine_cpu()
-        bus = self._bus.cpu() if self._bus is not None else None
+        bus = self._meter.cpu() if self._meter is not None else None
         before = server.ask("mark")
         result = self.go()
         after = server.ask("mark")
@@ -117,8 +128,8 @@ class Pair:
             result["failures"] += fed["failures"]
         else:
             served = result["operations"]
-        if self._bus is not None and bus is not None:
-            bus = self._bus.cpu() - bus
+        if self._meter is not None and bus is not None:
+            bus = self._meter.cpu() - bus
         sample = self._figures(result, before, after, served, bus, machine)
         if backlog is not None:
             sample["lost"] += self._hurry(backlog)

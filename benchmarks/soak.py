@@ -66,22 +66,22 @@ def main(argv: typing.Sequence[str]) -> int:
     began = datetime.datetime.now()
     cell = Cell(arguments.load, arguments.callers, arguments.size)
     with contextlib.ExitStack() as stack:
-        url, process = stack.enter_context(compare.bus(arguments, kept))
+        where = stack.enter_context(compare.bus(arguments, kept))
         cutter = None
         if arguments.reconnects:
-            cutter = stack.enter_context(Cutter(url))
-            url = cutter.url
-        urls = {"bus": url}
+            cutter = stack.enter_context(Cutter(where.url))
+            where = where._replace(url=cutter.url)
+        buses = {"bus": where}
         # Room in the server's tally for every message, taken from the start.
         plan = {"expected": 2 * arguments.messages}
         pair = stack.enter_context(
-            Pair(side, cell, kept, urls, process, _IMPATIENT, plan)
+            Pair(side, cell, kept, buses, _IMPATIENT, plan)
         )
         rows = _long(pair, arguments)
         if cutter is not None:
             rows += _reconnects(pair, cutter, arguments)
         crowd = {**plan, "targets": IDLE_LISTENERS}
-        many = stack.enter_context(Pair(side, cell, kept, urls, process, {}, crowd))
+        many = stack.enter_context(Pair(side, cell, kept, buses, {}, crowd))
         beside = _beside(pair, many, arguments)
     results = {
         "began": began.isoformat(timespec="seconds"),

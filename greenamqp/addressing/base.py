@@ -83,6 +83,18 @@ class Bus:
         return 10.0 if self.product == RABBITMQ else None
 
     @property
+    def settle_delay(self) -> float:
+        """Seconds for which acknowledgements that are in no hurry may wait for more of
+        them, 0: they are better sent at once.
+
+        RabbitMQ handles each disposition by itself, for a quorum queue with a round of
+        its members, and a durable classic queue that is emptied by it gives its file
+        up, to make another one for the next message.  Through a router the sender
+        waits for them.
+        """
+        return 0.003 if self.product == RABBITMQ else 0.0
+
+    @property
     def has_shared_queues(self) -> bool:
         """Whether ``address::queue`` names a queue of its own on an address, which
         gets a copy of each message and may have many consumers."""

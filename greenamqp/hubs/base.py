@@ -98,6 +98,9 @@ class Hub(abc.ABC):
     #: Guards engine and messenger where callers have threads of their own.
     lock: contextlib.AbstractContextManager[typing.Any] = contextlib.nullcontext()
 
+    #: Whether a callback that is due runs even if nobody waits for anything here.
+    punctual: typing.ClassVar[bool] = False
+
     #: The clock that all deadlines are on: seconds, monotonic.
     now = staticmethod(time.monotonic)
 

@@ -127,6 +127,8 @@ class _Worker:
 class GreenHub(Hub):
     """Base of the eventlet and gevent hubs; belongs to one native thread."""
 
+    punctual = True
+
     def __init__(self) -> None:
         super().__init__()
         self._ready: list[GreenWaiter] = []

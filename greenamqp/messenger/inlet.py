@@ -10,6 +10,7 @@ import uuid
 
 from greenamqp import addressing, notices
 from greenamqp.engine import (
+    ACCEPTED,
     RELEASED,
     Delivery,
     LinkLimitError,
@@ -34,6 +35,10 @@ LOG = logging.getLogger("greenamqp.messenger")
 # A link that was up, and may have gone with another one's session, is attached again
 # after this pause.  Seconds.
 FIRST_RETRY_PAUSE = 0.5
+
+
+# Acknowledgements that may wait for more of them, in parts of a window.
+HELD_SHARE = 4
 
 
 # Attaches that may be refused, and so have a session each, at one time.
@@ -210,6 +215,8 @@ class Inlet:
         "_closed",
         "_declaring",
         "_doubtful",
+        "_held",
+        "_held_timer",
         "_returned",
         "_subscription",
         "_timer",
@@ -233,6 +240,9 @@ class Inlet:
         # Whether the last attach was refused, and whether the link was up.
         self._doubtful = False
         self._was_up = False
+        # What is acknowledged, and waits for more to be settled with it.
+        self._held: list[Delivery] = []
+        self._held_timer: Timer | None = None
 
     @property
     def attached(self) -> bool:
@@ -337,6 +347,7 @@ class Inlet:
         if link is not self.link or link.connection.ended:
             return  # the messenger hears of the connection, and calls lost()
         self.link = None
+        self._drop_held()
         messenger = self._subscription.messenger
         self._answered(link)
         delay: float = messenger.options.link_retry_delay
@@ -395,6 +406,48 @@ class Inlet:
         self._subscription.messenger.flush_soon()
         return True
 
+    def acknowledge(self, link: Receiver, delivery: Delivery) -> bool:
+        """Settle a message that on_message was given as accepted, together with others
+        where the bus is better off so: it is in no hurry, since it may come again.
+
+        Returns False if its link is gone: the bus will deliver it again.
+        """
+        messenger = self._subscription.messenger
+        delay = messenger.bus.settle_delay
+        if (
+            not delay
+            or not messenger.hub.punctual
+            or link is not self.link
+            or link.credit <= 0  # the bus waits for it
+            or not link.usable(delivery)
+        ):
+            return self.settle(link, delivery, ACCEPTED)
+        self._held.append(delivery)
+        if len(self._held) * HELD_SHARE >= self._subscription.window:
+            self._settle_held()
+        elif self._held_timer is None:
+            hub = messenger.hub
+            self._held_timer = hub.call_at(hub.now() + delay, self._held_long_enough)
+        return True
+
+    def _held_long_enough(self) -> None:
+        self._held_timer = None
+        self._settle_held()
+
+    def _settle_held(self) -> None:
+        held = self._held
+        if held and self.link is not None:
+            self._held = []
+            for delivery in held:
+                self.settle(self.link, delivery, ACCEPTED)
+
+    def _drop_held(self) -> None:
+        """Their link is gone: they come again."""
+        self._held.clear()
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
+
     def give_back(self, link: Receiver) -> None:
         """One more message may come."""
         if link is not self.link or self._subscription.stopped:
@@ -409,6 +462,8 @@ class Inlet:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._settle_held()
+        self._drop_held()
         if self.attached and self.link is not None:
             self.link.flow(-max(0, self.link.credit))
 
@@ -418,6 +473,7 @@ class Inlet:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._drop_held()
         self.link = None
 
     def close(self, for_good: bool = False) -> None:

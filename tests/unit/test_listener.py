@@ -175,6 +175,22 @@ def test_who_is_thrown_out_of_a_poll_leaves_nothing(rig):
 # -- what becomes of messages
 
 
+@pytest.mark.parametrize("rpc", [True, False])
+def test_only_what_may_come_again_is_acknowledged_later(rpc):
+    """A request that is executed twice is worse than one that is executed late."""
+    options = {"addressing_mode": "legacy", "network": {"product": "RabbitMQ"}}
+    with fakes.driver(**options) as s:
+        s.world.punctual = True
+        listener = s.listen() if rpc else s.listen_for_notifications()
+        (handle,) = send(s, 1, address=ANY if rpc else INFO)
+        (incoming,) = poll(s, listener)
+        do(s, incoming.acknowledge)
+        assert s.peer.outcomes == ([(handle, ACCEPTED)] if rpc else [])
+        s.world.advance(1)
+        assert s.peer.outcomes == [(handle, ACCEPTED)]
+        do(s, listener.cleanup)
+
+
 def test_acknowledged(rig):
     s, listener = rig()
     (handle,) = send(s, 1)

@@ -252,6 +252,142 @@ def test_what_the_peer_sent_settled_returns_credit_as_well():
         assert s.peer.outbound["a"].credit == 2
 
 
+# -- acknowledgements that wait for more of them
+
+
+@pytest.fixture
+def patient():
+    """A setting where they do."""
+    with fakes.setting(network={"product": "RabbitMQ"}) as s:
+        s.world.punctual = True
+        yield s
+
+
+def acknowledge(s, consumer, count):
+    for _ in range(count):
+        inlet, link, delivery = consumer.got.pop(0)
+        assert inlet.acknowledge(link, delivery)
+    s.world.settle()
+
+
+def test_acknowledgements_leave_together(patient):
+    s = patient
+    consumer = attached(s, "a", window=100)
+    for _ in range(3):
+        handles = [s.peer.send("a", Message("x")) for _ in range(10)]
+        s.world.settle()
+        acknowledge(s, consumer, 5)
+        s.world.advance(s.messenger.bus.settle_delay * 0.9)
+        acknowledge(s, consumer, 5)
+        assert s.peer.outcomes == []
+        s.world.advance(s.messenger.bus.settle_delay * 0.2)
+        assert set(s.peer.outcomes) == {(handle, ACCEPTED) for handle in handles}
+        s.peer.outcomes.clear()
+
+
+@pytest.mark.parametrize("window, enough", [(100, 25), (10, 3), (3, 1)])
+def test_a_part_of_the_window_is_enough_of_them(patient, window, enough):
+    s = patient
+    consumer = attached(s, "a", window=window)
+    for _ in range(enough):
+        s.peer.send("a", Message("x"))
+    s.world.settle()
+    acknowledge(s, consumer, enough - 1)
+    assert s.peer.outcomes == []
+    acknowledge(s, consumer, 1)
+    assert len(s.peer.outcomes) == enough
+
+
+def test_they_do_not_wait_where_the_peer_waits_for_them(patient):
+    s = patient
+    consumer = attached(s, "a", window=100)
+    for _ in range(100):
+        s.peer.send("a", Message("x"))
+    s.world.settle()
+    for number in range(1, 50):
+        acknowledge(s, consumer, 1)
+        assert len(s.peer.outcomes) == number
+
+
+def test_other_outcomes_do_not_wait(patient):
+    s = patient
+    consumer = attached(s, "a", window=100)
+    handles = [s.peer.send("a", Message("x")) for _ in range(2)]
+    s.world.settle()
+    acknowledge(s, consumer, 1)
+    consumer.settle(outcome=RELEASED)
+    s.world.settle()
+    assert s.peer.outcomes == [(handles[1], RELEASED)]
+    s.world.advance(1)
+    assert s.peer.outcomes[1:] == [(handles[0], ACCEPTED)]
+
+
+@pytest.mark.parametrize(
+    "product, punctual",
+    [("RabbitMQ", False), ("qpid-dispatch-router", True), ("greenamqp", True)],
+)
+def test_elsewhere_they_leave_at_once(product, punctual):
+    with fakes.setting(network={"product": product}) as s:
+        s.world.punctual = punctual
+        consumer = attached(s, "a", window=100)
+        s.peer.send("a", Message("x"))
+        s.world.settle()
+        acknowledge(s, consumer, 1)
+        assert len(s.peer.outcomes) == 1
+
+
+@pytest.mark.parametrize("leave", ["stop", "unsubscribe", "close"])
+def test_they_leave_before_their_link_does(patient, leave):
+    s = patient
+    consumer = attached(s, "a", window=100)
+    handles = [s.peer.send("a", Message("x")) for _ in range(3)]
+    s.world.settle()
+    acknowledge(s, consumer, 2)
+    if leave == "stop":
+        consumer.subscription.stop()
+    elif leave == "unsubscribe":
+        s.messenger.unsubscribe(consumer.subscription)
+    else:
+        s.world.go(s.messenger.close)
+    s.world.settle()
+    assert set(s.peer.outcomes) == {(handle, ACCEPTED) for handle in handles[:2]}
+    # Nothing is left that would call later.
+    assert consumer.got[0][0]._held_timer is None
+
+
+def test_those_that_wait_when_the_connection_is_lost_come_again(patient):
+    s = patient
+    consumer = attached(s, "a", window=100)
+    for _ in range(4):
+        s.peer.send("a", Message("x"))
+    s.world.settle()
+    inlet = consumer.got[0][0]
+    acknowledge(s, consumer, 3)
+    s.lose()
+    assert inlet._held == [] and inlet._held_timer is None
+    handle = s.peer.send("a", Message("new"))
+    s.world.settle()
+    # What came before the loss is not acknowledged on the new link.
+    inlet, link, delivery = consumer.got.pop(0)
+    assert not inlet.acknowledge(link, delivery)
+    acknowledge(s, consumer, 1)
+    s.world.advance(1)
+    assert s.peer.outcomes == [(handle, ACCEPTED)]
+    assert s.peer.outbound["a"].credit == 99
+
+
+def test_those_that_wait_when_the_link_goes_come_again(patient):
+    s = patient
+    consumer = attached(s, "a", window=100)
+    s.peer.send("a", Message("x"))
+    s.world.settle()
+    acknowledge(s, consumer, 1)
+    s.peer.outbound["a"].close()
+    s.world.advance(1)
+    assert consumer.subscription.attached
+    assert s.peer.outcomes == []
+
+
 # -- the connection is lost
 
 

@@ -97,6 +97,12 @@ class Bus:
         processes = [self._process(entry, str(n)) for n in range(self.kind.nodes)]
         return [process is not None and process.alive() for process in processes]
 
+    def cpu(self) -> float:
+        """CPU seconds that its nodes used since they were started last."""
+        entry = self._known()
+        nodes = (self._process(entry, str(n)) for n in range(self.kind.nodes))
+        return sum(process.cpu() for process in nodes if process is not None)
+
     def ports(self, which: int = 0) -> list[int]:
         """A port of each node, the same for as long as it exists: the AMQP port, or
         another one that its kind asks for."""
