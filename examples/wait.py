@@ -113,7 +113,7 @@ def main(argv=None):
     # this program's own wait moves a byte.
     hub = args.way if args.way in ("eventlet", "gevent") else "blocking"
     transport = oslo_messaging.get_notification_transport(
-        cfg.CONF, url=f"{args.url.rstrip('/')}/?hub={hub}"
+        cfg.CONF, url=f"{args.url}{'&' if '?' in args.url else '?'}hub={hub}"
     )
     listener = transport._listen_for_notifications(
         [(oslo_messaging.Target(topic="wait"), "info")], None, 1, None

@@ -28,7 +28,10 @@ LOG = logging.getLogger(__name__)
 getcurrent = greenlet.getcurrent
 
 # After so long within one wake-up the output so far is flushed: a green thread that
-# computes must not hold back what others have ready.  Seconds.
+# computes must not hold back what others have ready, and the peer may begin to work.
+# From one to the next it takes twice as long, up to the second of them, for each has
+# its price.  Seconds.
+FIRST_FLUSH = 0.0002
 FLUSH_INTERVAL = 0.002
 
 
@@ -135,6 +138,7 @@ class GreenHub(Hub):
         self._scheduled = False
         self._idle: list[_Worker] = []
         self._flush_at = 0.0
+        self._flush_interval = FIRST_FLUSH
         self._yield_at = 0.0
         # Waiters with a deadline.  Most are woken long before it, so they are only
         # looked through when the alarm, the earliest of them, goes off.
@@ -185,7 +189,8 @@ class GreenHub(Hub):
             ready = self._ready
             if ready:
                 now = self.now()
-                self._flush_at = now + FLUSH_INTERVAL
+                self._flush_interval = FIRST_FLUSH
+                self._flush_at = now + FIRST_FLUSH
                 self._yield_at = now + YIELD_INTERVAL
             while ready:
                 self._ready = []
@@ -202,8 +207,7 @@ class GreenHub(Hub):
                         # time-outs, too, would end the watch that we were called by.
                         LOG.exception("a green thread ended with an exception")
                     if self._dirty and self.now() > self._flush_at:
-                        self._flush_dirty()
-                        self._flush_at = self.now() + FLUSH_INTERVAL
+                        self._flush_early()
                 # Whom these have woken, such as the next worker of a pool.
                 ready = self._ready
             if self._dirty:
@@ -216,12 +220,17 @@ class GreenHub(Hub):
     def breathe(self) -> None:
         now = self.now()
         if now > self._flush_at:
-            self._flush_dirty()
-            self._flush_at = now + FLUSH_INTERVAL
+            self._flush_early()
         if now > self._yield_at:
             self._call_soon(getcurrent().switch)
             self._switch()
             self._yield_at = self.now() + YIELD_INTERVAL
+
+    def _flush_early(self) -> None:
+        """Flush within a wake-up."""
+        self._flush_dirty()
+        self._flush_interval = min(2 * self._flush_interval, FLUSH_INTERVAL)
+        self._flush_at = self.now() + self._flush_interval
 
     def flush_soon(self, pump: Flushable) -> None:
         if not pump.dirty:
