@@ -1370,6 +1370,8 @@ def whom_a_waiter_wakes_runs_within_the_same_wakeup(env):
         waiters[index] = env.hub.waiter()
         assert waiters[index].wait(env.hub.now() + FAR)
         order.append(index)
+        # Whatever left before: if they took long, the output so far was not held back.
+        env.hub.flush_now(pump)
         if index + 1 in waiters:
             waiters[index + 1].wake()
 
@@ -1387,6 +1389,39 @@ def whom_a_waiter_wakes_runs_within_the_same_wakeup(env):
     env.turn()
     assert [each for each in order if each != "flush"] == [0, 1, 2, 3]
     assert order[-1] == "flush"
+
+
+@check(GREEN)
+def output_leaves_early_within_a_long_wakeup(env):
+    """The first does not wait for the last to be done; each flush takes longer."""
+    pump = Pump()
+    waiters = {}
+    flushed = []
+    pump.on_flush = lambda: flushed.append(round(1e6 * (clock[0] - began)))
+
+    def body(index):
+        waiters[index] = env.hub.waiter()
+        assert waiters[index].wait(None)
+        env.hub.flush_now(pump)
+        clock[0] += 0.0003
+
+    done = env.started(10, body)
+    while len(waiters) < 10:
+        env.pause()
+    began = env.hub.now()
+    clock = [began]
+    env.hub.now = lambda: clock[0]
+
+    def callback():
+        for waiter in waiters.values():
+            waiter.wake()
+
+    env.hub.call_inside(callback)
+    for event in done:
+        event.wait()
+    env.turn()
+    del env.hub.now
+    assert flushed == [300, 900, 1800, 3000]
 
 
 @check()
