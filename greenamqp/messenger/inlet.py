@@ -347,7 +347,7 @@ class Inlet:
         if link is not self.link or link.connection.ended:
             return  # the messenger hears of the connection, and calls lost()
         self.link = None
-        self._drop_held()
+        self._let_go()
         messenger = self._subscription.messenger
         self._answered(link)
         delay: float = messenger.options.link_retry_delay
@@ -441,12 +441,13 @@ class Inlet:
             for delivery in held:
                 self.settle(self.link, delivery, ACCEPTED)
 
-    def _drop_held(self) -> None:
-        """Their link is gone: they come again."""
+    def _let_go(self) -> None:
+        """Nothing is tried again; what is held comes again, as its link is gone."""
         self._held.clear()
-        if self._held_timer is not None:
-            self._held_timer.cancel()
-            self._held_timer = None
+        for timer in (self._timer, self._held_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._held_timer = None
 
     def give_back(self, link: Receiver) -> None:
         """One more message may come."""
@@ -459,21 +460,15 @@ class Inlet:
 
     def stop(self) -> None:
         """Withdraw the credit; what is on its way already is released on arrival."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._settle_held()
-        self._drop_held()
+        self._let_go()
         if self.attached and self.link is not None:
             self.link.flow(-max(0, self.link.credit))
 
     def lost(self) -> None:
         """The link went with the connection."""
         self._declaring = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._drop_held()
+        self._let_go()
         self.link = None
 
     def close(self, for_good: bool = False) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import typing
 
 import pytest
@@ -13,6 +12,7 @@ from tests.integration.contract import Basics
 from tests.integration.services import (
     PATIENCE,
     Endpoint,
+    HeldCall,
     Notified,
     Remote,
     calling,
@@ -30,6 +30,7 @@ __all__ = [
     "PATIENCE",
     "AnyVersion",
     "Endpoint",
+    "HeldCall",
     "Notified",
     "Remote",
     "calling",
@@ -66,18 +67,11 @@ class AnyVersion(Basics):
         """The reply is sent while nobody is there to receive it, and is received."""
         topic = unique()
         endpoint = Endpoint("server")
-        results = []
         with serving(url, topic, endpoint=endpoint), calling(url, topic) as client:
             assert client.call({}, "who") == "server"
-            caller = threading.Thread(
-                target=lambda: results.append(client.call({}, "wait", value="kept"))
-            )
-            caller.start()
-            assert endpoint.started.wait(PATIENCE)
+            call = HeldCall(client, endpoint, "kept")
             rabbitmq.control("close_all_connections", "test")
-            endpoint.gate.set()
-            caller.join(PATIENCE)
-            assert results == ["kept"]
+            assert call.end() == ["kept"]
             assert client.call({}, "who") == "server"
 
     @pytest.mark.proves("restart")

@@ -61,6 +61,25 @@ class Endpoint:
         return self.heard.get(timeout=PATIENCE)
 
 
+class HeldCall:
+    """A call of ``wait`` that the endpoint has begun, and holds until `end`."""
+
+    def __init__(self, client, endpoint: Endpoint, value: typing.Any) -> None:
+        self.results: list[typing.Any] = []
+        self.caller = threading.Thread(
+            target=lambda: self.results.append(client.call({}, "wait", value=value))
+        )
+        self._endpoint = endpoint
+        self.caller.start()
+        assert endpoint.started.wait(PATIENCE)
+
+    def end(self) -> list[typing.Any]:
+        """Let it be answered; returns all answers that came."""
+        self._endpoint.gate.set()
+        self.caller.join(PATIENCE)
+        return self.results
+
+
 class Notified(Endpoint):
     """Keeps notifications."""
 

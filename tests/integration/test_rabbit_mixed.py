@@ -15,6 +15,7 @@ from tests.integration import rabbit
 from tests.integration.rabbit import (
     PATIENCE,
     Endpoint,
+    HeldCall,
     Remote,
     calling,
     listening,
@@ -259,24 +260,17 @@ def test_call_monitor(pair):
     client_url, server_url = pair
     topic = unique()
     endpoint = Endpoint("server")
-    results = []
     with (
         serving(server_url, topic, endpoint=endpoint),
         calling(client_url, topic, call_monitor_timeout=2) as client,
     ):
         assert client.call({}, "who") == "server"
         began = time.monotonic()
-        caller = threading.Thread(
-            target=lambda: results.append(client.call({}, "wait", value="long"))
-        )
-        caller.start()
-        assert endpoint.started.wait(PATIENCE)
+        call = HeldCall(client, endpoint, "long")
         # Three time-outs of the monitor, which is what is tried here.
-        caller.join(max(0, began + 6 - time.monotonic()))
-        assert caller.is_alive() and not results
-        endpoint.gate.set()
-        caller.join(PATIENCE)
-    assert results == ["long"]
+        call.caller.join(max(0, began + 6 - time.monotonic()))
+        assert call.caller.is_alive() and not call.results
+        assert call.end() == ["long"]
 
 
 def test_call_monitor_gives_up(pair, rabbitmq):
@@ -420,19 +414,12 @@ def test_a_lost_connection_costs_no_call(pair, rabbitmq):
     client_url, server_url = pair
     topic = unique()
     endpoint = Endpoint("server")
-    results = []
     with (
         serving(server_url, topic, endpoint=endpoint),
         calling(client_url, topic) as client,
     ):
         assert client.call({}, "who") == "server"
-        caller = threading.Thread(
-            target=lambda: results.append(client.call({}, "wait", value="kept"))
-        )
-        caller.start()
-        assert endpoint.started.wait(PATIENCE)
+        call = HeldCall(client, endpoint, "kept")
         rabbitmq.control("close_all_connections", "test")
         assert client.call({}, "who") == "server"
-        endpoint.gate.set()
-        caller.join(PATIENCE)
-    assert results == ["kept"]
+        assert call.end() == ["kept"]

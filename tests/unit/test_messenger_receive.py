@@ -263,6 +263,13 @@ def patient():
         yield s
 
 
+def arrived(s, count):
+    """Messages that the consumer of "a" has got; returns their handles."""
+    handles = [s.peer.send("a", Message("x")) for _ in range(count)]
+    s.world.settle()
+    return handles
+
+
 def acknowledge(s, consumer, count):
     for _ in range(count):
         inlet, link, delivery = consumer.got.pop(0)
@@ -274,8 +281,7 @@ def test_acknowledgements_leave_together(patient):
     s = patient
     consumer = attached(s, "a", window=100)
     for _ in range(3):
-        handles = [s.peer.send("a", Message("x")) for _ in range(10)]
-        s.world.settle()
+        handles = arrived(s, 10)
         acknowledge(s, consumer, 5)
         s.world.advance(s.messenger.bus.settle_delay * 0.9)
         acknowledge(s, consumer, 5)
@@ -289,9 +295,7 @@ def test_acknowledgements_leave_together(patient):
 def test_a_part_of_the_window_is_enough_of_them(patient, window, enough):
     s = patient
     consumer = attached(s, "a", window=window)
-    for _ in range(enough):
-        s.peer.send("a", Message("x"))
-    s.world.settle()
+    arrived(s, enough)
     acknowledge(s, consumer, enough - 1)
     assert s.peer.outcomes == []
     acknowledge(s, consumer, 1)
@@ -301,9 +305,7 @@ def test_a_part_of_the_window_is_enough_of_them(patient, window, enough):
 def test_they_do_not_wait_where_the_peer_waits_for_them(patient):
     s = patient
     consumer = attached(s, "a", window=100)
-    for _ in range(100):
-        s.peer.send("a", Message("x"))
-    s.world.settle()
+    arrived(s, 100)
     for number in range(1, 50):
         acknowledge(s, consumer, 1)
         assert len(s.peer.outcomes) == number
@@ -312,8 +314,7 @@ def test_they_do_not_wait_where_the_peer_waits_for_them(patient):
 def test_other_outcomes_do_not_wait(patient):
     s = patient
     consumer = attached(s, "a", window=100)
-    handles = [s.peer.send("a", Message("x")) for _ in range(2)]
-    s.world.settle()
+    handles = arrived(s, 2)
     acknowledge(s, consumer, 1)
     consumer.settle(outcome=RELEASED)
     s.world.settle()
@@ -330,8 +331,7 @@ def test_elsewhere_they_leave_at_once(product, punctual):
     with fakes.setting(network={"product": product}) as s:
         s.world.punctual = punctual
         consumer = attached(s, "a", window=100)
-        s.peer.send("a", Message("x"))
-        s.world.settle()
+        arrived(s, 1)
         acknowledge(s, consumer, 1)
         assert len(s.peer.outcomes) == 1
 
@@ -340,8 +340,7 @@ def test_elsewhere_they_leave_at_once(product, punctual):
 def test_they_leave_before_their_link_does(patient, leave):
     s = patient
     consumer = attached(s, "a", window=100)
-    handles = [s.peer.send("a", Message("x")) for _ in range(3)]
-    s.world.settle()
+    handles = arrived(s, 3)
     acknowledge(s, consumer, 2)
     if leave == "stop":
         consumer.subscription.stop()
@@ -358,9 +357,7 @@ def test_they_leave_before_their_link_does(patient, leave):
 def test_those_that_wait_when_the_connection_is_lost_come_again(patient):
     s = patient
     consumer = attached(s, "a", window=100)
-    for _ in range(4):
-        s.peer.send("a", Message("x"))
-    s.world.settle()
+    arrived(s, 4)
     inlet = consumer.got[0][0]
     acknowledge(s, consumer, 3)
     s.lose()
@@ -379,8 +376,7 @@ def test_those_that_wait_when_the_connection_is_lost_come_again(patient):
 def test_those_that_wait_when_the_link_goes_come_again(patient):
     s = patient
     consumer = attached(s, "a", window=100)
-    s.peer.send("a", Message("x"))
-    s.world.settle()
+    arrived(s, 1)
     acknowledge(s, consumer, 1)
     s.peer.outbound["a"].close()
     s.world.advance(1)

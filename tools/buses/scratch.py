@@ -46,14 +46,19 @@ def default_scratch() -> Path:
     return Path(tempfile.gettempdir()) / f"greenamqp-buses-{os.getuid()}"
 
 
+def _stat(pid: int | str) -> list[str]:
+    """What the kernel tells of a process, from its state on; of none, nothing."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
 def _start_time(pid: int) -> str | None:
     """The kernel's start time of a live process, None for none or a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else fields[19]
+    fields = _stat(pid)
+    return None if not fields or fields[0] in ("Z", "X") else fields[19]
 
 
 class Process:
@@ -102,13 +107,13 @@ class Process:
         return self.started is not None and _start_time(self.pid) == self.started
 
     def cpu(self) -> float:
-        """CPU seconds that the live processes of the group used, in clock ticks."""
+        """CPU seconds that the live processes of the group used, in steps of the
+        kernel's clock tick."""
         ticks = 0
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):  # it has just ended
-                fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[2]) == self.pid:
-                    ticks += int(fields[11]) + int(fields[12])
+        for folder in Path("/proc").glob("[0-9]*"):
+            fields = _stat(folder.name)
+            if fields and int(fields[2]) == self.pid:
+                ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def signal(self, number: int) -> None:
