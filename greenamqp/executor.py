@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import abc
 import collections
+import functools
 import logging
 import typing
 
@@ -118,7 +119,7 @@ class Executor(abc.ABC):
             function(*args)
 
     def _attend(self, entry: _Entry) -> None:
-        entry.listener.attend(lambda: self._has_messages(entry))
+        entry.listener.attend(functools.partial(self._has_messages, entry))
 
     def _has_messages(self, entry: _Entry) -> None:
         """A listener has something.  Hub's context or lock."""

@@ -372,7 +372,10 @@ class Listener(base.Listener):
         for waiter in self._waiters:
             waiter.wake()
         if self._on_ready is not None:
-            self._check_ready()
+            if self.batch_size == 1:
+                self._on_ready()
+            else:
+                self._check_ready()
 
     def _reject(
         self,

@@ -106,14 +106,6 @@ class Pump:
             # TLS: what came in one piece with the end of its handshake.
             self._readable()
 
-    def flush_now(self) -> None:
-        """Have the engine's output written: now, or with the running wake-up's."""
-        self.hub.flush_now(self)
-
-    def flush_soon(self) -> None:
-        """Have the engine's output written before long, with whatever else comes."""
-        self.hub.flush_soon(self)
-
     def flush(self) -> None:
         """Write as much as goes without blocking.  For the hub."""
         stream = self._stream
@@ -256,7 +248,7 @@ class Pump:
         if deadline != self._armed:
             self._look_back()
             self._arm(deadline)
-        self.hub.flush_now(self)
+        self.hub.flush_late(self)
 
     def _look_back(self) -> None:
         """The engine's clock ticks: did it wait too long for that?

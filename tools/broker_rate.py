@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace, host: str, port: int, pid: int | None) -> 
         ):
             counts["sent"] += 1
             sender.send(data, None)
-        out.pump.flush_soon()
+        hub.flush_soon(out.pump)
 
     def settled(*_: object) -> None:
         counts["settled"] += 1

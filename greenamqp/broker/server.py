@@ -57,7 +57,7 @@ class _Accepted:
         self.pump.start()
 
     def _touch(self) -> None:
-        self.pump.flush_soon()
+        self.server.hub.flush_soon(self.pump)
 
     def _opened(self) -> None:
         self._stop_timer()

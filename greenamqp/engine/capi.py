@@ -25,6 +25,7 @@ is valid as long as the engine's link object that it came from is open.  A
 
 from __future__ import annotations
 
+import functools
 import typing
 import uuid
 
@@ -91,6 +92,31 @@ check()
 
 NULL = ffi.NULL
 
+# What is called for each event, delivery and message, for the engine's other modules to
+# import by name: to find a function in `lib` costs a third of calling it.
+pn_collector_peek = lib.pn_collector_peek
+pn_collector_pop = lib.pn_collector_pop
+pn_event_type = lib.pn_event_type
+pn_event_link = lib.pn_event_link
+pn_event_delivery = lib.pn_event_delivery
+pn_transport_push = lib.pn_transport_push
+pn_transport_peek = lib.pn_transport_peek
+pn_transport_pop = lib.pn_transport_pop
+pn_transport_capacity = lib.pn_transport_capacity
+pn_link_send = lib.pn_link_send
+pn_link_recv = lib.pn_link_recv
+pn_link_advance = lib.pn_link_advance
+pn_link_credit = lib.pn_link_credit
+pn_delivery = lib.pn_delivery
+pn_delivery_pending = lib.pn_delivery_pending
+pn_delivery_partial = lib.pn_delivery_partial
+pn_delivery_aborted = lib.pn_delivery_aborted
+pn_delivery_readable = lib.pn_delivery_readable
+pn_delivery_settled = lib.pn_delivery_settled
+pn_delivery_settle = lib.pn_delivery_settle
+pn_delivery_update = lib.pn_delivery_update
+pn_delivery_remote_state = lib.pn_delivery_remote_state
+
 # Terminal delivery states (AMQP 1.0 part 3, section 3.4), as proton numbers them.
 RECEIVED: int = lib.PN_RECEIVED
 ACCEPTED: int = lib.PN_ACCEPTED
@@ -113,6 +139,22 @@ from_buffer = ffi.from_buffer
 ENCODE_BUFFER = 16 * 1024
 
 MessageId = str | bytes | int | uuid.UUID
+
+
+class DeliveryTag:
+    """A delivery tag (AMQP 1.0 part 2, section 2.8.7) that is kept: a number, raised
+    before each use, in the form that pn_delivery takes, which copies it."""
+
+    __slots__ = ("number", "value")
+
+    def __init__(self) -> None:
+        #: a pointer to it
+        self.number = ffi.new("uint64_t *")
+        size = ffi.sizeof("uint64_t")
+        #: a pn_delivery_tag_t; it points to the number, which has to live as long
+        self.value = ffi.new(
+            "pn_delivery_tag_t *", (size, ffi.cast("char *", self.number))
+        )[0]
 
 
 class DecodeError(ValueError):
@@ -256,12 +298,21 @@ _EMPTY_PROPERTIES = b"\x00\x53\x73\x45"
 _NULL_FIELD = b"\x40"
 
 
+# The constructor and size of a short string, by its size.
+_STR8 = [b"\xa1" + bytes((size,)) for size in range(256)]
+
+
 def _string(text: str) -> bytes:
     """A str8-utf8 or str32-utf8 (part 1, section 1.6.20)."""
     data = text.encode()
-    if len(data) < 256:
-        return b"\xa1" + bytes((len(data),)) + data
-    return b"\xb1" + len(data).to_bytes(4, "big") + data
+    size = len(data)
+    if size < 256:
+        return _STR8[size] + data
+    return b"\xb1" + size.to_bytes(4, "big") + data
+
+
+# Addresses are the same ones all the time.
+_address = functools.lru_cache(maxsize=1024)(_string)
 
 
 def _symbol(text: str | None) -> bytes:
@@ -317,9 +368,9 @@ def _plain(message: Message) -> bytes:
     fields = [
         _NULL_FIELD if message.id is None else _string(typing.cast(str, message.id)),
         _NULL_FIELD,
-        _NULL_FIELD if message.address is None else _string(message.address),
+        _NULL_FIELD if message.address is None else _address(message.address),
         _NULL_FIELD,
-        _NULL_FIELD if message.reply_to is None else _string(message.reply_to),
+        _NULL_FIELD if message.reply_to is None else _address(message.reply_to),
     ]
     if message.correlation_id is not None:
         fields.append(_string(typing.cast(str, message.correlation_id)))

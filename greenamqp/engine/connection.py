@@ -33,6 +33,17 @@ from pyngus.link import _SessionProxy as PyngusSession
 
 from greenamqp.engine import capi
 from greenamqp.engine.begin import BeginReader
+from greenamqp.engine.capi import (
+    pn_collector_peek,
+    pn_collector_pop,
+    pn_event_delivery,
+    pn_event_link,
+    pn_event_type,
+    pn_transport_capacity,
+    pn_transport_peek,
+    pn_transport_pop,
+    pn_transport_push,
+)
 from greenamqp.engine.errors import (
     ConnectionFailed,
     LinkLimitError,
@@ -300,6 +311,8 @@ class Connection(pyngus.ConnectionEventHandler):
         self.max_message_size = max_message_size
         self.max_unfinished = max_unfinished
         self.codec = capi.Codec()
+        #: for the deliveries of all its links
+        self.delivery_tag = capi.DeliveryTag()
         #: How many links share a session: no more than the peer takes, once it has
         #: said that.
         self.links_per_session = min(links_per_session, LINKS_PER_SESSION)
@@ -470,7 +483,7 @@ class Connection(pyngus.ConnectionEventHandler):
         """
         if not isinstance(data, capi.ffi.CData):
             data = _from_buffer(data)
-        taken = lib.pn_transport_push(self._transport, data, size)
+        taken = pn_transport_push(self._transport, data, size)
         if self._begin is not None and taken > 0:
             self._read_begin(capi.ffi.buffer(data, taken))
         if self._trace_after_login and self.sasl_outcome is not None:
@@ -505,12 +518,12 @@ class Connection(pyngus.ConnectionEventHandler):
         """Copy up to `size` bytes that are to be written into `buffer`, a cffi
         pointer; returns how many, 0 if there are none now.  They stay in the engine
         until `data_sent`."""
-        pending = lib.pn_transport_peek(self._transport, buffer, size)
+        pending = pn_transport_peek(self._transport, buffer, size)
         return pending if pending > 0 else 0
 
     def data_sent(self, count: int) -> None:
         """`count` of the bytes that data_to_send gave are written."""
-        lib.pn_transport_pop(self._transport, count)
+        pn_transport_pop(self._transport, count)
 
     def send_eof(self) -> None:
         """No more bytes can be written."""
@@ -653,29 +666,26 @@ class Connection(pyngus.ConnectionEventHandler):
         self._now = now
         collector = self._collector
         links = self._links
-        peek = lib.pn_collector_peek
-        pop = lib.pn_collector_pop
-        event_type = lib.pn_event_type
         while True:
-            event = peek(collector)
+            event = pn_collector_peek(collector)
             if event == _NULL:
                 break
-            kind = event_type(event)
+            kind = pn_event_type(event)
             try:
                 if kind == _DELIVERY:
-                    link = links.get(lib.pn_event_link(event))
+                    link = links.get(pn_event_link(event))
                     if link is not None:
-                        link._delivery_updated(lib.pn_event_delivery(event))
+                        link._delivery_updated(pn_event_delivery(event))
                 elif kind == _LINK_FLOW:
-                    link = links.get(lib.pn_event_link(event))
+                    link = links.get(pn_event_link(event))
                     if link is not None:
                         link._flow()
                 elif kind != _TRANSPORT:
                     self._lifecycle(event, kind)
             except Exception:
                 LOG.exception("an AMQP event could not be handled")
-            pop(collector)
-        if lib.pn_transport_capacity(self._transport) < 0 and not self.ended:
+            pn_collector_pop(collector)
+        if pn_transport_capacity(self._transport) < 0 and not self.ended:
             # Some of what is no frame ends proton's input without an event.
             self._fail("the peer broke the protocol: it sent what is no AMQP frame")
         if self.deadline is None or now >= self.deadline:
@@ -710,7 +720,7 @@ class Connection(pyngus.ConnectionEventHandler):
                 return
             wrapped = proton.Event.wrap(event)
             if kind == _LINK_REMOTE_DETACH:
-                self._link_suspended(lib.pn_event_link(event))
+                self._link_suspended(pn_event_link(event))
                 return
             if PyngusLink._handle_proton_event(wrapped, self._pyngus):
                 return
@@ -746,7 +756,7 @@ class Connection(pyngus.ConnectionEventHandler):
         """Refuse a second link of the same name and role: pyngus would leave it open
         without a word.  (AMQP 1.0, 2.6.1: such an attach steals the link, which a
         driver never wants.)  And one without a name."""
-        pn = lib.pn_event_link(event)
+        pn = pn_event_link(event)
         if pn in self._links:
             return False
         pn_name = lib.pn_link_name(pn)

@@ -28,6 +28,21 @@ import typing
 import proton
 
 from greenamqp.engine import capi
+from greenamqp.engine.capi import (
+    pn_delivery,
+    pn_delivery_aborted,
+    pn_delivery_partial,
+    pn_delivery_pending,
+    pn_delivery_readable,
+    pn_delivery_remote_state,
+    pn_delivery_settle,
+    pn_delivery_settled,
+    pn_delivery_update,
+    pn_link_advance,
+    pn_link_credit,
+    pn_link_recv,
+    pn_link_send,
+)
 from greenamqp.engine.errors import LocalProtocolError, RemoteError, from_peer
 
 if typing.TYPE_CHECKING:
@@ -35,7 +50,6 @@ if typing.TYPE_CHECKING:
 
 lib = capi.lib
 _SECOND = lib.PN_RCV_SECOND
-_from_buffer = capi.from_buffer
 
 #: A delivery, as the engine's users hold it: opaque, valid while its link is open.
 Delivery = typing.Any
@@ -266,7 +280,7 @@ class Link:
     @property
     def credit(self) -> int:
         """Messages that may cross the link before more credit is granted."""
-        return lib.pn_link_credit(self._pn) if self._pn is not None else 0
+        return pn_link_credit(self._pn) if self._pn is not None else 0
 
     def accept(
         self,
@@ -378,14 +392,13 @@ class Sender(Link):
     with MODIFIED, else None.
     """
 
-    __slots__ = ("_next_tag", "_unsettled", "on_credit", "on_drain", "on_settled")
+    __slots__ = ("_unsettled", "on_credit", "on_drain", "on_settled")
 
     is_sender = True
 
     def __init__(self, connection: Connection, endpoint: typing.Any) -> None:
         super().__init__(connection, endpoint)
         self._unsettled: dict[Delivery, typing.Any] = {}
-        self._next_tag = 0
         self.on_credit: typing.Callable[[Sender], None] | None = None
         #: The peer asks to use up or give back the credit (section 2.6.7).
         self.on_drain: typing.Callable[[Sender], None] | None = None
@@ -407,17 +420,17 @@ class Sender(Link):
         :raises LocalProtocolError: if the link is not attached or has no credit
         """
         pn = self._pn
-        if self.state is not LinkState.ATTACHED or lib.pn_link_credit(pn) <= 0:
+        if self.state is not LinkState.ATTACHED or pn_link_credit(pn) <= 0:
             raise LocalProtocolError(f"no credit to send on {self!r}")
-        self._next_tag = number = self._next_tag + 1
-        tag = _from_buffer(number.to_bytes(8, "big"))
-        delivery = lib.pn_delivery(pn, (8, tag))
-        lib.pn_link_send(pn, _from_buffer(data), len(data))
+        tag = self.connection.delivery_tag
+        tag.number[0] += 1
+        delivery = pn_delivery(pn, tag.value)
+        pn_link_send(pn, data, len(data))
         if settled:
-            lib.pn_delivery_settle(delivery)
-            lib.pn_link_advance(pn)
+            pn_delivery_settle(delivery)
+            pn_link_advance(pn)
             return
-        lib.pn_link_advance(pn)
+        pn_link_advance(pn)
         self._unsettled[delivery] = handle
 
     def abandon(self) -> list[typing.Any]:
@@ -441,8 +454,8 @@ class Sender(Link):
         return len(self._unsettled)
 
     def _delivery_updated(self, delivery: Delivery) -> None:
-        state = lib.pn_delivery_remote_state(delivery)
-        if not state and not lib.pn_delivery_settled(delivery):
+        state = pn_delivery_remote_state(delivery)
+        if not state and not pn_delivery_settled(delivery):
             return
         if state == capi.RECEIVED:
             return  # section 3.4.1: not terminal, the outcome comes later
@@ -459,12 +472,12 @@ class Sender(Link):
                 "failed": lib.pn_disposition_is_failed(remote),
                 "undeliverable": lib.pn_disposition_is_undeliverable(remote),
             }
-        lib.pn_delivery_settle(delivery)
+        pn_delivery_settle(delivery)
         if handle is not capi and self.on_settled is not None:
             self.on_settled(self, handle, state, error)
 
     def _flow(self) -> None:
-        if self.on_credit is not None and lib.pn_link_credit(self._pn) > 0:
+        if self.on_credit is not None and pn_link_credit(self._pn) > 0:
             self.on_credit(self)
         if lib.pn_link_get_drain(self._pn):
             if self.on_drain is not None:
@@ -520,9 +533,9 @@ class Receiver(Link):
         """
         if self.state is LinkState.DETACHED or self._pn is None:
             return False
-        if lib.pn_delivery_settled(delivery):
+        if pn_delivery_settled(delivery):
             # Sent settled, or given up by the sender: nobody waits for an outcome.
-            lib.pn_delivery_settle(delivery)
+            pn_delivery_settle(delivery)
             return True
         if outcome == capi.MODIFIED:
             local = lib.pn_delivery_local(delivery)
@@ -533,8 +546,8 @@ class Receiver(Link):
             capi.set_condition(
                 lib.pn_disposition_condition(local), condition, description
             )
-        lib.pn_delivery_update(delivery, outcome)
-        lib.pn_delivery_settle(delivery)
+        pn_delivery_update(delivery, outcome)
+        pn_delivery_settle(delivery)
         return True
 
     def is_settled(self, delivery: Delivery) -> bool:
@@ -542,7 +555,7 @@ class Receiver(Link):
         return (
             self.state is not LinkState.DETACHED
             and self._pn is not None
-            and bool(lib.pn_delivery_settled(delivery))
+            and bool(pn_delivery_settled(delivery))
         )
 
     def usable(self, delivery: Delivery) -> bool:
@@ -550,12 +563,12 @@ class Receiver(Link):
         return self.state is not LinkState.DETACHED and self._pn is not None
 
     def _delivery_updated(self, delivery: Delivery) -> None:
-        if lib.pn_delivery_aborted(delivery):
+        if pn_delivery_aborted(delivery):
             self._abort(delivery, "the peer aborted it")
             return
-        if not lib.pn_delivery_readable(delivery):
+        if not pn_delivery_readable(delivery):
             return
-        size = lib.pn_delivery_pending(delivery)
+        size = pn_delivery_pending(delivery)
         if 0 < self._receive_limit < size:
             self.connection._refuse(
                 self,
@@ -564,14 +577,14 @@ class Receiver(Link):
             )
             return
         connection = self.connection
-        if lib.pn_delivery_partial(delivery):
+        if pn_delivery_partial(delivery):
             connection._message_unfinished(self, size)
             return
         if connection._unfinished:
             connection._unfinished.pop(self, None)
         buffer = connection._receive_buffer(size)
-        lib.pn_link_recv(self._pn, buffer.pointer, size)
-        lib.pn_link_advance(self._pn)
+        pn_link_recv(self._pn, buffer.pointer, size)
+        pn_link_advance(self._pn)
         if self.on_message is not None:
             self.on_message(self, delivery, buffer.view[:size])
         else:
@@ -579,13 +592,13 @@ class Receiver(Link):
 
     def presettled(self, delivery: Delivery) -> bool:
         """Whether the peer settled the delivery when it sent it."""
-        return lib.pn_delivery_settled(delivery)
+        return pn_delivery_settled(delivery)
 
     def _abort(self, delivery: Delivery, reason: str) -> None:
         self.connection._unfinished.pop(self, None)
         if lib.pn_link_current(self._pn) == delivery:
-            lib.pn_link_advance(self._pn)
-        lib.pn_delivery_settle(delivery)
+            pn_link_advance(self._pn)
+        pn_delivery_settle(delivery)
         if self.on_dropped is not None:
             self.on_dropped(self, reason)
 

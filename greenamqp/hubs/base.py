@@ -277,6 +277,11 @@ class Hub(abc.ABC):
         """Write `pump`'s output before long, together with what else comes by then."""
         self.flush_now(pump)
 
+    def flush_late(self, pump: Flushable) -> None:
+        """As `flush_soon`, for what nobody waits for: it need not leave before the
+        end of the wake-up, however long that takes."""
+        self.flush_soon(pump)
+
     def _flush_dirty(self) -> None:
         while self._dirty:
             pump = self._dirty.pop()

@@ -30,10 +30,13 @@ getcurrent = greenlet.getcurrent
 # After so long within one wake-up the output so far is flushed: a green thread that
 # computes must not hold back what others have ready, and the peer may begin to work.
 # From one to the next it takes twice as long, up to the second of them, for each has
-# its price.  Seconds.
+# its price.  What nobody waits for leaves after the second of them only.  Seconds.
 FIRST_FLUSH = 0.0002
 FLUSH_INTERVAL = 0.002
 
+# That price, roughly, here and at the peer: a wake-up that will be over sooner is not
+# worth it.  Seconds.
+FLUSH_PRICE = 0.00005
 
 # Who works on without waiting lets the hub run after so long.  Seconds.
 YIELD_INTERVAL = 0.02
@@ -137,8 +140,12 @@ class GreenHub(Hub):
         self._ready: list[GreenWaiter] = []
         self._scheduled = False
         self._idle: list[_Worker] = []
+        # When output leaves within a wake-up: what somebody waits for, and any.
         self._flush_at = 0.0
+        self._flush_late_at = 0.0
         self._flush_interval = FIRST_FLUSH
+        # Whether somebody waits for what is dirty.
+        self._urgent = False
         self._yield_at = 0.0
         # Waiters with a deadline.  Most are woken long before it, so they are only
         # looked through when the alarm, the earliest of them, goes off.
@@ -191,9 +198,11 @@ class GreenHub(Hub):
                 now = self.now()
                 self._flush_interval = FIRST_FLUSH
                 self._flush_at = now + FIRST_FLUSH
+                self._flush_late_at = now + FLUSH_INTERVAL
                 self._yield_at = now + YIELD_INTERVAL
             while ready:
                 self._ready = []
+                began = now
                 for index, waiter in enumerate(ready):
                     if waiter.greenlet is None:
                         continue  # it has left meanwhile
@@ -206,12 +215,17 @@ class GreenHub(Hub):
                         # A green thread that ends so has us as its parent.  Its
                         # time-outs, too, would end the watch that we were called by.
                         LOG.exception("a green thread ended with an exception")
-                    if self._dirty and self.now() > self._flush_at:
-                        self._flush_early()
+                    if self._dirty:
+                        now = self.now()
+                        if self._is_flush_due(now):
+                            done = index + 1
+                            rest = (now - began) / done * (len(ready) - done)
+                            if rest > FLUSH_PRICE:
+                                self._flush_early()
                 # Whom these have woken, such as the next worker of a pool.
                 ready = self._ready
             if self._dirty:
-                self._flush_dirty()
+                self._flush_all()
         finally:
             self.busy = False
             if self._ready or self._dirty:
@@ -219,20 +233,43 @@ class GreenHub(Hub):
 
     def breathe(self) -> None:
         now = self.now()
-        if now > self._flush_at:
+        if self._is_flush_due(now):
             self._flush_early()
         if now > self._yield_at:
             self._call_soon(getcurrent().switch)
             self._switch()
             self._yield_at = self.now() + YIELD_INTERVAL
 
+    def _is_flush_due(self, now: float) -> bool:
+        """Whether output is to leave before the wake-up ends."""
+        return now > (self._flush_at if self._urgent else self._flush_late_at)
+
     def _flush_early(self) -> None:
         """Flush within a wake-up."""
-        self._flush_dirty()
+        self._flush_all()
+        now = self.now()
         self._flush_interval = min(2 * self._flush_interval, FLUSH_INTERVAL)
-        self._flush_at = self.now() + self._flush_interval
+        self._flush_at = now + self._flush_interval
+        self._flush_late_at = now + FLUSH_INTERVAL
+
+    def _flush_all(self) -> None:
+        self._urgent = False
+        self._flush_dirty()
+
+    def flush_now(self, pump: Flushable) -> None:
+        if not self.busy:
+            pump.flush()
+            return
+        self._urgent = True
+        if not pump.dirty:
+            pump.dirty = True
+            self._dirty.append(pump)
 
     def flush_soon(self, pump: Flushable) -> None:
+        self._urgent = True
+        self.flush_late(pump)
+
+    def flush_late(self, pump: Flushable) -> None:
         if not pump.dirty:
             pump.dirty = True
             self._dirty.append(pump)

@@ -212,6 +212,7 @@ class Inlet:
     """
 
     __slots__ = (
+        "_awaited",
         "_closed",
         "_declaring",
         "_doubtful",
@@ -240,6 +241,8 @@ class Inlet:
         # Whether the last attach was refused, and whether the link was up.
         self._doubtful = False
         self._was_up = False
+        # Whether senders wait for what becomes of their messages here.
+        self._awaited = subscription.messenger.bus.is_router
         # What is acknowledged, and waits for more to be settled with it.
         self._held: list[Delivery] = []
         self._held_timer: Timer | None = None
@@ -403,7 +406,11 @@ class Inlet:
         ):
             return False
         self.give_back(link)
-        self._subscription.messenger.flush_soon()
+        messenger = self._subscription.messenger
+        if self._awaited:
+            messenger.flush_soon()
+        else:
+            messenger.flush_late()
         return True
 
     def acknowledge(self, link: Receiver, delivery: Delivery) -> bool:
@@ -457,6 +464,7 @@ class Inlet:
         if self._returned * 2 >= self._subscription.window:
             link.flow(self._returned)
             self._returned = 0
+            self._subscription.messenger.flush_soon()
 
     def stop(self) -> None:
         """Withdraw the credit; what is on its way already is released on arrival."""

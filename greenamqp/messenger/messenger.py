@@ -379,7 +379,7 @@ class Messenger:
                 self._closed_waiters.append(waiter)
                 assert self.engine is not None
                 self.engine.close()
-                pump.flush_now()
+                self.hub.flush_now(pump)
         try:
             if further is not None:
                 further.close()
@@ -408,12 +408,17 @@ class Messenger:
     def flush(self) -> None:
         """Have what the engine holds written."""
         if self._pump is not None:
-            self._pump.flush_now()
+            self.hub.flush_now(self._pump)
 
     def flush_soon(self) -> None:
         """Have what the engine holds written before long."""
         if self._pump is not None:
-            self._pump.flush_soon()
+            self.hub.flush_soon(self._pump)
+
+    def flush_late(self) -> None:
+        """Have what the engine holds written, which nobody waits for."""
+        if self._pump is not None:
+            self.hub.flush_late(self._pump)
 
     def _take_on(self, subscription: Subscription) -> None:
         self._subscriptions[subscription] = None

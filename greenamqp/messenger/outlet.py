@@ -127,7 +127,8 @@ class Outlet:
                 return
         message = entry.message
         message.address = self.address
-        message.ttl = self._ttl(entry)
+        limited = entry.expires or self._node.message_ttl is not None
+        message.ttl = self._ttl(entry) if limited else None
         if self._node.durable and (not entry.is_call or messenger.replies.survives):
             # No request has to outlive the address that its reply goes to.
             message.durable = True

@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import functools
 import gc
+import itertools
 import logging
 import os
 import resource
@@ -1316,6 +1317,7 @@ def one_flush_for_many_touches(env):
         for _ in range(10):
             env.hub.flush_now(pump)
             env.hub.flush_soon(pump)
+            env.hub.flush_late(pump)
         assert pump.flushed == 0
 
     env.hub.call_inside(callback)
@@ -1391,9 +1393,9 @@ def whom_a_waiter_wakes_runs_within_the_same_wakeup(env):
     assert order[-1] == "flush"
 
 
-@check(GREEN)
-def output_leaves_early_within_a_long_wakeup(env):
-    """The first does not wait for the last to be done; each flush takes longer."""
+def flushes_of_a_wakeup(env, number, microseconds, flush):
+    """When the output is flushed, in microseconds since the wake-up began, that
+    `number` green threads have within it: each works for so long."""
     pump = Pump()
     waiters = {}
     flushed = []
@@ -1402,11 +1404,11 @@ def output_leaves_early_within_a_long_wakeup(env):
     def body(index):
         waiters[index] = env.hub.waiter()
         assert waiters[index].wait(None)
-        env.hub.flush_now(pump)
-        clock[0] += 0.0003
+        flush(pump)
+        clock[0] += microseconds / 1e6
 
-    done = env.started(10, body)
-    while len(waiters) < 10:
+    done = env.started(number, body)
+    while len(waiters) < number:
         env.pause()
     began = env.hub.now()
     clock = [began]
@@ -1421,7 +1423,37 @@ def output_leaves_early_within_a_long_wakeup(env):
         event.wait()
     env.turn()
     del env.hub.now
-    assert flushed == [300, 900, 1800, 3000]
+    return flushed
+
+
+@check(GREEN)
+def output_leaves_early_within_a_long_wakeup(env):
+    """The first does not wait for the last to be done; each flush takes longer."""
+    for flush in (env.hub.flush_now, env.hub.flush_soon):
+        flushed = flushes_of_a_wakeup(env, 10, 300, flush)
+        assert flushed == [300, 900, 1800, 3000]
+
+
+@check(GREEN)
+def what_nobody_waits_for_leaves_late(env):
+    flushed = flushes_of_a_wakeup(env, 10, 300, env.hub.flush_late)
+    assert flushed == [2100, 3000]
+
+
+@check(GREEN)
+def what_nobody_waits_for_leaves_with_what_somebody_waits_for(env):
+    flushes = itertools.cycle([env.hub.flush_late, env.hub.flush_now])
+
+    def flush(pump):
+        next(flushes)(pump)
+
+    assert flushes_of_a_wakeup(env, 6, 300, flush) == [600, 1200, 1800]
+
+
+@check(GREEN)
+def a_wakeup_that_is_nearly_over_is_not_interrupted(env):
+    assert flushes_of_a_wakeup(env, 8, 30, env.hub.flush_now) == [240]
+    assert flushes_of_a_wakeup(env, 10, 30, env.hub.flush_now) == [210, 300]
 
 
 @check()
@@ -1434,12 +1466,13 @@ def outside_a_wakeup_flush_now_is_at_once(env):
 
 
 @check()
-def outside_a_wakeup_flush_soon_is_before_long(env):
+def outside_a_wakeup_the_others_flush_before_long(env):
     pump = Pump()
     env.outside()
     with env.hub.lock:
         for _ in range(5):
             env.hub.flush_soon(pump)
+            env.hub.flush_late(pump)
     env.turn()
     env.turn()
     assert pump.flushed >= 1

@@ -194,7 +194,7 @@ def test_pump_and_guard_never_write_into_each_others_frames():
                 sent[0] += 1
                 if sent[0] % 10 == 0:
                     break
-            pump.flush_now()
+            hub.flush_now(pump)
             if sent[0] < count:
                 hub.call_inside(lambda: credit(link))
 
@@ -202,7 +202,7 @@ def test_pump_and_guard_never_write_into_each_others_frames():
             assert pump.keep_alive()
             link = client.create_sender(Terminus("q"), Terminus("q"))
             link.on_credit = credit
-            pump.flush_now()
+            hub.flush_now(pump)
 
         source.connection_opened = opened
         with hub.lock:

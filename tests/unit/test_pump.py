@@ -231,8 +231,8 @@ def test_others_append_while_a_write_waits():
     rig.start()
     for _ in range(5):
         rig.engine.output += b"b" * 10
-        rig.pump.flush_now()
-        rig.pump.flush_soon()
+        rig.world.flush_now(rig.pump)
+        rig.world.flush_soon(rig.pump)
     rig.world.settle()
     assert rig.stream.outbound == b"aaaa"
     writes = len(rig.stream.writes)
@@ -258,8 +258,8 @@ def test_many_flushes_in_one_wakeup_write_once():
     def work():
         for _ in range(10):
             rig.engine.output += b"x" * 100
-            rig.pump.flush_now()
-            rig.pump.flush_soon()
+            rig.world.flush_now(rig.pump)
+            rig.world.flush_soon(rig.pump)
 
     rig.world._wakeup(work, work)
     assert rig.stream.writes == [2000]
@@ -268,7 +268,7 @@ def test_many_flushes_in_one_wakeup_write_once():
 def test_output_outside_a_wakeup_is_written_at_once():
     rig = Rig().start()
     rig.engine.output += b"now"
-    rig.pump.flush_now()
+    rig.world.flush_now(rig.pump)
     assert rig.stream.outbound == b"now"
 
 
@@ -277,7 +277,7 @@ def test_a_write_that_fails_hears_the_peer_out():
     rig.stream.inbound += b"why"
     rig.stream.write_error = BrokenPipeError(errno.EPIPE, "Broken pipe")
     rig.engine.output += b"x"
-    rig.pump.flush_now()
+    rig.world.flush_now(rig.pump)
     assert rig.engine.received == b"why"
     (reason,) = rig.engine.aborted
     assert "Broken pipe" in reason
@@ -289,7 +289,7 @@ def test_the_stream_is_closed_when_both_ends_have_closed():
     rig.engine.output += b"our close"
     rig.engine.ended = rig.engine.closed = True
     rig.stream.room = 3
-    rig.pump.flush_now()
+    rig.world.flush_now(rig.pump)
     assert not rig.pump.closed
     rig.stream.room = None
     rig.world.settle()
@@ -312,7 +312,7 @@ def test_it_is_over_once(how):
     rig.pump.close()
     rig.pump.abort("another reason")
     rig.pump.flush()
-    rig.pump.flush_now()
+    rig.world.flush_now(rig.pump)
     rig.world.advance(2000)
     rig.assert_over()
     assert rig.engine.aborted == (["reason"] if how == "abort" else [])
