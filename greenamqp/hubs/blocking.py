@@ -12,20 +12,11 @@ it runs the loop, the others sleep until they are woken or it is their turn to l
 
 from __future__ import annotations
 
-import collections
 import logging
 import typing
 
-from greenamqp.hubs import native
-from greenamqp.hubs.base import (
-    WRITE_INTERVAL,
-    Callback,
-    Flushable,
-    Hub,
-    Timer,
-    Waiter,
-    Watch,
-)
+from greenamqp.hubs.base import WRITE_INTERVAL, Callback, Flushable, Timer, Waiter
+from greenamqp.hubs.reacting import ReactorHub
 from greenamqp.hubs.reactor import Reactor
 
 LOG = logging.getLogger(__name__)
@@ -98,26 +89,20 @@ class BlockingWaiter(Waiter):
         self._lock.release()
 
 
-class BlockingHub(Hub):
+class BlockingHub(ReactorHub):
     """See the module."""
 
     name = "blocking"
 
     def __init__(self) -> None:
         super().__init__()
-        self._get_ident = native.original("threading", "get_ident")
-        self._allocate_lock = native.original("threading", "Lock")
-        self.lock = native.original("threading", "RLock")()
         self._leader: int | None = None
         self._depth = 0
         self._followers: list[BlockingWaiter] = []
-        self._reactor: Reactor | None = None
         self._turn_at = 0.0
         # The thread whose output is gathered, and until when.
         self._gatherer: int | None = None
         self._write_at = 0.0
-        self._calls: collections.deque[Callback] = collections.deque()
-        self._work: collections.deque[Callback] = collections.deque()
 
     def _lead(self) -> bool:
         """Become the one who runs the loop, if nobody else is.  Under the lock."""
@@ -137,14 +122,6 @@ class BlockingHub(Hub):
                 if self._followers:
                     self._followers[0]._rouse()
 
-    def acquire(self) -> None:
-        with self.lock:
-            super().acquire()
-
-    def release(self) -> None:
-        with self.lock:
-            super().release()
-
     def _start(self) -> None:
         self._reactor = Reactor(timerfd=True)
 
@@ -155,15 +132,11 @@ class BlockingHub(Hub):
 
     def _let_go(self) -> None:
         super()._let_go()
-        # Another thread of the parent may have held the lock, or led.
-        self.lock = native.original("threading", "RLock")()
+        # Another thread of the parent may have led.
         self._leader = None
         self._gatherer = None
         self._depth = 0
         self._followers.clear()
-        self._calls.clear()
-        self._work.clear()
-        self._stop()
 
     def fileno(self) -> int:
         """Readable whenever `turn` has something to do, deadlines included."""
@@ -179,35 +152,14 @@ class BlockingHub(Hub):
         if reactor is None:
             self.check()
             raise RuntimeError("nothing to wait for: the transport was cleaned up")
-        upcoming = reactor.next_deadline()
-        if deadline is not None and (upcoming is None or deadline < upcoming):
-            upcoming = deadline
-        if self._calls or self._work:
-            timeout: float | None = 0.0
-        elif upcoming is None:
-            timeout = None
-        else:
-            timeout = max(0.0, upcoming - self.now())
         if self._dirty:
             self.write_gathered()
-        due = reactor.poll(timeout)
         with self.lock:
-            now = self.now()
-            self._turn_at = now + TURN_INTERVAL
-            due += reactor.expired(now)
-            while self._calls:
-                due.append(self._calls.popleft())
-            if due:
-                self.busy = True
-                try:
-                    for callback in due:
-                        try:
-                            callback()
-                        except Exception:
-                            LOG.exception("a callback failed")
-                    self._flush_dirty()
-                finally:
-                    self.busy = False
+            patience = self._patience(reactor, deadline)
+        due = reactor.poll(patience)
+        with self.lock:
+            self._turn_at = self.now() + TURN_INTERVAL
+            self._do(reactor, due)
             if self._reactor is reactor:
                 reactor.arm()
         while self._work:
@@ -248,14 +200,6 @@ class BlockingHub(Hub):
         if now > self._turn_at:
             self.look()
 
-    def foreign(self) -> bool:
-        return False  # every thread may enter, under the lock
-
-    def watch(self, fd: int, on_readable: Callback) -> Watch:
-        with self.lock:
-            assert self._reactor is not None, "acquire() the hub first"
-            return self._reactor.watch(fd, on_readable)
-
     def call_at(self, instant: float, callback: Callback) -> Timer:
         with self.lock:
             assert self._reactor is not None, "acquire() the hub first"
@@ -283,9 +227,6 @@ class BlockingHub(Hub):
     def deliver(self, function: Callback) -> None:
         self.spawn(function)
 
-    def current(self) -> typing.Hashable:
-        return self._get_ident()
-
     def offload(
         self,
         function: typing.Callable[[], typing.Any],
@@ -303,8 +244,3 @@ class BlockingHub(Hub):
         self._calls.append(callback)
         if self._reactor is not None:
             self._reactor.wake()
-
-    def run_inside(
-        self, function: typing.Callable[..., typing.Any], *args: typing.Any
-    ) -> typing.Any:
-        return function(*args)

@@ -8,20 +8,12 @@ The thread starts with the first connection and ends with the last.
 from __future__ import annotations
 
 import atexit
-import collections
 import logging
 import typing
 
 from greenamqp.hubs import native
-from greenamqp.hubs.base import (
-    WRITE_INTERVAL,
-    Callback,
-    Flushable,
-    Hub,
-    Timer,
-    Waiter,
-    Watch,
-)
+from greenamqp.hubs.base import WRITE_INTERVAL, Callback, Flushable, Timer, Waiter
+from greenamqp.hubs.reacting import ReactorHub
 from greenamqp.hubs.reactor import Reactor
 
 LOG = logging.getLogger(__name__)
@@ -87,21 +79,15 @@ class ThreadWaiter(Waiter):
                     self._hub._wake_reactor()
 
 
-class ThreadsHub(Hub):
+class ThreadsHub(ReactorHub):
     """One native thread that reads; see the module."""
 
     name = "threads"
 
     def __init__(self) -> None:
         super().__init__()
-        self._allocate_lock = native.original("threading", "Lock")
         self._thread_class = native.original("threading", "Thread")
-        self._get_ident = native.original("threading", "get_ident")
-        self.lock = native.original("threading", "RLock")()
         self._ready: list[ThreadWaiter] = []
-        self._calls: collections.deque[Callback] = collections.deque()
-        self._work: collections.deque[Callback] = collections.deque()
-        self._reactor: Reactor | None = None
         self._thread: typing.Any = None
         self._ident: int | None = None
         self._stopping = False
@@ -116,29 +102,15 @@ class ThreadsHub(Hub):
 
     def _let_go(self) -> None:
         super()._let_go()
-        # Another thread of the parent may have held it; here is none to release it.
-        self.lock = native.original("threading", "RLock")()
-        self._calls.clear()
-        self._work.clear()
         self._ready.clear()
         self._gatherers.clear()
         self._naps = False
         # Ends the loop, should it be the hub's own thread that forked.
         self._stopping = True
-        reactor, self._reactor = self._reactor, None
-        if reactor is not None:
-            reactor.close()
 
     def inside(self) -> bool:
         """Whether the calling thread is the hub's own."""
         return self._get_ident() == self._ident
-
-    def foreign(self) -> bool:
-        return False  # every thread may enter, under the lock
-
-    def acquire(self) -> None:
-        with self.lock:
-            super().acquire()
 
     def release(self) -> None:
         with self.lock:
@@ -193,40 +165,19 @@ class ThreadsHub(Hub):
         """Wait for whatever comes next, then run it.  In the hub's thread."""
         assert reactor is not None
         with self.lock:
-            upcoming = reactor.next_deadline()
-            pending = bool(self._calls or self._work)
             self._naps = nap = bool(
                 self._expected or (self._gatherers and not self._in_vain)
             )
             self._expected = False
-        if deadline is not None and (upcoming is None or deadline < upcoming):
-            upcoming = deadline
-        if pending:
-            timeout: float | None = 0.0
-        elif upcoming is None:
-            timeout = None
-        else:
-            timeout = max(0.0, upcoming - self.now())
+            patience = self._patience(reactor, deadline)
         if nap:
             longest = WRITE_INTERVAL
-            timeout = longest if timeout is None else min(timeout, longest)
-        due = reactor.poll(timeout)
+            patience = longest if patience is None else min(patience, longest)
+        due = reactor.poll(patience)
         with self.lock:
             self._in_vain = nap and not due and not self._dirty
             self._naps = False
-            due += reactor.expired(self.now())
-            while self._calls:
-                due.append(self._calls.popleft())
-            self.busy = True
-            try:
-                for callback in due:
-                    try:
-                        callback()
-                    except Exception:
-                        LOG.exception("a callback failed")
-                self._flush_dirty()
-            finally:
-                self.busy = False
+            self._do(reactor, due)
             ready, self._ready = self._ready, []
         for waiter in ready:
             waiter._lock.release()
@@ -279,12 +230,6 @@ class ThreadsHub(Hub):
         if self._reactor is not None and not self.inside():
             self._reactor.wake()
 
-    def watch(self, fd: int, on_readable: Callback) -> Watch:
-        with self.lock:
-            assert self._reactor is not None, "acquire() the hub first"
-            # epoll takes a new descriptor while another thread waits in it.
-            return self._reactor.watch(fd, on_readable)
-
     def call_at(self, instant: float, callback: Callback) -> Timer:
         with self.lock:
             assert self._reactor is not None, "acquire() the hub first"
@@ -317,15 +262,7 @@ class ThreadsHub(Hub):
             if not self.busy:
                 self._wake_reactor()
 
-    def current(self) -> typing.Hashable:
-        return self._get_ident()
-
     def call_inside(self, callback: Callback) -> None:
         with self.lock:
             self._calls.append(callback)
             self._wake_reactor()
-
-    def run_inside(
-        self, function: typing.Callable[..., typing.Any], *args: typing.Any
-    ) -> typing.Any:
-        return function(*args)

@@ -1481,6 +1481,33 @@ def outside_a_wakeup_the_others_flush_before_long(env):
     assert pump.dirty is False
 
 
+@check(("threads", "blocking"))
+def timers_are_touched_under_the_lock_only(env):
+    """Looking for the next one drops those that were cancelled: another thread's new
+    one must not come in between."""
+    reactor = env.hub._reactor
+    held = []
+
+    def watched(method):
+        def call(*args):
+            held.append(env.hub.lock._is_owned())
+            return method(*args)
+
+        return call
+
+    for name in ("next_deadline", "call_at", "expired"):
+        setattr(reactor, name, watched(getattr(reactor, name)))
+    fired = env.event()
+    timers = [env.later(FAR, fired.set) for _ in range(3)]
+    for timer in timers:
+        timer.cancel()
+    env.later(0, fired.set)
+    fired.wait()
+    env.turn()
+    assert len(held) > 4
+    assert all(held)
+
+
 @check(("blocking",))
 def what_is_gathered_leaves_in_one_flush(env):
     pump = Pump()

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the hubs of native threads have in common: a reactor, and a lock.
+
+Every thread may enter the engine, under the lock.  One thread at a time runs the
+reactor, in turns: it waits for what is due, then does it, under the lock again.  Which
+thread that is, and what it does between two turns, is what the two hubs differ in.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import typing
+
+from greenamqp.hubs import native
+from greenamqp.hubs.base import Callback, Hub, Watch
+from greenamqp.hubs.reactor import Reactor
+
+LOG = logging.getLogger(__name__)
+
+
+class ReactorHub(Hub):
+    """Base of the threads and blocking hubs; see the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._get_ident = native.original("threading", "get_ident")
+        self._allocate_lock = native.original("threading", "Lock")
+        self.lock = native.original("threading", "RLock")()
+        self._reactor: Reactor | None = None
+        # What other threads want done in the hub's context, and what is to be done
+        # outside of it, between two turns.
+        self._calls: collections.deque[Callback] = collections.deque()
+        self._work: collections.deque[Callback] = collections.deque()
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        # Another thread of the parent may have held it; here is none to release it.
+        self.lock = native.original("threading", "RLock")()
+        self._calls.clear()
+        self._work.clear()
+        reactor, self._reactor = self._reactor, None
+        if reactor is not None:
+            reactor.close()
+
+    def acquire(self) -> None:
+        with self.lock:
+            super().acquire()
+
+    def release(self) -> None:
+        with self.lock:
+            super().release()
+
+    # -- turns, by whoever runs the reactor
+
+    def _patience(self, reactor: Reactor, deadline: float | None) -> float | None:
+        """Seconds that the reactor may wait: until the next timer, but not beyond the
+        instant `deadline`; None: for ever.  Under the lock, for it tidies the timers.
+        """
+        if self._calls or self._work:
+            return 0.0
+        upcoming = reactor.next_deadline()
+        if deadline is not None and (upcoming is None or deadline < upcoming):
+            upcoming = deadline
+        return None if upcoming is None else max(0.0, upcoming - self.now())
+
+    def _do(self, reactor: Reactor, due: list[Callback]) -> None:
+        """One wake-up: what is due for descriptors, then for timers, then what was
+        left by others, and one flush.  Under the lock."""
+        due += reactor.expired(self.now())
+        while self._calls:
+            due.append(self._calls.popleft())
+        if not due and not self._dirty:
+            return
+        self.busy = True
+        try:
+            for callback in due:
+                try:
+                    callback()
+                except Exception:
+                    LOG.exception("a callback failed")
+            self._flush_dirty()
+        finally:
+            self.busy = False
+
+    # -- as in the base class
+
+    def watch(self, fd: int, on_readable: Callback) -> Watch:
+        with self.lock:
+            assert self._reactor is not None, "acquire() the hub first"
+            # epoll takes a new descriptor while another thread waits in it.
+            return self._reactor.watch(fd, on_readable)
+
+    def current(self) -> typing.Hashable:
+        return self._get_ident()
+
+    def foreign(self) -> bool:
+        return False  # every thread may enter, under the lock
+
+    def run_inside(
+        self, function: typing.Callable[..., typing.Any], *args: typing.Any
+    ) -> typing.Any:
+        return function(*args)
