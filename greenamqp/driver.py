@@ -139,27 +139,28 @@ class GreenAMQPDriver(base.BaseDriver):
             return made
 
         destination = Destination.of(target, Service.RPC)
-        arguments: dict[str, typing.Any] = {
-            "deadline": messenger.hub.now() + patience,
-            "retries": retry,
-            "mandatory": bool(getattr(transport_options, "at_least_once", False)),
-        }
+        deadline = messenger.hub.now() + patience
+        mandatory = bool(getattr(transport_options, "at_least_once", False))
         try:
             if not wait_for_reply:
                 messenger.send(
                     "RPC cast",
                     destination,
                     request,
+                    deadline=deadline,
+                    retries=retry,
                     settled="rpc-cast" in opts.pre_settled,
-                    **arguments,
+                    mandatory=mandatory,
                 )
                 return None
             reply = messenger.call(
                 destination,
                 request,
+                deadline=deadline,
+                retries=retry,
                 settled="rpc-call" in opts.pre_settled,
                 monitor=call_monitor_timeout,
-                **arguments,
+                mandatory=mandatory,
             )
         except TimeoutError as exc:
             # Only who gave a time-out expects to hear of it as such.

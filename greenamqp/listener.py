@@ -52,6 +52,9 @@ LOG = logging.getLogger(__name__)
 # gives them once more.
 REMEMBERED = 4
 
+# What is done to a message with an outcome, for messages to people.
+_DONE = {ACCEPTED: "acknowledged", RELEASED: "requeued"}
+
 Callback = typing.Callable[[list[base.IncomingMessage]], object]
 
 
@@ -115,9 +118,8 @@ class Incoming(base.IncomingMessage):
 
     def _settle(self, outcome: int) -> None:
         hub = self._messenger.hub
-        done = "acknowledged" if outcome == ACCEPTED else "requeued"
         if hub.inherited:
-            self._not_ours(done)
+            self._not_ours(_DONE[outcome])
             return
         if hub.foreign():
             hub.run_inside(self._settle, outcome)
@@ -138,7 +140,7 @@ class Incoming(base.IncomingMessage):
                     notices.NOT_SETTLED,
                     id=self.msg_id,
                     address=arrival.inlet.address,
-                    outcome=done,
+                    outcome=_DONE[outcome],
                 )
 
 
@@ -517,8 +519,10 @@ class Listener(base.Listener):
 
         A batch that is not full is given when it has waited for batch_timeout.
         """
-        self.hub.check()
-        with self.hub.lock:
+        hub = self.hub
+        if hub.inherited:
+            hub.check()
+        with hub.lock:
             if not self._is_ready():
                 return [], False
             self._batch_due = False
@@ -528,7 +532,7 @@ class Listener(base.Listener):
         messages = self._take(self.batch_size)
         if not self._queue:
             return messages, False
-        with self.hub.lock:
+        with hub.lock:
             more = self._is_ready()
             if not more:
                 self._check_ready()

@@ -14,6 +14,7 @@ counterparts for notifications.
 
 from __future__ import annotations
 
+import functools
 import logging
 import typing
 
@@ -39,6 +40,15 @@ SUBSCRIBE_TIMEOUT = 30.0
 _Process = typing.Callable[[list[base.IncomingMessage]], object]
 
 
+@functools.lru_cache(maxsize=256)
+def _is_compatible(version: str | None, wanted: str) -> bool:
+    """Whether an endpoint of that version takes a request for another: the same few
+    pairs all the time."""
+    return rpc_dispatcher.RPCDispatcher._is_compatible(
+        Target(version=version), wanted
+    )
+
+
 class _RPCDispatcher(rpc_dispatcher.RPCDispatcher):
     """oslo.messaging's dispatcher, without what a request that is not monitored does
     not need: it makes a thread and an event for each, which it then does not use."""
@@ -55,7 +65,7 @@ class _RPCDispatcher(rpc_dispatcher.RPCDispatcher):
             target = getattr(endpoint, "target", None) or self._default_target
             if not (
                 self._is_namespace(target, namespace)
-                and self._is_compatible(target, version)
+                and _is_compatible(target.version, version)
             ):
                 continue
             if hasattr(endpoint, method) and self.access_policy.is_allowed(

@@ -9,6 +9,7 @@ import uuid
 
 from greenamqp import addressing, notices
 from greenamqp.engine import (
+    ACCEPTED,
     MODIFIED,
     REJECTED,
     RELEASED,
@@ -255,6 +256,9 @@ class Outlet:
         if self._doubtful:
             self._doubtful = False
             link.share_session()
+        if outcome == ACCEPTED:
+            entry.accepted()
+            return
         is_absent = outcome == REJECTED and self._is_absent(error)
         if outcome == RELEASED or (is_absent and self._node.rejects_absent):
             self._nobody_there(entry, error)
@@ -283,6 +287,7 @@ class Outlet:
             else:
                 self._again(entry, reason)
         else:
+            # Settled, and not a word of what became of it.
             entry.accepted()
 
     @staticmethod
