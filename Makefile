@@ -42,7 +42,7 @@ help:
 	@echo "make demo   run the main job on an embedded broker and show its figures"
 	@echo "make test   run all tests but those that need a foreign message bus"
 	@echo "make integration  run them on the message buses, which it installs and starts"
-	@echo "make style  ruff, and mypy on the engine"
+	@echo "make style  ruff and mypy"
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make cover  the tests with a report of what they leave out"
 	@echo "make bench  compare with the predecessor, in less than five minutes"

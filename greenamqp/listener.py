@@ -455,7 +455,7 @@ class Listener(base.Listener):
                 )
                 continue
             if request.unique_id in self._acknowledged:
-                self._drop_copy(arrival, typing.cast(str, request.unique_id))
+                self._drop_copy(arrival, request.unique_id)
                 continue
             taken.append(self._kind(self._messenger, arrival, request))
         if not self._queue and self._ready_fd is not None:

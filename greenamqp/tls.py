@@ -387,7 +387,7 @@ class TlsStream:
         filled = 0
         while filled < len(buffer) and self._failure is None:
             try:
-                count = self._tls.read(len(buffer) - filled, buffer[filled:])  # type: ignore[arg-type]
+                count = self._tls.read(len(buffer) - filled, buffer[filled:])
             except ssl.SSLWantReadError:
                 break
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):

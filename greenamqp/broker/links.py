@@ -339,7 +339,9 @@ class AnonymousProducer(Incoming):
     def receive(self, delivery: typing.Any, data: bytes) -> None:
         name = encoding.address(data)
         namespace = self.namespace
-        target = namespace.addresses.get(name) if name is not None else None
+        target: Address | BoundTarget | None = None
+        if name is not None:
+            target = namespace.addresses.get(name)
         if target is None:
             if namespace.settings.behaviour.listed_only:
                 # qpidd accepts all, and drops what has no place to go.

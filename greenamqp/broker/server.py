@@ -109,7 +109,7 @@ class Server:
         self.host = host
         self.port = port
         self.connections: set[_Accepted] = set()
-        self._listening: _socket.socket | None = None
+        self._listening: typing.Any = None  # a _socket.socket
         self._watch: Watch | None = None
         self._maintenance: Timer | None = None
         self._pause: Timer | None = None

@@ -22,8 +22,9 @@ from greenamqp.engine import Message, Received
 # other one then finds out why.
 _encode = json.JSONEncoder(default=jsonutils.to_primitive).encode
 _encode_fast: typing.Any = None
-if json.encoder.c_make_encoder is not None:
-    _encode_fast = json.encoder.c_make_encoder(
+_make_encoder: typing.Any = getattr(json.encoder, "c_make_encoder", None)
+if _make_encoder is not None:
+    _encode_fast = _make_encoder(
         None,
         jsonutils.to_primitive,
         json.encoder.encode_basestring_ascii,
@@ -34,7 +35,7 @@ if json.encoder.c_make_encoder is not None:
         False,
         True,
     )
-_decoder = json.JSONDecoder()
+_decoder: typing.Any = json.JSONDecoder()
 _decode = _decoder.decode
 _scan = _decoder.scan_once
 

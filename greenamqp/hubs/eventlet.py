@@ -137,7 +137,7 @@ def _renew(loop: typing.Any, without: typing.Collection[int] = ()) -> None:
     What eventlet's kqueue hub does for itself, and gevent.  Those of eventlet's hubs
     that have nothing in the kernel are left as they are.
     """
-    old = getattr(loop, "poll", None)
+    old: typing.Any = getattr(loop, "poll", None)
     if hasattr(old, "fileno"):
         loop.poll = type(old)()
         for fd in {*loop.listeners[READ], *loop.listeners[WRITE]}:

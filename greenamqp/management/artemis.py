@@ -18,7 +18,6 @@ from greenamqp.engine import (
     Connection,
     LocalProtocolError,
     Message,
-    Received,
     RemoteError,
     Sender,
     Terminus,
@@ -150,11 +149,11 @@ def _operation(name: str, *arguments: typing.Any) -> Message:
     )
 
 
-def _succeeded(answer: Received) -> bool:
+def _succeeded(answer: Message) -> bool:
     return bool((answer.properties or {}).get("_AMQ_OperationSucceeded"))
 
 
-def _result(answer: Received) -> typing.Any:
+def _result(answer: Message) -> typing.Any:
     """What it returned, or why it did not: JSON in a list of one."""
     try:
         (result,) = json.loads(answer.body)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import logging
 import typing
 import uuid
@@ -30,7 +31,6 @@ from greenamqp.engine import (
     LinkState,
     LocalProtocolError,
     Message,
-    Received,
     Receiver,
     RemoteError,
     Sender,
@@ -73,7 +73,7 @@ class Declaration:
 
 Declarations = tuple[Declaration, ...]
 Done = typing.Callable[[Refused | None], None]
-Steps = typing.Generator[Message, Received, None]
+Steps = typing.Generator[Message, Message, None]
 
 
 def check_policy(
@@ -149,7 +149,7 @@ class Request:
         self._steps = self._begin()
         self.message = next(self._steps)
 
-    def answered(self, answer: Received) -> bool:
+    def answered(self, answer: Message) -> bool:
         """Go on.  Returns whether there is more to say.
 
         :raises Refused: if it is not to be had
@@ -240,7 +240,7 @@ class Management:
             if request is None:
                 request = Request(
                     declaration.what,
-                    lambda each=declaration: self._steps(each),
+                    functools.partial(self._steps, declaration),
                     declaration,
                 )
                 self._wanted[declaration] = request
@@ -346,7 +346,7 @@ class Management:
             self._answered(request, answer)
         self._ask()
 
-    def _answered(self, request: Request, answer: Received) -> None:
+    def _answered(self, request: Request, answer: Message) -> None:
         try:
             if request.answered(answer):
                 # Before others, so that declarations stay in their order.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 
-from greenamqp.engine import Message, Received
+from greenamqp.engine import Message
 from greenamqp.management import base
 from greenamqp.management.base import Refused, Steps, check_policy
 
@@ -132,12 +132,12 @@ def _request(
     return Message(body or {}, properties=properties)
 
 
-def _status(answer: Received) -> int:
+def _status(answer: Message) -> int:
     status = (answer.properties or {}).get("statusCode")
     return int(status) if isinstance(status, int) else 0
 
 
-def _check(answer: Received, what: str) -> None:
+def _check(answer: Message, what: str) -> None:
     """Refuse what the broker refused."""
     status = _status(answer)
     if not 200 <= status < 300:

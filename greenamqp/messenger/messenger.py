@@ -254,8 +254,8 @@ class Messenger:
             settled,
             False,
             waiter,
+            mandatory,
             monitor=monitor,
-            mandatory=mandatory,
         )
         if monitor is not None:
             # From now on, not from the sending: it may be long until that.

@@ -203,10 +203,8 @@ class Call(Outgoing):
 
     is_call = True
 
-    def __init__(
-        self, *args: typing.Any, monitor: float | None, mandatory: bool
-    ) -> None:
-        super().__init__(*args, mandatory=mandatory)
+    def __init__(self, *args: typing.Any, monitor: float | None) -> None:
+        super().__init__(*args)
         self.id: str | None = None
         self.reply: Reply | None = None
         self.monitor = monitor
