@@ -216,6 +216,12 @@ def remote_exception(failure: typing.Any, allowed_modules: list[str]) -> Excepti
         raise BadMessage(f"the failure cannot be read: {exc}") from None
 
 
+def in_envelope(value: typing.Any) -> dict[str, str]:
+    """`value` in oslo.messaging's envelope, as its common.serialize_msg makes it, in
+    less than half of the time."""
+    return {"oslo.version": "2.0", "oslo.message": dumps(value)}
+
+
 def open_envelope(value: dict[str, typing.Any]) -> typing.Any:
     """What is in oslo.messaging's envelope, or `value` if it is none.
 

@@ -25,6 +25,7 @@ from greenamqp.formats.base import (
     Format,
     Request,
     dumps,
+    in_envelope,
     loads,
     open_envelope,
     remote_exception,
@@ -56,7 +57,7 @@ class PredecessorFormat(Format):
         envelope: bool,
     ) -> Message:
         if envelope:
-            message = common.serialize_msg(message)
+            message = in_envelope(message)
         data = {"request": message, "context": context}
         return Message(dumps(data), durable=True, inferred=True)
 
