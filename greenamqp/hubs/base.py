@@ -278,8 +278,8 @@ class Hub(abc.ABC):
         self.flush_now(pump)
 
     def flush_late(self, pump: Flushable) -> None:
-        """As `flush_soon`, for what nobody waits for: it need not leave before the
-        end of the wake-up, however long that takes."""
+        """As `flush_soon`, for what nobody waits for: it need not leave before the end
+        of the wake-up, unless that takes long."""
         self.flush_soon(pump)
 
     def _flush_dirty(self) -> None:

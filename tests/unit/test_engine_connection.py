@@ -502,6 +502,23 @@ def test_messages_arrive_in_order_and_their_outcomes_too():
     assert sender.unsettled == 0
 
 
+def test_each_delivery_of_a_link_has_a_tag_of_its_own():
+    """The memory of a tag is used again for the next one before the first is written
+    (AMQP 1.0 part 2, section 2.6.12)."""
+    tags = []
+
+    def outcome(link, delivery):
+        tag = capi.lib.pn_delivery_tag(delivery)
+        tags.append(bytes(capi.ffi.buffer(tag.start, tag.size)))
+        link.settle(delivery)
+
+    client, sender, outcomes, wire = sender_to(Receiving(outcome))
+    for number in range(300):
+        sender.send(b"\x00\x53\x77\x40", number)
+    wire.run()
+    assert len(set(tags)) == len(tags) == len(outcomes) == 300
+
+
 def test_outcomes_that_are_ready_together_are_one_frame():
     """A disposition names a range (AMQP 1.0 part 2, section 2.7.6)."""
     client, sender, outcomes, wire = sender_to(Receiving())
