@@ -126,9 +126,7 @@ class BlockingHub(ReactorHub):
         self._reactor = Reactor(timerfd=True)
 
     def _stop(self) -> None:
-        if self._reactor is not None:
-            self._reactor.close()
-            self._reactor = None
+        self._close_reactor()
 
     def _let_go(self) -> None:
         super()._let_go()

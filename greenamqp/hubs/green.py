@@ -140,9 +140,9 @@ class GreenHub(Hub):
         self._ready: list[GreenWaiter] = []
         self._scheduled = False
         self._idle: list[_Worker] = []
-        # When output leaves within a wake-up: what somebody waits for, and any.
-        self._flush_at = 0.0
-        self._flush_late_at = 0.0
+        # When the wake-up began, or output left early within it, and after how long
+        # the next that somebody waits for does.
+        self._flushed_at = 0.0
         self._flush_interval = FIRST_FLUSH
         # Whether somebody waits for what is dirty.
         self._urgent = False
@@ -197,31 +197,28 @@ class GreenHub(Hub):
             if ready:
                 now = self.now()
                 self._flush_interval = FIRST_FLUSH
-                self._flush_at = now + FIRST_FLUSH
-                self._flush_late_at = now + FLUSH_INTERVAL
+                self._flushed_at = now
                 self._yield_at = now + YIELD_INTERVAL
             while ready:
                 self._ready = []
                 began = now
-                for index, waiter in enumerate(ready):
+                for done, waiter in enumerate(ready, 1):
                     if waiter.greenlet is None:
                         continue  # it has left meanwhile
                     try:
                         waiter.greenlet.switch()
                     except (KeyboardInterrupt, SystemExit):
-                        self._ready[:0] = ready[index + 1 :]
+                        self._ready[:0] = ready[done:]
                         raise
                     except BaseException:
                         # A green thread that ends so has us as its parent.  Its
                         # time-outs, too, would end the watch that we were called by.
                         LOG.exception("a green thread ended with an exception")
-                    if self._dirty:
-                        now = self.now()
-                        if self._is_flush_due(now):
-                            done = index + 1
-                            rest = (now - began) / done * (len(ready) - done)
-                            if rest > FLUSH_PRICE:
-                                self._flush_early()
+                    if self._dirty and self._is_flush_due(now := self.now()):
+                        # For each as long as for those before.
+                        rest = (now - began) / done * (len(ready) - done)
+                        if rest > FLUSH_PRICE:
+                            self._flush_early()
                 # Whom these have woken, such as the next worker of a pool.
                 ready = self._ready
             if self._dirty:
@@ -242,15 +239,14 @@ class GreenHub(Hub):
 
     def _is_flush_due(self, now: float) -> bool:
         """Whether output is to leave before the wake-up ends."""
-        return now > (self._flush_at if self._urgent else self._flush_late_at)
+        interval = self._flush_interval if self._urgent else FLUSH_INTERVAL
+        return now > self._flushed_at + interval
 
     def _flush_early(self) -> None:
         """Flush within a wake-up."""
         self._flush_all()
-        now = self.now()
         self._flush_interval = min(2 * self._flush_interval, FLUSH_INTERVAL)
-        self._flush_at = now + self._flush_interval
-        self._flush_late_at = now + FLUSH_INTERVAL
+        self._flushed_at = self.now()
 
     def _flush_all(self) -> None:
         self._urgent = False
@@ -262,8 +258,7 @@ class GreenHub(Hub):
             return
         self._urgent = True
         if not pump.dirty:
-            pump.dirty = True
-            self._dirty.append(pump)
+            self.flush_late(pump)
 
     def flush_soon(self, pump: Flushable) -> None:
         self._urgent = True

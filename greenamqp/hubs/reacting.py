@@ -39,6 +39,9 @@ class ReactorHub(Hub):
         self.lock = native.original("threading", "RLock")()
         self._calls.clear()
         self._work.clear()
+        self._close_reactor()
+
+    def _close_reactor(self) -> None:
         reactor, self._reactor = self._reactor, None
         if reactor is not None:
             reactor.close()
