@@ -28,6 +28,7 @@ from oslo_messaging._drivers import base
 
 from greenamqp.hubs import Hub, Timer, Waiter, native
 from greenamqp.hubs.blocking import BlockingHub
+from greenamqp.hubs.threads import ThreadsHub, ThreadWaiter
 from greenamqp.listener import Listener
 
 LOG = logging.getLogger(__name__)
@@ -439,10 +440,10 @@ class PoolExecutor(Executor):
 class _Thread:
     """A native worker thread, parked between two pieces of work."""
 
-    __slots__ = ("function", "lock")
+    __slots__ = ("function", "waiter")
 
-    def __init__(self, lock: typing.Any) -> None:
-        self.lock = lock
+    def __init__(self, waiter: ThreadWaiter) -> None:
+        self.waiter = waiter
         self.function: typing.Callable[[], None] | None = None
 
 
@@ -451,6 +452,11 @@ class _Thread:
 # short: with one for each message the interpreter's lock changes hands forty times a
 # call.  Seconds.
 PATIENCE = 0.001
+
+# A worker that read so many messages beside its own has a backlog: meanwhile the hub's
+# own thread is to read, and more messages come at a time.  One caller that does not
+# wait for replies makes two there now and then, for which it is not worth it.
+BACKLOG = 2
 
 
 class ThreadingExecutor(PoolExecutor):
@@ -461,20 +467,28 @@ class ThreadingExecutor(PoolExecutor):
     block is at work within a few milliseconds.
     """
 
-    def __init__(self, hub: Hub, size: int) -> None:
+    hub: ThreadsHub
+
+    def __init__(self, hub: ThreadsHub, size: int) -> None:
         super().__init__(hub, size)
         self._taken = 0
+        # How often something came for which somebody was at work already.
+        self._further = 0
         self._taken_before = 0
         self._impatience: Timer | None = None
         self._thread_class = native.original("threading", "Thread")
-        self._allocate_lock = native.original("threading", "Lock")
-        self._idle: list[_Thread] = []
+        self._idle: dict[ThreadWaiter, _Thread] = {}
         self._threads: list[typing.Any] = []
 
     def _engage(self) -> None:
         if self._active == 0:
+            self._further = 0
             self._engage_one()
-        elif self._impatience is None and self._running and self._active < self._size:
+            return
+        self._further += 1
+        if self._further == BACKLOG:
+            self.hub.not_alone()
+        if self._impatience is None and self._running and self._active < self._size:
             self._taken_before = self._taken
             self._impatience = self.hub.call_at(
                 self.hub.now() + PATIENCE, self._impatient
@@ -494,14 +508,18 @@ class ThreadingExecutor(PoolExecutor):
         return super()._work_once()
 
     def _deliver(self, function: typing.Callable[[], None]) -> None:
-        self.hub.expect_output()
+        hub = self.hub
+        hub.expect_output()
         if self._idle:
-            worker = self._idle.pop()
+            # The one that has just read the message itself, if it was one of these.
+            waiter = hub.at_hand
+            if waiter not in self._idle:
+                waiter = next(reversed(self._idle))
+            worker = self._idle.pop(waiter)
             worker.function = function
-            worker.lock.release()
+            waiter.wake()
             return
-        worker = _Thread(self._allocate_lock())
-        worker.lock.acquire()
+        worker = _Thread(hub.waiter(idle=True))
         worker.function = function
         thread = self._thread_class(
             target=self._run,
@@ -520,10 +538,10 @@ class ThreadingExecutor(PoolExecutor):
                 LOG.exception("a worker failed")
             with self.hub.lock:
                 worker.function = None
-                if not self._running:
+                if not self._running or self.hub.inherited:
                     return
-                self._idle.append(worker)
-            worker.lock.acquire()
+                self._idle[worker.waiter] = worker
+            worker.waiter.wait(None)
 
     def _attend_none(self) -> None:
         with self.hub.lock:
@@ -532,7 +550,7 @@ class ThreadingExecutor(PoolExecutor):
                 self._impatience.cancel()
                 self._impatience = None
             while self._idle:
-                self._idle.pop().lock.release()  # without work: it ends
+                self._idle.popitem()[0].wake()  # without work: it ends
 
     def wait(self) -> None:
         """Wait until all that was begun is done and its threads have ended."""
@@ -560,6 +578,6 @@ def make(name: str, hub: Hub, size: int) -> Executor:
         raise ValueError(
             f"the {name} executor does not go with the {hub.name} hub of the transport"
         )
-    if name == "threading":
+    if isinstance(hub, ThreadsHub):
         return ThreadingExecutor(hub, size)
     return PoolExecutor(hub, size)

@@ -10,6 +10,7 @@ from oslo_messaging import Target
 from oslo_messaging._drivers import base
 
 from greenamqp import executor as executors
+from greenamqp.hubs.threads import ThreadsHub
 from greenamqp.listener import AnyIncoming, Listener
 from greenamqp.server import driver_of
 
@@ -34,7 +35,7 @@ class PoolMember:
         # One worker: a member gets its messages one after another, in order.
         self._executor: executors.PoolExecutor = (
             executors.ThreadingExecutor(hub, 1)
-            if hub.name == "threads"
+            if isinstance(hub, ThreadsHub)
             else executors.PoolExecutor(hub, 1)
         )
         self._executor.add_listener(listener, self._dispatch)

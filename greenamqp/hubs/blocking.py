@@ -153,7 +153,7 @@ class BlockingHub(ReactorHub):
         if self._dirty:
             self.write_gathered()
         with self.lock:
-            patience = self._patience(reactor, deadline)
+            patience = 0.0 if self._work else self._patience(reactor, deadline)
         due = reactor.poll(patience)
         with self.lock:
             self._turn_at = self.now() + TURN_INTERVAL

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the hubs of native threads have in common: a reactor, and a lock.
 
-Every thread may enter the engine, under the lock.  One thread at a time runs the
-reactor, in turns: it waits for what is due, then does it, under the lock again.  Which
-thread that is, and what it does between two turns, is what the two hubs differ in.
+Every thread may enter the engine, under the lock.  One thread at a time *leads*: it
+runs the reactor, in turns: it waits for what is due, then does it, under the lock
+again.  Where one can be had that is a thread which waits for something itself: what it
+waits for then reaches it with no other thread between.  Who leads otherwise, and what
+becomes of those who wait while another leads, is what the two hubs differ in.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ class ReactorHub(Hub):
         """Seconds that the reactor may wait: until the next timer, but not beyond the
         instant `deadline`; None: for ever.  Under the lock, for it tidies the timers.
         """
-        if self._calls or self._work:
+        if self._calls:
             return 0.0
         upcoming = reactor.next_deadline()
         if deadline is not None and (upcoming is None or deadline < upcoming):
@@ -76,8 +78,10 @@ class ReactorHub(Hub):
         if not due and not self._dirty:
             return
         self.busy = True
+        done = 0
         try:
             for callback in due:
+                done += 1
                 try:
                     callback()
                 except Exception:
@@ -85,6 +89,8 @@ class ReactorHub(Hub):
             self._flush_dirty()
         finally:
             self.busy = False
+            # A signal handler raised, in the main thread: the others are to be done.
+            self._calls.extendleft(reversed(due[done:]))
 
     # -- as in the base class
 

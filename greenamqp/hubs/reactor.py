@@ -114,6 +114,8 @@ class Reactor:
         self._epoll = native.original("select", "epoll")(flags=select.EPOLL_CLOEXEC)
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._eventfd, select.EPOLLIN)
+        #: For who runs it: whether some thread may poll it that is not the owner.
+        self.lent = False
         self._watches: dict[int, _Watch] = {}
         self._timers: list[tuple[float, int, _Timer]] = []
         self._order = itertools.count()

@@ -23,6 +23,7 @@ import logging
 import os
 import resource
 import select
+import signal
 import socket
 import sys
 import time
@@ -1598,6 +1599,7 @@ def what_a_thread_gathers_and_forgets_leaves_by_itself(env):
     hub.call_inside(callback)
     flushed.wait()
     assert pump.flushed == 1
+    hub._gatherers.clear()  # or it would seem to be at work for ever
 
 
 @check(("threads",))
@@ -1682,6 +1684,325 @@ def an_exception_in_a_callback_harms_nobody(env):
     env.outside()
     with env.hub.lock:
         assert env.hub.busy is False
+
+
+# -- who leads, of native threads
+
+
+def leads(env) -> typing.Callable[[], None]:
+    """Have the calling thread lead whenever it waits, until somebody else waits too.
+
+    Returns what sends itself a byte, waits for it, and says which thread read it.
+    """
+    waiter = env.hub.waiter()
+    readers = []
+    one, other = _socket.socketpair()
+
+    def readable():
+        one.recv(1)
+        readers.append(env.hub.current())
+        waiter.wake()
+
+    watch = env.hub.watch(one.fileno(), readable)
+
+    def close():
+        with env.hub.lock:
+            watch.close()
+        one.close()
+        other.close()
+
+    def reader():
+        other.send(b"x")
+        assert waiter.wait(env.hub.now() + FAR)
+        return readers.pop()
+
+    try:
+        until(lambda: reader() == env.hub.current())
+    except BaseException:
+        close()
+        raise
+    reader.close = close
+    return reader
+
+
+@check(("threads",))
+def who_waits_alone_reads_itself(env):
+    reader = leads(env)
+    try:
+        assert [reader() for _ in range(100)] == [env.hub.current()] * 100
+    finally:
+        reader.close()
+
+
+@check(("threads",))
+def the_hubs_own_thread_reads_when_nobody_waits(env):
+    reader = leads(env)
+    read = env.hub._allocate_lock()
+    read.acquire()
+    by = []
+
+    def callback():
+        by.append(env.hub.current())
+        read.release()
+
+    try:
+        for _ in range(20):
+            reader()
+            with pair() as (one, other):
+                watch = env.hub.watch(
+                    one.fileno(), lambda one=one: (one.recv(1), callback())
+                )
+                other.send(b"x")
+                assert read.acquire(timeout=FAR)
+                with env.hub.lock:
+                    watch.close()
+            env.later(0, callback)
+            assert read.acquire(timeout=FAR)
+            env.hub.call_inside(callback)
+            assert read.acquire(timeout=FAR)
+            env.hub.deliver(callback)
+            assert read.acquire(timeout=FAR)
+        assert set(by) == {env.hub._own.ident}
+    finally:
+        reader.close()
+
+
+@check(("threads",))
+def who_follows_is_served_when_the_leader_has_gone(env):
+    reader = leads(env)
+    asleep = env.hub._allocate_lock()
+    asleep.acquire()
+    waiter = env.hub.waiter()
+
+    def follow():
+        asleep.release()
+        assert waiter.wait(env.hub.now() + FAR)
+        asleep.release()
+
+    try:
+        for _ in range(20):
+            env.native(follow)
+            assert asleep.acquire(timeout=FAR)
+            reader()
+            until(lambda: waiter in env.hub._followers or env.hub._leader is waiter)
+            with pair() as (one, other):
+                watch = env.hub.watch(
+                    one.fileno(), lambda one=one: (one.recv(1), waiter.wake())
+                )
+                other.send(b"x")
+                assert asleep.acquire(timeout=FAR)
+                with env.hub.lock:
+                    watch.close()
+    finally:
+        reader.close()
+
+
+@check(("threads",))
+def who_was_not_alone_is_followed_at_once(env):
+    """By the hub's own thread, which else leaves it some time to come back."""
+    hub = env.hub
+    reader = leads(env)
+    waiter = hub.waiter()
+    me = hub.current()
+
+    def leave(*callbacks):
+        """Lead for one turn; returns whether the next one is expected to come soon."""
+        by = []
+        until(lambda: reader() == me)
+        hub.call_inside(lambda: by.append(hub.current()))
+        for callback in (*callbacks, waiter.wake):
+            hub.call_inside(callback)
+        assert waiter.wait(hub.now() + FAR)
+        return by == [me], hub._yields_until > 0
+
+    def seen(expected, *callbacks):
+        """The hub's own thread may have taken the calls before us."""
+        until(lambda: leave(*callbacks) == (True, expected))
+
+    try:
+        seen(True)
+        seen(False, hub.not_alone)
+        seen(True)
+    finally:
+        reader.close()
+
+
+@check(("threads",))
+def another_thread_wakes_the_one_that_leads(env):
+    reader = leads(env)
+    waiter = env.hub.waiter()
+
+    def wake():
+        until(lambda: env.hub._leader is waiter)
+        with env.hub.lock:
+            waiter.wake()
+
+    try:
+        for _ in range(20):
+            reader()
+            join = env.native(wake)
+            assert waiter.wait(env.hub.now() + FAR)
+            join()
+    finally:
+        reader.close()
+
+
+@check(("threads",))
+def who_leads_is_woken_for_what_is_due_before(env):
+    """A timer, a call and a delivery that other threads make meanwhile."""
+    reader = leads(env)
+    waiter = env.hub.waiter()
+
+    def wake():
+        with env.hub.lock:
+            waiter.wake()
+
+    def make(begin):
+        until(lambda: env.hub._leader is waiter)
+        begin()
+
+    try:
+        for begin in (
+            lambda: env.later(0, wake),
+            lambda: env.hub.call_inside(wake),
+            lambda: env.hub.deliver(wake),
+        ):
+            for _ in range(20):
+                reader()
+                join = env.native(functools.partial(make, begin))
+                assert waiter.wait(env.hub.now() + FAR)
+                join()
+    finally:
+        reader.close()
+
+
+@check(("threads",))
+def an_idle_worker_that_read_its_work_is_at_hand(env):
+    """It is the cheapest to wake; anybody else's thread is not at hand."""
+    hub = env.hub
+    waiter = hub.waiter(idle=True)
+    at_hand = []
+    over = []
+
+    def work():
+        while not over:
+            assert waiter.wait(hub.now() + FAR)
+
+    def callback():
+        at_hand.append(hub.at_hand)
+        waiter.wake()
+
+    join = env.native(work)
+    with hub.lock:
+        assert hub.at_hand is None
+    try:
+
+        def once():
+            done = len(at_hand) + 1
+            hub.call_inside(callback)
+            until(lambda: len(at_hand) == done)
+            return at_hand[-1] is waiter
+
+        until(once)
+        with hub.lock:
+            assert hub.at_hand is None
+        assert hub._followers == set()
+    finally:
+        with hub.lock:
+            over.append(True)
+            waiter.wake()
+        join()
+
+
+@check(("threads",))
+def what_is_gathered_leaves_while_another_thread_leads(env):
+    """It leads on, and does not write for others: the hub's own thread does."""
+    reader = leads(env)
+    waiter = env.hub.waiter()
+    pump = Pump()
+    pump.on_flush = waiter.wake
+
+    def body():
+        until(lambda: env.hub._leader is waiter)
+        env.hub.gather()
+        with env.hub.lock:
+            env.hub.expect_output()
+            env.hub.flush_soon(pump)
+
+    try:
+        for number in range(20):
+            reader()
+            join = env.native(body)
+            assert waiter.wait(env.hub.now() + FAR)
+            assert pump.flushed == number + 1
+            join()
+            env.hub._gatherers.clear()
+    finally:
+        reader.close()
+
+
+@check(("threads",))
+def a_signal_handler_that_raises_leaves_nothing_undone(env):
+    """In the thread that leads, between two callbacks."""
+    reader = leads(env)
+    woken = [env.hub.waiter() for _ in range(3)]
+    me = env.hub.current()
+    interrupted = []
+
+    def handler(number, frame):
+        raise KeyboardInterrupt
+
+    def first():
+        woken[0].wake()
+        if env.hub.current() == me:
+            interrupted.append(True)
+            signal.raise_signal(signal.SIGUSR1)
+
+    def begin():
+        until(lambda: env.hub._leader is woken[2])
+        others = [
+            env.native(lambda each=each: each.wait(env.hub.now() + FAR))
+            for each in woken[:2]
+        ]
+        until(lambda: env.hub._followers.issuperset(woken[:2]))
+        with env.hub.lock:
+            for callback in (first, woken[1].wake, woken[2].wake):
+                env.later(0, callback)
+        for join in others:
+            join()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        for _ in range(20):
+            until(lambda: reader() == me)
+            join = env.native(begin)
+            try:
+                assert woken[2].wait(env.hub.now() + FAR)
+            except KeyboardInterrupt:
+                assert woken[2].wait(env.hub.now() + FAR)
+            join()
+        assert len(interrupted) == 20
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        reader.close()
+
+
+@check(("threads",))
+def the_hub_ends_while_a_thread_leads(env):
+    """And begins anew: the descriptors of both are closed, and the thread's wait is
+    good for the second."""
+    reader = leads(env)
+    reader.close()
+    descriptors = resources()[0]
+    for _ in range(20):
+        waiter = env.hub.waiter()
+        done = env.native(lambda w=waiter: w.wait(env.hub.now() + FAR))
+        until(lambda w=waiter: env.hub._leader is w or w in env.hub._followers)
+        env.hub.release()
+        env.hub.acquire()
+        env.hub.call_inside(waiter.wake)
+        done()
+        until(lambda: resources()[0] == descriptors)
 
 
 # -- the beat
