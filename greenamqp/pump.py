@@ -125,6 +125,9 @@ class Pump:
             self._blocked = True
             self._readable()
             self.abort(f"the connection was lost while writing: {exc}")
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
         else:
             engine = self.engine
             if (engine.ended or not engine.opened) and engine.closed:
@@ -188,6 +191,19 @@ class Pump:
             self._closed()
 
     def _readable(self) -> None:
+        try:
+            self._read()
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
+
+    def _interrupted(self, exc: BaseException) -> None:
+        """A signal handler raised where bytes are moved: nobody knows which of them
+        were.  The connection is given up, or the peer would be misunderstood."""
+        if not isinstance(exc, Exception):
+            self.abort(f"{type(exc).__name__} interrupted the connection's work")
+
+    def _read(self) -> None:
         engine = self.engine
         view = self._input
         for _ in range(READS_PER_WAKEUP):

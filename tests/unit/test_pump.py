@@ -161,6 +161,30 @@ def test_an_error_of_the_stream_is_told_the_engine(number):
     rig.assert_over()
 
 
+@pytest.mark.parametrize("where", ["recv_into", "process", "send", "data_sent"])
+def test_a_signal_handler_that_raises_ends_the_connection(where):
+    """Whether the bytes at hand were moved cannot be known any more."""
+    rig = Rig().start()
+    owner = rig.stream if where in ("recv_into", "send") else rig.engine
+    method = getattr(owner, where)
+
+    def interrupted(*args):
+        setattr(owner, where, method)
+        method(*args)
+        raise KeyboardInterrupt
+
+    setattr(owner, where, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        if where in ("recv_into", "process"):
+            rig.stream.inbound += b"some bytes"
+            rig.world.watches[rig.stream.fileno()].on_readable()
+        else:
+            rig.engine.output += b"some bytes"
+            rig.pump.flush()
+    assert rig.engine.aborted == ["KeyboardInterrupt interrupted the connection's work"]
+    rig.assert_over()
+
+
 def test_the_end_of_the_stream():
     rig = Rig().start()
     rig.stream.inbound += b"last words"
