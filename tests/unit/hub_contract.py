@@ -1689,10 +1689,11 @@ def an_exception_in_a_callback_harms_nobody(env):
 # -- who leads, of native threads
 
 
-def leads(env) -> typing.Callable[[], None]:
+@contextlib.contextmanager
+def leads(env) -> typing.Iterator[typing.Callable[[], typing.Hashable]]:
     """Have the calling thread lead whenever it waits, until somebody else waits too.
 
-    Returns what sends itself a byte, waits for it, and says which thread read it.
+    Gives what sends itself a byte, waits for it, and says which thread read it.
     """
     waiter = env.hub.waiter()
     readers = []
@@ -1705,12 +1706,6 @@ def leads(env) -> typing.Callable[[], None]:
 
     watch = env.hub.watch(one.fileno(), readable)
 
-    def close():
-        with env.hub.lock:
-            watch.close()
-        one.close()
-        other.close()
-
     def reader():
         other.send(b"x")
         assert waiter.wait(env.hub.now() + FAR)
@@ -1718,11 +1713,12 @@ def leads(env) -> typing.Callable[[], None]:
 
     try:
         until(lambda: reader() == env.hub.current())
-    except BaseException:
-        close()
-        raise
-    reader.close = close
-    return reader
+        yield reader
+    finally:
+        with env.hub.lock:
+            watch.close()
+        one.close()
+        other.close()
 
 
 def waited_for(env, waiter):
@@ -1733,17 +1729,13 @@ def waited_for(env, waiter):
 
 @check(("threads",))
 def who_waits_alone_reads_itself(env):
-    reader = leads(env)
-    try:
+    with leads(env) as reader:
         # On a busy machine it may be held up, and find the hub's own thread reading.
         until(lambda: [reader() for _ in range(20)] == [env.hub.current()] * 20)
-    finally:
-        reader.close()
 
 
 @check(("threads",))
 def the_hubs_own_thread_reads_when_nobody_waits(env):
-    reader = leads(env)
     read = env.hub._allocate_lock()
     read.acquire()
     by = []
@@ -1752,7 +1744,7 @@ def the_hubs_own_thread_reads_when_nobody_waits(env):
         by.append(env.hub.current())
         read.release()
 
-    try:
+    with leads(env) as reader:
         for _ in range(20):
             reader()
             with pair() as (one, other):
@@ -1770,13 +1762,10 @@ def the_hubs_own_thread_reads_when_nobody_waits(env):
             env.hub.deliver(callback)
             assert read.acquire(timeout=FAR)
         assert set(by) == {env.hub._own.ident}
-    finally:
-        reader.close()
 
 
 @check(("threads",))
 def who_follows_is_served_when_the_leader_has_gone(env):
-    reader = leads(env)
     asleep = env.hub._allocate_lock()
     asleep.acquire()
     waiter = env.hub.waiter()
@@ -1786,7 +1775,7 @@ def who_follows_is_served_when_the_leader_has_gone(env):
         assert waiter.wait(env.hub.now() + FAR)
         asleep.release()
 
-    try:
+    with leads(env) as reader:
         for _ in range(20):
             env.native(follow)
             assert asleep.acquire(timeout=FAR)
@@ -1800,15 +1789,12 @@ def who_follows_is_served_when_the_leader_has_gone(env):
                 assert asleep.acquire(timeout=FAR)
                 with env.hub.lock:
                     watch.close()
-    finally:
-        reader.close()
 
 
 @check(("threads",))
 def who_was_not_alone_is_followed_at_once(env):
     """By the hub's own thread, which else leaves it some time to come back."""
     hub = env.hub
-    reader = leads(env)
     waiter = hub.waiter()
     me = hub.current()
 
@@ -1826,17 +1812,14 @@ def who_was_not_alone_is_followed_at_once(env):
         """The hub's own thread may have taken the calls before us."""
         until(lambda: leave(*callbacks) == (True, expected))
 
-    try:
+    with leads(env) as reader:
         seen(True)
         seen(False, hub.not_alone)
         seen(True)
-    finally:
-        reader.close()
 
 
 @check(("threads",))
 def another_thread_wakes_the_one_that_leads(env):
-    reader = leads(env)
     waiter = env.hub.waiter()
 
     def wake():
@@ -1844,20 +1827,17 @@ def another_thread_wakes_the_one_that_leads(env):
         with env.hub.lock:
             waiter.wake()
 
-    try:
+    with leads(env) as reader:
         for _ in range(20):
             reader()
             join = env.native(wake)
             assert waiter.wait(env.hub.now() + FAR)
             join()
-    finally:
-        reader.close()
 
 
 @check(("threads",))
 def who_leads_is_woken_for_what_is_due_before(env):
     """A timer, a call and a delivery that other threads make meanwhile."""
-    reader = leads(env)
     waiter = env.hub.waiter()
 
     def wake():
@@ -1868,7 +1848,7 @@ def who_leads_is_woken_for_what_is_due_before(env):
         waited_for(env, waiter)
         begin()
 
-    try:
+    with leads(env) as reader:
         for begin in (
             lambda: env.later(0, wake),
             lambda: env.hub.call_inside(wake),
@@ -1879,8 +1859,6 @@ def who_leads_is_woken_for_what_is_due_before(env):
                 join = env.native(functools.partial(make, begin))
                 assert waiter.wait(env.hub.now() + FAR)
                 join()
-    finally:
-        reader.close()
 
 
 @check(("threads",))
@@ -1924,7 +1902,6 @@ def an_idle_worker_that_read_its_work_is_at_hand(env):
 @check(("threads",))
 def what_is_gathered_leaves_while_another_thread_leads(env):
     """It leads on, and does not write for others: the hub's own thread does."""
-    reader = leads(env)
     waiter = env.hub.waiter()
     pump = Pump()
     pump.on_flush = waiter.wake
@@ -1936,7 +1913,7 @@ def what_is_gathered_leaves_while_another_thread_leads(env):
             env.hub.expect_output()
             env.hub.flush_soon(pump)
 
-    try:
+    with leads(env) as reader:
         for number in range(20):
             reader()
             join = env.native(body)
@@ -1944,14 +1921,11 @@ def what_is_gathered_leaves_while_another_thread_leads(env):
             assert pump.flushed == number + 1
             join()
             env.hub._gatherers.clear()
-    finally:
-        reader.close()
 
 
 @check(("threads",))
 def a_signal_handler_that_raises_leaves_nothing_undone(env):
     """In the thread that leads, between two callbacks."""
-    reader = leads(env)
     woken = [env.hub.waiter() for _ in range(3)]
     me = env.hub.current()
     interrupted = []
@@ -1978,27 +1952,27 @@ def a_signal_handler_that_raises_leaves_nothing_undone(env):
         for join in others:
             join()
 
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        while len(interrupted) < 20:
-            until(lambda: reader() == me)
-            join = env.native(begin)
-            try:
-                assert woken[2].wait(env.hub.now() + FAR)
-            except KeyboardInterrupt:
-                assert woken[2].wait(env.hub.now() + FAR)
-            join()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-        reader.close()
+    with leads(env) as reader:
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            while len(interrupted) < 20:
+                until(lambda: reader() == me)
+                join = env.native(begin)
+                try:
+                    assert woken[2].wait(env.hub.now() + FAR)
+                except KeyboardInterrupt:
+                    assert woken[2].wait(env.hub.now() + FAR)
+                join()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
 
 
 @check(("threads",))
 def the_hub_ends_while_a_thread_leads(env):
     """And begins anew: the descriptors of both are closed, and the thread's wait is
     good for the second."""
-    reader = leads(env)
-    reader.close()
+    with leads(env):
+        pass
     descriptors = resources()[0]
     for _ in range(20):
         waiter = env.hub.waiter()
