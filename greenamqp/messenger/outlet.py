@@ -34,6 +34,12 @@ if typing.TYPE_CHECKING:
 # second to know a new consumer everywhere.  Seconds.
 FIRST_RETRY_PAUSE = 0.1
 
+# On a router the pause grows no longer than this: what a router releases is stored
+# nowhere, and a mesh that lost a router has found its other ways within seconds.
+# Nothing ends the pause early: each RELEASED brings a flow, so to try again with that
+# would be a hot loop.  Seconds.
+LONGEST_ROUTER_PAUSE = 1.0
+
 # A refusal of these kinds does not go away by trying again.
 _PERMANENT = frozenset(
     (
@@ -324,10 +330,10 @@ class Outlet:
             entry.failed(reason)
             return
         messenger = self._messenger
-        pause = min(
-            FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16),
-            messenger.options.link_retry_delay,
-        )
+        longest = messenger.options.link_retry_delay
+        if messenger.bus.is_router:
+            longest = min(longest, LONGEST_ROUTER_PAUSE)
+        pause = min(FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16), longest)
         self._resting[entry] = messenger.hub.call_at(
             messenger.hub.now() + pause, lambda: self._resend(entry)
         )

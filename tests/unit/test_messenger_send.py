@@ -156,6 +156,19 @@ def test_released_is_tried_again_after_growing_pauses():
         assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3, 3, 3])
 
 
+def test_what_a_router_released_rests_for_a_second_at_most():
+    network = {"product": "qpid-dispatch-router"}
+    with fakes.setting(link_retry_delay=10, network=network) as s:
+        s.up()
+        s.peer.outcome = outcomes(*[RELEASED] * 6, ACCEPTED)
+        task = s.notify()
+        s.world.advance(30)
+        assert task.result() is None
+        instants = [received.at for received in s.peer.received]
+        pauses = [b - a for a, b in zip(instants, instants[1:], strict=False)]
+        assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1, 1])
+
+
 @pytest.mark.parametrize("retries, attempts", [(0, 1), (1, 2), (5, 6)])
 @pytest.mark.parametrize("kind", ["notify", "cast", "call"])
 def test_retries_are_counted(kind, retries, attempts):
