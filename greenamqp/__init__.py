@@ -18,7 +18,7 @@ _EXPORTS = {
     "get_notification_transport": "greenamqp.transport",
     "get_rpc_transport": "greenamqp.transport",
     "join_consumer_pool": "greenamqp.pool",
-    "set_queue_policy": "greenamqp.policy",
+    "set_queue_policy": "greenamqp.driver",
 }
 
 __all__ = list(_EXPORTS)

@@ -24,7 +24,7 @@ from greenamqp.failover import AMQP_PORT, Host
 from greenamqp.formats import BadMessage, Format
 from greenamqp.listener import Incoming, Listener, RpcIncoming
 from greenamqp.messenger import Destination, Messenger
-from greenamqp.policy import Policies
+from greenamqp.policy import Policies, QueuePolicy
 from greenamqp.security import Security
 
 LOG = logging.getLogger(__name__)
@@ -395,3 +395,23 @@ def _hosts(url: typing.Any, opts: typing.Any) -> list[Host]:
         for host in url.hosts
     ]
     return hosts or [Host("localhost", default_port)]
+
+
+def set_queue_policy(
+    transport: typing.Any, target: Target, policy: QueuePolicy | None
+) -> None:
+    """Ask for `policy` where this transport sends to `target` or listens on it.
+
+    It takes effect with the next link that is made; set it before the first message.
+    A topic of notifications may be given without its priority.  From any thread.
+
+    :param policy: None: what the options say
+    :raises TypeError: for a transport of another driver
+    """
+    driver = transport._driver
+    if not isinstance(driver, GreenAMQPDriver):
+        raise TypeError(
+            "queue policies are for transports of the amqp driver; this one's URL has "
+            f"the scheme {driver._url.transport!r}"
+        )
+    driver.policies.set(target, policy)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long queues and what is in them live, where the message bus can be told.
 
-A policy is set for a target (:func:`set_queue_policy`) or, by the options
-``queue_expires``, ``queue_message_ttl`` and ``queue_max_length``, for all.  It is
-asked for by whoever makes the queue, sender or receiver, in the way that the bus has.
-A bus that stores nothing, or cannot be told, refuses: who sends or listens gets an
-error that says so.
+A policy is set for a target (:func:`greenamqp.driver.set_queue_policy`) or, by the
+options ``queue_expires``, ``queue_message_ttl`` and ``queue_max_length``, for all.  It
+is asked for by whoever makes the queue, sender or receiver, in the way that the bus
+has.  A bus that stores nothing, or cannot be told, refuses: who sends or listens gets
+an error that says so.
 """
 
 from __future__ import annotations
@@ -104,25 +104,3 @@ class Policies:
                 if policy is not None:
                     return policy
         return self._default
-
-
-def set_queue_policy(
-    transport: typing.Any, target: Target, policy: QueuePolicy | None
-) -> None:
-    """Ask for `policy` where this transport sends to `target` or listens on it.
-
-    It takes effect with the next link that is made; set it before the first message.
-    A topic of notifications may be given without its priority.  From any thread.
-
-    :param policy: None: what the options say
-    :raises TypeError: for a transport of another driver
-    """
-    from greenamqp.driver import GreenAMQPDriver
-
-    driver = transport._driver
-    if not isinstance(driver, GreenAMQPDriver):
-        raise TypeError(
-            "queue policies are for transports of the amqp driver; this one's URL has "
-            f"the scheme {driver._url.transport!r}"
-        )
-    driver.policies.set(target, policy)

@@ -14,7 +14,8 @@ from proton import Message
 from proton.utils import BlockingConnection
 
 from greenamqp.addressing.broker_j import DEAD_LETTERS
-from greenamqp.policy import QueuePolicy, set_queue_policy
+from greenamqp.driver import set_queue_policy
+from greenamqp.policy import QueuePolicy
 from tests.functional.certificates import Authority
 from tests.integration.contract import Contract
 from tests.integration.keystores import PASSWORD, write_key

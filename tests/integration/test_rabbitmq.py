@@ -10,7 +10,8 @@ import oslo_messaging
 import pytest
 from oslo_messaging import Target, exceptions
 
-from greenamqp.policy import QueuePolicy, set_queue_policy
+from greenamqp.driver import set_queue_policy
+from greenamqp.policy import QueuePolicy
 from tests.integration.rabbit import (
     PATIENCE,
     AnyVersion,

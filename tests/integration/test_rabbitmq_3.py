@@ -10,7 +10,8 @@ import time
 import pytest
 from oslo_messaging import Target
 
-from greenamqp.policy import QueuePolicy, set_queue_policy
+from greenamqp.driver import set_queue_policy
+from greenamqp.policy import QueuePolicy
 from tests.integration.rabbit import (
     PATIENCE,
     AnyVersion,
