@@ -3,7 +3,7 @@
 
 Registered under the names ``amqp`` and ``greenamqp``.  Nothing is connected before the
 first message or subscription: by then the process has monkey patched what it will, and
-has forked.  A process that forks later gets a messenger, connection and names of its
+has forked.  A process that forks later gets a client, connection and names of its
 own in the child.
 """
 
@@ -19,13 +19,13 @@ from oslo_messaging._drivers import base
 
 from greenamqp import fork, hubs, options
 from greenamqp.addressing import Service
+from greenamqp.client import Client, Destination
+from greenamqp.connection.failover import AMQP_PORT, Host
+from greenamqp.connection.security import Security
 from greenamqp.engine import Message
-from greenamqp.failover import AMQP_PORT, Host
 from greenamqp.formats import BadMessage, Format
 from greenamqp.listener import Incoming, Listener, RpcIncoming
-from greenamqp.messenger import Destination, Messenger
 from greenamqp.policy import Policies, QueuePolicy
-from greenamqp.security import Security
 
 LOG = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class GreenAMQPDriver(base.BaseDriver):
         _check_names(url, self._options)
         Security(self._options).check()
         self._lock = threading.Lock()
-        self._messenger: Messenger | None = None
+        self._client: Client | None = None
         # The process that was forked from and had a connection.
         self._parent: int | None = None
         fork.tell(self)
@@ -68,22 +68,22 @@ class GreenAMQPDriver(base.BaseDriver):
         """See :mod:`greenamqp.fork`: this child's connection will be made anew."""
         # Another thread of the parent may have held it.
         self._lock = threading.Lock()
-        messenger, self._messenger = self._messenger, None
-        if messenger is not None:
-            self._parent = messenger.hub.pid
-            fork.keep(messenger)
+        client, self._client = self._client, None
+        if client is not None:
+            self._parent = client.hub.pid
+            fork.keep(client)
 
-    def _connected(self) -> Messenger:
-        """This process's messenger; made when first asked for."""
-        messenger = self._messenger
-        if messenger is not None:
-            return messenger
+    def _connected(self) -> Client:
+        """This process's client; made when first asked for."""
+        client = self._client
+        if client is not None:
+            return client
         with self._lock:
-            if self._messenger is None:
+            if self._client is None:
                 if self._parent is not None:
                     LOG.info("forked from %s: connecting anew", self._parent)
                     self._parent = None
-                self._messenger = Messenger(
+                self._client = Client(
                     hubs.get(self._hub_wish or self._options.hub),
                     _hosts(self._url, self._options),
                     self._options,
@@ -91,7 +91,7 @@ class GreenAMQPDriver(base.BaseDriver):
                     self._url.virtual_host or None,
                     self.policies,
                 )
-            return self._messenger
+            return self._client
 
     def send(
         self,
@@ -116,9 +116,9 @@ class GreenAMQPDriver(base.BaseDriver):
             the reason
         :raises Exception: what the server raised
         """
-        messenger = self._connected()
-        if messenger.hub.foreign():
-            return messenger.hub.run_inside(
+        client = self._connected()
+        if client.hub.foreign():
+            return client.hub.run_inside(
                 self.send,
                 target,
                 ctxt,
@@ -131,7 +131,7 @@ class GreenAMQPDriver(base.BaseDriver):
             )
         opts = self._options
         patience = timeout or opts.default_send_timeout
-        unique_id = messenger.unique_id()
+        unique_id = client.unique_id()
 
         def request(format: Format) -> Message:
             made = format.request(message, ctxt, unique_id, call_monitor_timeout)
@@ -139,11 +139,11 @@ class GreenAMQPDriver(base.BaseDriver):
             return made
 
         destination = Destination.of(target, Service.RPC)
-        deadline = messenger.hub.now() + patience
+        deadline = client.hub.now() + patience
         mandatory = bool(getattr(transport_options, "at_least_once", False))
         try:
             if not wait_for_reply:
-                messenger.send(
+                client.send(
                     "RPC cast",
                     destination,
                     request,
@@ -153,7 +153,7 @@ class GreenAMQPDriver(base.BaseDriver):
                     mandatory=mandatory,
                 )
                 return None
-            reply = messenger.call(
+            reply = client.call(
                 destination,
                 request,
                 deadline=deadline,
@@ -188,22 +188,22 @@ class GreenAMQPDriver(base.BaseDriver):
             is lost
         :raises MessageDeliveryFailure: with the reason
         """
-        messenger = self._connected()
-        if messenger.hub.foreign():
-            messenger.hub.run_inside(
+        client = self._connected()
+        if client.hub.foreign():
+            client.hub.run_inside(
                 self.send_notification, target, ctxt, message, version, retry
             )
             return
         opts = self._options
-        unique_id = messenger.unique_id()
+        unique_id = client.unique_id()
         try:
-            messenger.send(
+            client.send(
                 "notification",
                 Destination.of(target, Service.NOTIFY),
                 lambda format: format.notification(
                     message, ctxt, unique_id, envelope=version == 2.0
                 ),
-                deadline=messenger.hub.now() + opts.default_notify_timeout,
+                deadline=client.hub.now() + opts.default_notify_timeout,
                 retries=retry,
                 settled="notify" in opts.pre_settled,
                 repeatable=True,
@@ -329,20 +329,20 @@ class GreenAMQPDriver(base.BaseDriver):
         credit: int,
         sources: typing.Callable[[typing.Any], list[typing.Any]],
     ) -> Listener:
-        messenger = self._connected()
-        listener = Listener(messenger, kind, batch_size, batch_timeout, credit)
+        client = self._connected()
+        listener = Listener(client, kind, batch_size, batch_timeout, credit)
         listener.subscribe(sources)
         return listener
 
     def cleanup(self) -> None:
         """Close the connection and let go of everything.  Idempotent."""
-        messenger, self._messenger = self._messenger, None
-        if messenger is None:
+        client, self._client = self._client, None
+        if client is None:
             return
-        if messenger.hub.foreign():
-            messenger.hub.run_inside(messenger.close)
+        if client.hub.foreign():
+            client.hub.run_inside(client.close)
         else:
-            messenger.close()
+            client.close()
 
 
 def _check(opts: typing.Any) -> None:

@@ -30,7 +30,7 @@ import typing
 
 from oslo_messaging._drivers import base
 
-from greenamqp import notices
+from greenamqp.client import Client, Destination, ReceivingLink, Subscription, notices
 from greenamqp.engine import (
     ACCEPTED,
     REJECTED,
@@ -43,7 +43,6 @@ from greenamqp.engine import (
 )
 from greenamqp.formats import BadMessage, Request
 from greenamqp.hubs import Hub, Timer, Waiter, native
-from greenamqp.messenger import Destination, Inlet, Messenger, Subscription
 
 LOG = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class _Arrival(typing.NamedTuple):
     """A message in a listener's queue: decoded as AMQP, its body not yet looked at."""
 
     listener: Listener
-    inlet: Inlet
+    inlet: ReceivingLink
     link: Receiver
     delivery: Delivery
     message: Received
@@ -82,12 +81,12 @@ class Incoming(base.IncomingMessage):
     may_come_again = True
 
     def __init__(
-        self, messenger: Messenger, arrival: _Arrival, request: Request
+        self, client: Client, arrival: _Arrival, request: Request
     ) -> None:
         super().__init__(
             request.context, request.message, str(request.id or request.unique_id)
         )
-        self._messenger = messenger
+        self._client = client
         self._arrival: _Arrival | None = arrival
         self._unique_id = request.unique_id
 
@@ -105,7 +104,7 @@ class Incoming(base.IncomingMessage):
 
     def _not_ours(self, what: str) -> bool:
         """Whether this is a child of the process that received it; says so."""
-        hub = self._messenger.hub
+        hub = self._client.hub
         if hub.inherited:
             LOG.warning(
                 "message %s is not %s: process %s received it, of which this one was "
@@ -117,7 +116,7 @@ class Incoming(base.IncomingMessage):
         return hub.inherited
 
     def _settle(self, outcome: int) -> None:
-        hub = self._messenger.hub
+        hub = self._client.hub
         if hub.inherited:
             self._not_ours(_DONE[outcome])
             return
@@ -136,7 +135,7 @@ class Incoming(base.IncomingMessage):
             else:
                 settled = inlet.settle(link, delivery, outcome)
             if not settled and not arrival.settled:
-                self._messenger.notices.add(
+                self._client.notices.add(
                     notices.NOT_SETTLED,
                     id=self.msg_id,
                     address=arrival.inlet.address,
@@ -160,9 +159,9 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
     may_come_again = False
 
     def __init__(
-        self, messenger: Messenger, arrival: _Arrival, request: Request
+        self, client: Client, arrival: _Arrival, request: Request
     ) -> None:
-        super().__init__(messenger, arrival, request)
+        super().__init__(client, arrival, request)
         self.client_timeout = request.call_monitor_timeout
         self._reply_to = request.reply_to
         self._request_id = request.id
@@ -170,8 +169,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         self._format = arrival.inlet.format
         self._at_work = bool(self._reply_to)
         if self._at_work:
-            with messenger.hub.lock:
-                messenger.requests_at_work += 1
+            with client.hub.lock:
+                client.requests_at_work += 1
 
     def requeue(self) -> None:
         """As for any message; no reply will come."""
@@ -180,11 +179,11 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
 
     def _done(self) -> bool:
         """It is not at work any more; returns whether others are."""
-        messenger = self._messenger
-        with messenger.hub.lock:
-            messenger.requests_at_work -= self._at_work
+        client = self._client
+        with client.hub.lock:
+            client.requests_at_work -= self._at_work
             self._at_work = False
-            return messenger.requests_at_work > 0
+            return client.requests_at_work > 0
 
     def reply(self, reply: typing.Any = None, failure: typing.Any = None) -> None:
         """Send the result, or a failure (an exc_info triple), to the caller.
@@ -196,14 +195,14 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             return
         if self._not_ours("replied to"):
             return
-        messenger = self._messenger
-        options = messenger.options
+        client = self._client
+        options = client.options
         # The last one of a batch takes the others' replies with it in one write.
         others = self._done()
         self._post(
             "RPC reply",
             self._format.reply(
-                self._request_id, reply, failure, messenger.unique_id()
+                self._request_id, reply, failure, client.unique_id()
             ),
             timeout=options.default_reply_timeout,
             retries=options.default_reply_retry,
@@ -220,7 +219,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             return
         timeout = self.client_timeout or 0
         message = self._format.heartbeat(
-            self._request_id, self._messenger.unique_id()
+            self._request_id, self._client.unique_id()
         )
         # A stale heartbeat is worse than none: it goes off with the caller's patience.
         message.ttl = timeout or None
@@ -242,8 +241,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         settled: bool,
         urgent: bool = True,
     ) -> None:
-        messenger = self._messenger
-        hub = messenger.hub
+        client = self._client
+        hub = client.hub
         if hub.foreign():
             hub.run_inside(
                 lambda: self._post(
@@ -251,7 +250,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
                 )
             )
             return
-        messenger.post(
+        client.post(
             what,
             Destination.reply(typing.cast(str, self._reply_to)),
             lambda format: message,
@@ -313,15 +312,15 @@ class Listener(base.Listener):
 
     def __init__(
         self,
-        messenger: Messenger,
+        client: Client,
         kind: type[Incoming],
         batch_size: int,
         batch_timeout: float | None,
         credit: int,
     ) -> None:
         super().__init__(batch_size or 1, batch_timeout, credit)
-        self._messenger = messenger
-        self.hub = messenger.hub
+        self._client = client
+        self.hub = client.hub
         self._kind = kind
         self._may_be_foreign = kind.may_be_foreign
         self._queue: collections.deque[_Arrival] = collections.deque()
@@ -344,7 +343,7 @@ class Listener(base.Listener):
         self, sources: typing.Callable[[typing.Any], list[typing.Any]]
     ) -> Subscription:
         """Begin to receive from `sources`."""
-        self._subscription = self._messenger.subscribe(
+        self._subscription = self._client.subscribe(
             sources, self.prefetch_size, self._arrived
         )
         return self._subscription
@@ -358,7 +357,9 @@ class Listener(base.Listener):
         assert self._subscription is not None
         return self._subscription.wait_attached(deadline)
 
-    def _arrived(self, inlet: Inlet, delivery: Delivery, data: memoryview) -> None:
+    def _arrived(
+        self, inlet: ReceivingLink, delivery: Delivery, data: memoryview
+    ) -> None:
         """A message came.  Hub's context."""
         link = inlet.link
         assert link is not None
@@ -381,7 +382,7 @@ class Listener(base.Listener):
 
     def _reject(
         self,
-        inlet: Inlet,
+        inlet: ReceivingLink,
         link: Receiver,
         delivery: Delivery,
         message_id: object,
@@ -402,7 +403,7 @@ class Listener(base.Listener):
         subscription = self._subscription
         assert subscription is not None
         return (
-            subscription.messenger.last_failure
+            subscription.client.last_failure
             or subscription.refusal
             or "the message bus has not answered"
         )
@@ -457,7 +458,7 @@ class Listener(base.Listener):
             if request.unique_id in self._acknowledged:
                 self._drop_copy(arrival, request.unique_id)
                 continue
-            taken.append(self._kind(self._messenger, arrival, request))
+            taken.append(self._kind(self._client, arrival, request))
         if not self._queue and self._ready_fd is not None:
             with lock:
                 if not self._queue:
@@ -678,7 +679,7 @@ class Listener(base.Listener):
             self._closed = True
             self._queue.clear()
             if self._subscription is not None:
-                self._messenger.unsubscribe(self._subscription)
+                self._client.unsubscribe(self._subscription)
             ready_fd, self._ready_fd = self._ready_fd, None
         if ready_fd is not None:
             ready_fd.close()

@@ -20,8 +20,8 @@ import time
 from urllib.parse import urlsplit
 
 from greenamqp import hubs
+from greenamqp.connection.pump import Pump
 from greenamqp.engine import Connection, Message, Sasl, Terminus
-from greenamqp.pump import Pump
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 

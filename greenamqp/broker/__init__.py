@@ -73,8 +73,8 @@ class Broker:
         """Listen and serve; returns itself.
 
         :raises OSError: if host and port cannot be listened on
-        :raises greenamqp.tls.TlsSetupError: if a certificate, key or CA file cannot be
-            used
+        :raises greenamqp.connection.tls.TlsSetupError: if a certificate, key or CA
+            file cannot be used
         """
         if self._server is not None:
             return self

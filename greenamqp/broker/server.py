@@ -10,12 +10,12 @@ import os
 import ssl
 import typing
 
-from greenamqp import tls
 from greenamqp.broker.core import Core
 from greenamqp.broker.peer import Peer
 from greenamqp.broker.settings import Settings
+from greenamqp.connection import tls
+from greenamqp.connection.pump import Pump, Stream
 from greenamqp.hubs import Hub, Timer, Waiter, Watch
-from greenamqp.pump import Pump, Stream
 
 LOG = logging.getLogger(__name__)
 
@@ -88,8 +88,8 @@ class Server:
 
     :param host: name or address to listen on
     :param port: 0 picks a free one
-    :raises greenamqp.tls.TlsSetupError: if the settings name a certificate, key or CA
-        file that cannot be used
+    :raises greenamqp.connection.tls.TlsSetupError: if the settings name a certificate,
+        key or CA file that cannot be used
     """
 
     def __init__(self, hub: Hub, settings: Settings, host: str, port: int) -> None:

@@ -3,7 +3,7 @@
 
 The engine raises :class:`LocalProtocolError` where this side broke a rule, and
 reports a :class:`RemoteProtocolError` or :class:`ConnectionFailed` to its handler
-where the peer or the wire did.  The messenger maps them to oslo.messaging's
+where the peer or the wire did.  The client maps them to oslo.messaging's
 exceptions; nothing above it sees them.
 """
 

@@ -68,7 +68,7 @@ class Request(typing.NamedTuple):
 class Format(abc.ABC):
     """Puts into messages what an application says, and reads what peers say.
 
-    What it makes lacks what the messenger knows: address, time to live, and for calls
+    What it makes lacks what the client knows: address, time to live, and for calls
     (see `expect_reply`) where the reply is to go.
     """
 

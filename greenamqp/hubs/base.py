@@ -5,7 +5,7 @@ A hub watches file descriptors, keeps timers, makes waiters and runs callbacks. 
 callbacks run one at a time, in the *hub's context*, and never block; whoever may
 block (a caller of ``send``, an endpoint) does so outside of it, in a waiter.
 
-The contract that keeps the engine whole: engine and messenger are touched either in
+The contract that keeps the engine whole: engine and client are touched either in
 a callback of the hub or under ``hub.lock``.  Green hubs need no lock, as nothing
 switches while the engine is entered; their lock is empty.
 
@@ -95,7 +95,7 @@ class Hub(abc.ABC):
 
     #: as in the option ``hub``
     name: typing.ClassVar[str]
-    #: Guards engine and messenger where callers have threads of their own.
+    #: Guards engine and client where callers have threads of their own.
     lock: contextlib.AbstractContextManager[typing.Any] = contextlib.nullcontext()
 
     #: Whether a callback that is due runs even if nobody waits for anything here.

@@ -11,7 +11,7 @@ declaration into :data:`Steps`, a generator that yields each message to send and
 its answer.  The generator ends when the thing is there and raises :class:`Refused` when
 it is not to be had.
 
-For the messenger only, in the hub's context or under its lock.  Nothing here waits:
+For the client only, in the hub's context or under its lock.  Nothing here waits:
 what became of a declaration is told to a callback.
 """
 
@@ -215,7 +215,7 @@ class Management:
         """Remove a queue."""
         raise NotImplementedError(f"queue {name!r}: this bus cannot be told")
 
-    # -- for the messenger
+    # -- for the client
 
     def has(self, declarations: Declarations) -> bool:
         """Whether all of these were declared over this connection, and not

@@ -24,7 +24,8 @@ import time
 import warnings
 from typing import Any
 
-from greenamqp import failover, hubs
+from greenamqp import hubs
+from greenamqp.connection import failover
 from greenamqp.hubs import native
 from tests.functional import buses, world
 

@@ -14,8 +14,8 @@ import pytest
 from oslo_messaging import Target
 
 import greenamqp
+from greenamqp.client.client import KEPT_SESSIONS
 from greenamqp.engine import LINKS_PER_SESSION
-from greenamqp.messenger.messenger import KEPT_SESSIONS
 from tests.chaos.forwarder import Forwarder
 from tests.functional import buses, world
 from tests.functional.harness import WAIT, connections

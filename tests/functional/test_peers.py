@@ -224,8 +224,8 @@ def test_no_password_anywhere(bus, scripted, caplog, capfd, trace):
         chain += [str(error), repr(error), repr(error.args)]
         error = error.__cause__ or error.__context__
     driver = transport._driver
-    messenger = driver._messenger
-    shown = [repr(thing) for thing in (driver, messenger, *vars(messenger).values())]
+    client = driver._client
+    shown = [repr(thing) for thing in (driver, client, *vars(client).values())]
     written = "".join(capfd.readouterr())
     logged = [record.getMessage() for record in caplog.records]
     assert any("wrong user name or password" in text for text in logged)

@@ -26,7 +26,8 @@ import oslo_messaging
 from oslo_config import cfg
 from oslo_messaging import Target
 
-from greenamqp import connect, hubs
+from greenamqp import hubs
+from greenamqp.connection import connect
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.engine import LinkState
 from tests.fuzz import wire

@@ -26,7 +26,7 @@ from oslo_messaging import Target, conffixture
 
 import greenamqp
 from greenamqp import options as driver_options
-from greenamqp.messenger import Messenger
+from greenamqp.client import Client
 from tests.functional import world
 from tools.buses import BUSES, Bus
 
@@ -48,14 +48,14 @@ class Connection(typing.NamedTuple):
     links: int
 
 
-def connections(messenger: Messenger | None) -> list[Connection]:
-    """Those of a messenger and of the further ones behind it."""
+def connections(client: Client | None) -> list[Connection]:
+    """Those of a client and of the further ones behind it."""
     found = []
-    while messenger is not None:
-        engine = messenger.engine
+    while client is not None:
+        engine = client.engine
         assert engine is not None
         found.append(Connection(engine._session_count, len(engine._links)))
-        messenger = messenger._further
+        client = client._further
     return found
 
 

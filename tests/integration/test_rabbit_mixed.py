@@ -312,10 +312,10 @@ def test_a_duplicate_is_dropped_by_both(amqp, theirs):
         topic = unique()
         with serving(server, topic) as endpoint, rpc(amqp) as transport:
             driver = transport._driver
-            messenger = driver._connected()
+            client = driver._connected()
             # The same message twice, as after a connection that was lost.
             for value, unique_id in (("first", "1"), ("copy", "1"), ("end", "2")):
-                messenger.unique_id = lambda unique_id=unique_id: unique_id
+                client.unique_id = lambda unique_id=unique_id: unique_id
                 request = {"method": "hear", "args": {"value": value}}
                 driver.send(Target(topic=topic), {}, request)
                 if value != "copy":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A world without sockets, threads and time: what the messenger's tests run in.
+"""A world without sockets, threads and time: what the client's tests run in.
 
 :class:`World` is a hub with a clock that stands still unless a test moves it, and the
-network behind it.  A messenger in it connects to :class:`Peer`, the other end of the
+network behind it.  A client in it connects to :class:`Peer`, the other end of the
 connection, which is made of the same engine.  Whoever waits is a greenlet that
 :meth:`World.go` starts; the test itself is the hub's context.
 """
@@ -20,16 +20,17 @@ import oslo_messaging
 from oslo_config import cfg
 from oslo_messaging import Target
 
-from greenamqp import connect, hubs
+from greenamqp import hubs
 from greenamqp import options as driver_options
 from greenamqp.addressing import Service
+from greenamqp.client import Client, Destination, State
+from greenamqp.connection import connect
+from greenamqp.connection.failover import Host
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.engine import ACCEPTED, LinkState, Message, Terminus, capi
 from greenamqp.engine.sasl import AcceptedConnection, SaslServer
-from greenamqp.failover import Host
 from greenamqp.hubs.base import Hub, Timer, Waiter, Watch
 from greenamqp.listener import Listener
-from greenamqp.messenger import Destination, Messenger, State
 from tests.unit.wire import feed, output
 
 # A world that moves this often without coming to rest has run wild.
@@ -583,7 +584,7 @@ class Peer:
 
 
 class Network:
-    """What a messenger connects through, in place of real sockets.
+    """What a client connects through, in place of real sockets.
 
     :ivar script: what becomes of each attempt in turn: a reason for it to fail, or a
         dict of arguments for the Peer; when it is used up, `default` is for all others
@@ -621,7 +622,7 @@ class Network:
         done: typing.Callable,
         **secured: typing.Any,
     ) -> object:
-        """In place of greenamqp.connect.Attempt."""
+        """In place of greenamqp.connection.connect.Attempt."""
         self.attempts.append((hub.now(), hostname, port))
         self.secured.append(secured)
         plan = self.script.pop(0) if self.script else self.default
@@ -662,11 +663,11 @@ RPC = Destination.of(Target(topic="t"), Service.RPC)
 
 
 class Setting(typing.NamedTuple):
-    """A messenger and the world that it is in."""
+    """A client and the world that it is in."""
 
     world: World
     network: Network
-    messenger: Messenger
+    client: Client
 
     @property
     def peer(self) -> Peer:
@@ -683,7 +684,7 @@ class Setting(typing.NamedTuple):
     ) -> Task:
         """Begin to send something."""
         return self.world.go(
-            self.messenger.send,
+            self.client.send,
             what,
             destination,
             lambda format: Message(body),
@@ -709,7 +710,7 @@ class Setting(typing.NamedTuple):
         """Begin a call."""
 
         def call() -> typing.Any:
-            reply = self.messenger.call(
+            reply = self.client.call(
                 destination,
                 lambda format: Message(body),
                 deadline=deadline,
@@ -728,7 +729,7 @@ class Setting(typing.NamedTuple):
         **options: typing.Any,
     ) -> None:
         """Send and do not wait."""
-        self.messenger.post(
+        self.client.post(
             "RPC reply",
             destination,
             lambda format: Message(body),
@@ -741,14 +742,14 @@ class Setting(typing.NamedTuple):
         task = self.notify()
         self.world.settle()
         assert task.result() is None
-        assert self.messenger.state is State.UP
+        assert self.client.state is State.UP
         self.peer.received.clear()
 
     def lose(self) -> None:
         """Lose the connection and have it made again."""
         self.peer.cut()
         self.world.advance(5)
-        assert self.messenger.state is State.UP
+        assert self.client.state is State.UP
 
 
 @contextlib.contextmanager
@@ -760,17 +761,17 @@ def setting(
     network: dict[str, typing.Any] | None = None,
     **overrides: typing.Any,
 ) -> typing.Iterator[Setting]:
-    """A messenger in a world of its own; options as `overrides`.
+    """A client in a world of its own; options as `overrides`.
 
-    At the end the messenger is closed, and nothing of it may be left.  An error that
+    At the end the client is closed, and nothing of it may be left.  An error that
     was caught and logged with its traceback fails the test.
     """
     with _prepared(network or {}) as (world, net):
-        messenger = Messenger(
+        client = Client(
             world, hosts, options(**overrides), default_exchange, virtual_host
         )
-        yield Setting(world, net, messenger)
-        closing = world.go(messenger.close)
+        yield Setting(world, net, client)
+        closing = world.go(client.close)
         world.advance(10)
         assert closing.result() is None
         leftovers(world)
@@ -918,7 +919,7 @@ class _Mistakes(logging.Handler):
 
 
 def leftovers(world: World) -> None:
-    """Fail if anything of a closed messenger is left."""
+    """Fail if anything of a closed client is left."""
     assert world.stopped == world.started
     assert not world.watches
     assert all(stream.closed for stream in world.streams.values())

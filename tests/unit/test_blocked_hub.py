@@ -11,12 +11,12 @@ import pytest
 from oslo_messaging import Target
 
 from greenamqp.addressing import Service
+from greenamqp.client import Destination, State
+from greenamqp.connection.guard import GUARD
+from greenamqp.connection.pump import Pump
 from greenamqp.engine import Connection, Message, Terminus
 from greenamqp.engine.sasl import AcceptedConnection, SaslServer
-from greenamqp.guard import GUARD
 from greenamqp.hubs import get
-from greenamqp.messenger import Destination, State
-from greenamqp.pump import Pump
 from tests.unit import fakes
 
 NOTIFY = Destination.of(Target(topic="t"), Service.NOTIFY)
@@ -24,7 +24,7 @@ NOTIFY = Destination.of(Target(topic="t"), Service.NOTIFY)
 
 def up(s):
     task = s.world.go(
-        s.messenger.send,
+        s.client.send,
         "notification",
         NOTIFY,
         lambda format: Message("{}"),
@@ -102,7 +102,7 @@ def test_a_peer_that_spoke_meanwhile_is_not_taken_for_silent(caplog):
         s.peer.work()
         s.world.settle()
         assert len(warnings(caplog)) == 1
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         up(s)
         assert len(s.network.peers) == 1
 

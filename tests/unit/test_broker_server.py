@@ -18,8 +18,8 @@ import trustme
 from proton import Message as ProtonMessage
 from proton.utils import BlockingConnection
 
-from greenamqp import tls
 from greenamqp.broker import Broker
+from greenamqp.connection import tls
 from greenamqp.engine import Connection, Sasl, Terminus, capi
 from tests.unit.bus import message
 from tests.unit.wire import Recorder
@@ -453,7 +453,7 @@ import _socket
 from greenamqp import hubs
 from greenamqp.broker import Broker
 from greenamqp.engine import Connection, Message, Terminus
-from greenamqp.pump import Pump
+from greenamqp.connection.pump import Pump
 
 hub = hubs.get("blocking" if world == "blocking" else "auto")
 assert hub.name == world, hub.name

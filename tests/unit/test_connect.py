@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from greenamqp import connect
+from greenamqp.connection import connect
 from greenamqp.hubs.blocking import BlockingHub
 
 # Seconds: no test waits for it.

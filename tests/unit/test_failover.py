@@ -3,7 +3,7 @@
 
 import pytest
 
-from greenamqp.failover import Backoff, Host, Hosts
+from greenamqp.connection.failover import Backoff, Host, Hosts
 
 HOSTS = [Host("one", 1), Host("two", 2), Host("three", 3)]
 

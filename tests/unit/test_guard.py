@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from greenamqp.guard import EMPTY_FRAME, SHARE, Charge, Guard
+from greenamqp.connection.guard import EMPTY_FRAME, SHARE, Charge, Guard
 
 PATIENCE = 8.0
 

@@ -4,9 +4,9 @@ left.  (The fuzzer's corpus has the many ways of noise; here is what takes patie
 
 import pytest
 
+from greenamqp.client import State
+from greenamqp.client import client as messenger_module
 from greenamqp.engine import Message
-from greenamqp.messenger import State
-from greenamqp.messenger import messenger as messenger_module
 from tests.fuzz import wire
 from tests.unit import fakes
 
@@ -44,10 +44,10 @@ def test_links_without_end(receiver):
         say(s, begin(500))
         for handle in range(messenger_module.MAX_REFUSED_LINKS):
             say(s, attach(500, handle, receiver))
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         say(s, attach(500, 100_000, receiver))
-        assert s.messenger.state is State.WAITING
-        assert "attaches links to us" in s.messenger.last_failure
+        assert s.client.state is State.WAITING
+        assert "attaches links to us" in s.client.last_failure
 
 
 def test_a_new_connection_counts_anew():
@@ -57,7 +57,7 @@ def test_a_new_connection_counts_anew():
             say(s, begin(500))
             for handle in range(messenger_module.MAX_REFUSED_LINKS // 2):
                 say(s, attach(500, handle, False))
-            assert s.messenger.state is State.UP
+            assert s.client.state is State.UP
             s.lose()
 
 
@@ -66,18 +66,18 @@ def test_sessions_without_end():
         s.up()
         for channel in range(1, messenger_module.CHANNEL_MAX + 1):
             say(s, begin(channel))
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         say(s, begin(messenger_module.CHANNEL_MAX + 1))
-        assert s.messenger.state is State.WAITING
+        assert s.client.state is State.WAITING
 
 
 def test_sessions_that_come_and_go_leave_nothing():
     with fakes.setting() as s:
         s.up()
         say(s, (begin(9) + end(9)) * 5000)
-        assert s.messenger.state is State.UP
-        assert len(s.messenger.engine._sessions) <= 1
-        assert not s.messenger.engine._ended_sessions
+        assert s.client.state is State.UP
+        assert len(s.client.engine._sessions) <= 1
+        assert not s.client.engine._ended_sessions
 
 
 def test_heartbeats_in_place_of_an_open_frame(monkeypatch):
@@ -86,12 +86,12 @@ def test_heartbeats_in_place_of_an_open_frame(monkeypatch):
     with fakes.setting() as s:
         s.notify(timeout=120)
         s.world.settle()
-        assert s.messenger.state is State.OPENING
+        assert s.client.state is State.OPENING
         for _ in range(40):
             s.network.peers[0].stream.inbound += wire.frame(b"") * 1000
             s.world.advance(1)
         assert len(s.network.peers) > 1
-        assert "no answer to the Open frame" in s.messenger.last_failure
+        assert "no answer to the Open frame" in s.client.last_failure
 
 
 @pytest.mark.parametrize("address", [b"\xff\xfe", b"reply\xc3\x28", b"\x00"])
@@ -134,7 +134,7 @@ def test_replies_to_nobody_are_only_dropped(caplog):
                 request.message.reply_to, Message("{}", correlation_id=str(number))
             )
             s.world.settle()
-        assert len(s.messenger.replies.waiting) == 1
+        assert len(s.client.replies.waiting) == 1
         s.peer.reply(request, '{"response": 1}')
         s.world.settle()
         assert call.result() == '{"response": 1}'
@@ -149,4 +149,4 @@ def test_the_same_reply_again_is_dropped():
         s.peer.reply(request, '{"response": "second"}')
         s.world.settle()
         assert "first" in call.result()
-        assert not s.messenger.replies.waiting
+        assert not s.client.replies.waiting

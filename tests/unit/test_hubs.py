@@ -94,7 +94,7 @@ def test_importing_greenamqp_imports_no_scheduler(module):
     # oslo.messaging itself imports eventlet where it is installed, so it is asked
     # for the engine and the hubs alone.
     code = (
-        "import sys, greenamqp.hubs, greenamqp.engine, greenamqp.pump\n"
+        "import sys, greenamqp.hubs, greenamqp.engine, greenamqp.connection.pump\n"
         "from greenamqp.hubs import threads, blocking\n"
         f"sys.exit({module!r} in sys.modules)"
     )

@@ -434,7 +434,7 @@ def test_the_last_reply_leaves_at_once(rig):
     # Nothing has moved since: it is on the wire already.
     assert b"urgent" in s.peer.stream.outbound
     s.world.settle()
-    assert s.driver._messenger.requests_at_work == 0
+    assert s.driver._client.requests_at_work == 0
 
 
 # -- bad messages

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Declarations, and a messenger in front of a bus that wants them."""
+"""Declarations, and a client in front of a bus that wants them."""
 
 import pytest
 from oslo_messaging import Target, exceptions
@@ -243,7 +243,7 @@ def test_a_request_that_ends_the_pair_harms_no_other(pair):
     assert outcomes["bad"].permanent
 
 
-# -- the messenger before a bus that cannot
+# -- the client before a bus that cannot
 
 
 def test_a_call_to_one_that_is_too_old_says_so():

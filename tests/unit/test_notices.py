@@ -6,10 +6,9 @@ import logging
 import pytest
 from oslo_messaging import Target
 
-from greenamqp import notices
 from greenamqp.addressing import Node, Service
+from greenamqp.client import Destination, State, notices
 from greenamqp.engine import Message
-from greenamqp.messenger import Destination, State
 from tests.unit import fakes
 
 LINKS = 200
@@ -33,11 +32,11 @@ def lines(caplog):
 
 def subscribe(s, count=LINKS):
     for number in range(count):
-        s.messenger.subscribe(
+        s.client.subscribe(
             lambda _, n=number: [Node(f"address-{n}")], 10, lambda *a: None
         )
     s.world.settle()
-    assert s.messenger.state is State.UP
+    assert s.client.state is State.UP
 
 
 def peer_links(s):
@@ -92,7 +91,7 @@ def test_replies_that_cannot_be_sent_are_one_line(lines):
     with fakes.setting() as s:
         s.network.default = "Connection refused"
         for number in range(LINKS):
-            s.messenger.post(
+            s.client.post(
                 "RPC reply",
                 Destination.reply(f"caller-{number}"),
                 lambda format: Message("{}"),
@@ -108,7 +107,7 @@ def test_a_reply_that_waits_for_the_connection_is_sent_when_it_is_there():
     """Its one attempt is not used up by a connection that was not there."""
     with fakes.setting() as s:
         s.network.script = ["refused", "refused"]
-        s.messenger.post(
+        s.client.post(
             "RPC reply",
             Destination.reply("caller"),
             lambda format: Message("{}"),
@@ -116,14 +115,14 @@ def test_a_reply_that_waits_for_the_connection_is_sent_when_it_is_there():
             retries=0,
         )
         s.world.advance(10)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert len(s.peer.received) == 1
 
 
 def test_what_is_collected_is_written_at_the_end(lines):
     with fakes.setting() as s:
-        s.messenger.notices.add(notices.LINK_CLOSED, address="a", reason="r")
-        closing = s.world.go(s.messenger.close)
+        s.client.notices.add(notices.LINK_CLOSED, address="a", reason="r")
+        closing = s.world.go(s.client.close)
         s.world.settle()
         assert closing.result() is None
         assert [text for _, text in lines()] == ["the link to a was closed: r"]
@@ -131,7 +130,7 @@ def test_what_is_collected_is_written_at_the_end(lines):
 
 def test_texts_may_hold_braces(lines):
     with fakes.setting() as s:
-        s.messenger.notices.add(notices.LINK_CLOSED, address="{a}", reason="{} %s")
+        s.client.notices.add(notices.LINK_CLOSED, address="{a}", reason="{} %s")
         s.world.settle()
         assert [text for _, text in lines()] == ["the link to {a} was closed: {} %s"]
 
@@ -148,12 +147,12 @@ def test_with_other_hosts_a_silent_one_is_given_up_sooner(monkeypatch):
     whole = fakes.Peer
     hosts = [fakes.Host("one", 1), fakes.Host("two", 2)]
     monkeypatch.setattr(
-        "greenamqp.failover.Hosts.__init__.__defaults__", (lambda n: 0,)
+        "greenamqp.connection.failover.Hosts.__init__.__defaults__", (lambda n: 0,)
     )
     with fakes.setting(hosts, idle_timeout=0) as s:
         monkeypatch.setattr(fakes, "Peer", Silent)
         task = s.world.go(
-            s.messenger.send,
+            s.client.send,
             "notification",
             Destination.of(Target(topic="t"), Service.NOTIFY),
             lambda format: Message("{}"),

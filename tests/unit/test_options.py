@@ -17,9 +17,9 @@ from oslo_messaging import Target, exceptions
 
 import greenamqp.hubs
 from greenamqp import addressing, options
+from greenamqp.connection.pump import Pump
+from greenamqp.connection.security import Security
 from greenamqp.engine import RELEASED, Message
-from greenamqp.pump import Pump
-from greenamqp.security import Security
 from tests.unit import fakes
 
 GROUP = "oslo_messaging_amqp"
@@ -76,7 +76,7 @@ BY_NAME = {option.dest: option for option in options.OPTIONS}
 @pytest.fixture(autouse=True)
 def no_chance(monkeypatch):
     monkeypatch.setattr(
-        "greenamqp.failover.Backoff.__init__.__defaults__", (lambda: 1.0,)
+        "greenamqp.connection.failover.Backoff.__init__.__defaults__", (lambda: 1.0,)
     )
 
 

@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
+from greenamqp.connection.pump import BUFFER_SIZE, READS_PER_WAKEUP, Pump
 from greenamqp.engine import ConnectionFailed, capi
-from greenamqp.pump import BUFFER_SIZE, READS_PER_WAKEUP, Pump
 from tests.unit import fakes
 
 
@@ -492,7 +492,7 @@ def test_a_reason_that_was_sent_is_not_lost_to_a_broken_pipe():
         s.peer.stream.write_error = BrokenPipeError(errno.EPIPE, "Broken pipe")
         s.notify()
         s.world.settle()
-        assert "maintenance" in s.messenger.last_failure
+        assert "maintenance" in s.client.last_failure
 
 
 def test_a_failure_has_a_type_of_its_own():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Driver, messenger and listener with messages in the format of the rabbit:// driver.
+"""Driver, client and listener with messages in the format of the rabbit:// driver.
 
 The peer here makes what is attached to, so the addresses are those of a broker that
 does; what is tried is the format.

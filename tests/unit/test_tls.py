@@ -8,8 +8,8 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from greenamqp import tls
-from greenamqp.pump import BUFFER_SIZE
+from greenamqp.connection import tls
+from greenamqp.connection.pump import BUFFER_SIZE
 
 PASSWORD = "hOrSe-bAtTeRy-9"
 

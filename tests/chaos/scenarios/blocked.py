@@ -5,7 +5,7 @@ import threading
 
 import oslo_messaging
 
-from greenamqp.guard import GUARD
+from greenamqp.connection.guard import GUARD
 from tests.chaos.workers import Stage
 
 

@@ -95,9 +95,9 @@ class Parent:
         self.driver = self.transport._driver
         self.listener = self.driver.listen(oslo_messaging.Target(topic="idle"), 1, None)
         self.listener.fileno()
-        messenger = self.driver._connected()
-        self.container = messenger.engine._pyngus._pn_connection.container
-        fd = messenger._pump._stream.fileno()
+        client = self.driver._connected()
+        self.container = client.engine._pyngus._pn_connection.container
+        fd = client._pump._stream.fileno()
         self.socket = os.readlink(f"/proc/self/fd/{fd}")
         self.inode = os.fstat(fd).st_ino
         # Whatever this world needs for that is there from now on.

@@ -25,10 +25,10 @@ class Parent:
         self.stage = stage
         self.transport = stage.transport(url, **options)
         self.client = stage.client(self.transport, TOPIC)
-        messenger = self.transport._driver._connected()
+        client = self.transport._driver._connected()
         # A cast to nobody, which the broker keeps: connected from here on.
         stage.client(self.transport, "nobody").cast({}, "nothing")
-        stage.say("parent", container=container(messenger), pid=os.getpid())
+        stage.say("parent", container=container(client), pid=os.getpid())
         self._thread = threading.Thread(target=self._obey, daemon=True)
         self._thread.start()
 
@@ -53,8 +53,8 @@ class Work:
 
     def begin(self) -> None:
         self._server = self._stage.server(self._transport, TOPIC, Endpoint())
-        messenger = self._transport._driver._connected()
-        self._stage.say("worker", container=container(messenger), pid=os.getpid())
+        client = self._transport._driver._connected()
+        self._stage.say("worker", container=container(client), pid=os.getpid())
 
     def end(self) -> None:
         if self._server is None:
@@ -63,8 +63,8 @@ class Work:
         self._transport.cleanup()
 
 
-def container(messenger) -> str | None:
-    engine = messenger.engine
+def container(client) -> str | None:
+    engine = client.engine
     return engine and engine._pyngus._pn_connection.container
 
 

@@ -12,7 +12,7 @@ import time
 
 import oslo_messaging
 
-from greenamqp.messenger import outlet
+from greenamqp.client import sending
 from tests.chaos.workers import Stage
 
 TOPIC = "traffic"
@@ -86,7 +86,7 @@ class Sent:
 
     def __init__(self) -> None:
         self.again: set[int] = set()
-        original = outlet.Outlet._transmit
+        original = sending.SendingLink._transmit
 
         def transmit(self_, link, entry):
             if entry.attempts and not entry.is_call:
@@ -95,7 +95,7 @@ class Sent:
                 self.again.add(int(found[1]))
             original(self_, link, entry)
 
-        outlet.Outlet._transmit = transmit
+        sending.SendingLink._transmit = transmit
 
 
 def client(

@@ -8,7 +8,9 @@ import logging
 import typing
 import uuid
 
-from greenamqp import addressing, notices
+from greenamqp import addressing
+from greenamqp.client import notices
+from greenamqp.client.state import LINK_NAME, State
 from greenamqp.engine import (
     ACCEPTED,
     RELEASED,
@@ -23,13 +25,12 @@ from greenamqp.engine import (
 )
 from greenamqp.hubs import Timer, Waiter
 from greenamqp.management import Refused
-from greenamqp.messenger.state import LINK_NAME, State
 
 if typing.TYPE_CHECKING:
-    from greenamqp.messenger.messenger import Messenger
+    from greenamqp.client.client import Client
 
 # One name for all of the room: where in it something is logged is nobody's business.
-LOG = logging.getLogger("greenamqp.messenger")
+LOG = logging.getLogger("greenamqp.client")
 
 
 # A link that was up, and may have gone with another one's session, is attached again
@@ -53,10 +54,10 @@ class Doubts:
     """
 
     def __init__(self) -> None:
-        self._inside: set[Inlet] = set()
-        self._waiting: collections.deque[Inlet] = collections.deque()
+        self._inside: set[ReceivingLink] = set()
+        self._waiting: collections.deque[ReceivingLink] = collections.deque()
 
-    def enter(self, inlet: Inlet) -> bool:
+    def enter(self, inlet: ReceivingLink) -> bool:
         """Whether this one may attach now; if not, it is told to when it may."""
         if inlet in self._inside or len(self._inside) < MAX_DOUBTFUL:
             self._inside.add(inlet)
@@ -65,7 +66,7 @@ class Doubts:
             self._waiting.append(inlet)
         return False
 
-    def leave(self, inlet: Inlet) -> None:
+    def leave(self, inlet: ReceivingLink) -> None:
         """Its attach was answered, or is wanted no longer."""
         if inlet in self._inside:
             self._inside.remove(inlet)
@@ -78,7 +79,7 @@ class Doubts:
 class Subscription:
     """What one listener receives, over any number of links.  Hub's context or lock.
 
-    All of them are over one connection: that of ``messenger``, which changes where a
+    All of them are over one connection: that of ``client``, which changes where a
     connection cannot hold them.
 
     :param sources: makes the termini, once the bus is known
@@ -88,15 +89,15 @@ class Subscription:
 
     def __init__(
         self,
-        messenger: Messenger,
+        client: Client,
         sources: typing.Callable[[addressing.Addresser], list[addressing.Node]],
         window: int,
-        on_message: typing.Callable[[Inlet, Delivery, memoryview], None],
+        on_message: typing.Callable[[ReceivingLink, Delivery, memoryview], None],
     ) -> None:
-        self.messenger = messenger
+        self.client = client
         self.window = window
         self.on_message = on_message
-        self.inlets: list[Inlet] = []
+        self.inlets: list[ReceivingLink] = []
         #: Why the bus at hand cannot do what is asked, or None.
         self.impossible: NotImplementedError | None = None
         #: Why a link is not up, or "".
@@ -112,7 +113,7 @@ class Subscription:
 
     def attach(self) -> None:
         """Attach all links; the connection is up."""
-        addresser = self.messenger.addresser
+        addresser = self.client.addresser
         assert addresser is not None
         try:
             sources = self._sources(addresser)
@@ -122,15 +123,15 @@ class Subscription:
             self._wake()
             return
         self.impossible = None
-        if not self.messenger.has_room(len(sources)):
-            self.messenger.pass_on(self)
+        if not self.client.has_room(len(sources)):
+            self.client.pass_on(self)
             return
-        self._hold([Inlet(self, source) for source in sources])
+        self._hold([ReceivingLink(self, source) for source in sources])
         for inlet in self.inlets:
             inlet.attach()
 
-    def _hold(self, inlets: list[Inlet]) -> None:
-        self.messenger.links_held += len(inlets) - len(self.inlets)
+    def _hold(self, inlets: list[ReceivingLink]) -> None:
+        self.client.links_held += len(inlets) - len(self.inlets)
         self.inlets = inlets
 
     def moved(self) -> bool:
@@ -138,7 +139,7 @@ class Subscription:
         Returns whether that was done."""
         if any(inlet.link is not None for inlet in self.inlets):
             return False
-        return self.messenger.displace(self)
+        return self.client.displace(self)
 
     def detach(self) -> None:
         """Detach all links, to attach them over another connection."""
@@ -168,7 +169,7 @@ class Subscription:
 
         :raises NotImplementedError: if the bus cannot do what is asked
         """
-        hub = self.messenger.hub
+        hub = self.client.hub
         waiter = hub.waiter()
         with hub.lock:
             self._waiters.append(waiter)
@@ -179,7 +180,7 @@ class Subscription:
                         raise self.impossible
                     if self.attached:
                         return True
-                    if self.messenger.state is State.CLOSED:
+                    if self.client.state is State.CLOSED:
                         return False
                 if not waiter.wait(deadline):
                     return False
@@ -192,7 +193,7 @@ class Subscription:
         self.stopped = True
         for inlet in self.inlets:
             inlet.stop()
-        self.messenger.flush()
+        self.client.flush()
 
     def close(self) -> None:
         """Detach all links, for good."""
@@ -203,7 +204,7 @@ class Subscription:
             inlet.close(for_good=True)
 
 
-class Inlet:
+class ReceivingLink:
     """One receiving link of a subscription.  Hub's context or lock.
 
     Credit goes back to the peer for what was settled, half a window at a time: one
@@ -231,7 +232,7 @@ class Inlet:
         self._subscription = subscription
         self.source = source
         #: What its messages are in.
-        self.format = subscription.messenger.format
+        self.format = subscription.client.format
         self.link: Receiver | None = None
         self._returned = 0
         self._timer: Timer | None = None
@@ -242,7 +243,7 @@ class Inlet:
         self._doubtful = False
         self._was_up = False
         # Whether senders wait for what becomes of their messages here.
-        self._awaited = subscription.messenger.bus.is_router
+        self._awaited = subscription.client.bus.is_router
         # What is acknowledged, and waits for more to be settled with it.
         self._held: list[Delivery] = []
         self._held_timer: Timer | None = None
@@ -260,22 +261,22 @@ class Inlet:
     def attach(self) -> None:
         """Attach the link."""
         self._timer = None
-        messenger = self._subscription.messenger
-        if self._closed or messenger.state is not State.UP:
+        client = self._subscription.client
+        if self._closed or client.state is not State.UP:
             return
         if self.link is not None or self._subscription.stopped:
             return
-        assert messenger.engine is not None
+        assert client.engine is not None
         if self._must_declare():
             return
-        if messenger.overfull and self._subscription.moved():
+        if client.overfull and self._subscription.moved():
             return
         # Not twice may it happen to the others that they go with it.
-        alone = self._doubtful and messenger.bus.refusal_ends_session
-        if alone and not messenger.doubts.enter(self):
+        alone = self._doubtful and client.bus.refusal_ends_session
+        if alone and not client.doubts.enter(self):
             return
         try:
-            link = messenger.engine.create_receiver(
+            link = client.engine.create_receiver(
                 self.source,
                 Terminus(self.source.address),
                 name=f"{LINK_NAME}/receiver/[{self.address}]/{uuid.uuid4().hex}",
@@ -284,15 +285,15 @@ class Inlet:
                 own_session=alone,
             )
         except LocalProtocolError as exc:
-            messenger.doubts.leave(self)
-            if not isinstance(exc, LinkLimitError) or not messenger.displace(
+            client.doubts.leave(self)
+            if not isinstance(exc, LinkLimitError) or not client.displace(
                 self._subscription
             ):
                 self._not_subscribed(self.address, exc)
                 self._retry_later()
             return
         except ValueError as exc:  # AMQP has no way to write such a name
-            messenger.doubts.leave(self)
+            client.doubts.leave(self)
             self._not_subscribed(repr(self.address), exc)
             return
         self.link = link
@@ -301,13 +302,13 @@ class Inlet:
         link.on_detached = self._detached
         link.on_message = self._message
         link.on_dropped = self._dropped
-        assert messenger.watch is not None
-        messenger.watch.attaching(link)
-        messenger.flush()
+        assert client.watch is not None
+        client.watch.attaching(link)
+        client.flush()
 
     def _must_declare(self) -> bool:
         """Whether something must be declared first; has that done."""
-        management = self._subscription.messenger.management
+        management = self._subscription.client.management
         declarations = self.source.declarations
         if self._declaring or management is None or management.has(declarations):
             return self._declaring
@@ -325,16 +326,16 @@ class Inlet:
 
     def _not_subscribed(self, address: str, reason: Exception) -> None:
         self._subscription.refusal = f"{address}: {reason}"
-        self._subscription.messenger.notices.add(
+        self._subscription.client.notices.add(
             notices.NOT_SUBSCRIBED, address=address, reason=reason
         )
 
     def _answered(self, link: Receiver) -> None:
         """The bus said something to the attach, or it is wanted no longer."""
-        messenger = self._subscription.messenger
-        messenger.doubts.leave(self)
-        if messenger.watch is not None:
-            messenger.watch.answered(link)
+        client = self._subscription.client
+        client.doubts.leave(self)
+        if client.watch is not None:
+            client.watch.answered(link)
 
     def _attached(self, link: Receiver) -> None:
         self._answered(link)
@@ -348,24 +349,24 @@ class Inlet:
 
     def _detached(self, link: Receiver, error: RemoteError | None) -> None:
         if link is not self.link or link.connection.ended:
-            return  # the messenger hears of the connection, and calls lost()
+            return  # the client hears of the connection, and calls lost()
         self.link = None
         self._let_go()
-        messenger = self._subscription.messenger
+        client = self._subscription.client
         self._answered(link)
-        delay: float = messenger.options.link_retry_delay
+        delay: float = client.options.link_retry_delay
         was_up, self._was_up = self._was_up, False
         self._doubtful = not was_up
-        if was_up and messenger.bus.refusal_ends_session:
+        if was_up and client.bus.refusal_ends_session:
             # Perhaps it was in the session of another link, that was refused or not
             # answered.
             delay = min(delay, FIRST_RETRY_PAUSE)
-        if self.source.declarations and messenger.management is not None:
-            messenger.management.forget(self.source.declarations)
+        if self.source.declarations and client.management is not None:
+            client.management.forget(self.source.declarations)
         if not self._subscription.stopped:
             reason = error or "no reason given"
             self._subscription.refusal = f"{self.address}: {reason}"
-            messenger.notices.add(
+            client.notices.add(
                 notices.SUBSCRIPTION_CLOSED,
                 address=self.address,
                 reason=reason,
@@ -374,10 +375,10 @@ class Inlet:
             self._retry_later(delay)
 
     def _retry_later(self, delay: float | None = None) -> None:
-        messenger = self._subscription.messenger
+        client = self._subscription.client
         if delay is None:
-            delay = messenger.options.link_retry_delay
-        self._timer = messenger.hub.call_at(messenger.hub.now() + delay, self.attach)
+            delay = client.options.link_retry_delay
+        self._timer = client.hub.call_at(client.hub.now() + delay, self.attach)
 
     def _message(self, link: Receiver, delivery: Delivery, data: memoryview) -> None:
         if self._subscription.stopped:
@@ -406,11 +407,11 @@ class Inlet:
         ):
             return False
         self.give_back(link)
-        messenger = self._subscription.messenger
+        client = self._subscription.client
         if self._awaited:
-            messenger.flush_soon()
+            client.flush_soon()
         else:
-            messenger.flush_late()
+            client.flush_late()
         return True
 
     def acknowledge(self, link: Receiver, delivery: Delivery) -> bool:
@@ -419,11 +420,11 @@ class Inlet:
 
         Returns False if its link is gone: the bus will deliver it again.
         """
-        messenger = self._subscription.messenger
-        delay = messenger.bus.settle_delay
+        client = self._subscription.client
+        delay = client.bus.settle_delay
         if (
             not delay
-            or not messenger.hub.punctual
+            or not client.hub.punctual
             or link is not self.link
             or link.credit <= 0  # the bus waits for it
             or not link.usable(delivery)
@@ -433,7 +434,7 @@ class Inlet:
         if len(self._held) * HELD_SHARE >= self._subscription.window:
             self._settle_held()
         elif self._held_timer is None:
-            hub = messenger.hub
+            hub = client.hub
             self._held_timer = hub.call_at(hub.now() + delay, self._held_long_enough)
         return True
 
@@ -464,7 +465,7 @@ class Inlet:
         if self._returned * 2 >= self._subscription.window:
             link.flow(self._returned)
             self._returned = 0
-            self._subscription.messenger.flush_soon()
+            self._subscription.client.flush_soon()
 
     def stop(self) -> None:
         """Withdraw the credit; what is on its way already is released on arrival."""
@@ -486,26 +487,26 @@ class Inlet:
         """
         self._closed = True
         self.stop()
-        messenger = self._subscription.messenger
+        client = self._subscription.client
         link, self.link = self.link, None
         if link is not None:
-            if for_good and messenger.state is not State.CLOSED:
+            if for_good and client.state is not State.CLOSED:
                 # Not before the bus has detached it, too: RabbitMQ 4.0 would end the
                 # session, and with it all other subscriptions.
-                messenger.leaving.add(self)
+                client.leaving.add(self)
                 link.on_closed = lambda link: self.remove()
                 for_good = False
             link.close()
             self._answered(link)
         else:
-            messenger.doubts.leave(self)
+            client.doubts.leave(self)
         if for_good:
             self.remove()
 
     def remove(self) -> None:
         """Remove the queue that nobody else wants."""
-        messenger = self._subscription.messenger
-        messenger.leaving.discard(self)
-        management = messenger.management
+        client = self._subscription.client
+        client.leaving.discard(self)
+        management = client.management
         if self.source.remove is not None and management is not None:
             management.delete_queue(self.source.remove)

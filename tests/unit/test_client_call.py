@@ -6,8 +6,8 @@ import random
 import pytest
 from oslo_messaging import exceptions
 
+from greenamqp.client import Destination, State
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED, Message
-from greenamqp.messenger import Destination, State
 from tests.unit import fakes
 
 ADDRESS = "unicast.openstack.t"
@@ -39,7 +39,7 @@ def test_a_call_returns_its_reply():
         s.peer.reply(request, "answer")
         s.world.settle()
         assert task.result() == "answer"
-        assert s.messenger.replies.waiting == {}
+        assert s.client.replies.waiting == {}
 
 
 def test_replies_are_accepted():
@@ -145,7 +145,7 @@ def test_no_reply_in_time():
         s.world.advance(11)
         with pytest.raises(TimeoutError, match="RPC call to topic=t.*no reply"):
             task.result()
-        assert s.messenger.replies.waiting == {}
+        assert s.client.replies.waiting == {}
 
 
 def test_a_late_reply_disturbs_nobody(caplog):
@@ -229,7 +229,7 @@ def test_without_heartbeats_a_monitored_call_ends_early():
         s.world.advance(1)
         with pytest.raises(TimeoutError, match="no heartbeat.* 5 s"):
             task.result()
-        assert s.messenger.replies.waiting == {}
+        assert s.client.replies.waiting == {}
 
 
 def test_a_monitored_call_ends_at_its_deadline():
@@ -366,7 +366,7 @@ def test_an_accepted_call_fails_at_once_when_its_reply_cannot_come():
         with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
             task.result()
         assert s.peer.received == []
-        assert s.messenger.replies.waiting == {}
+        assert s.client.replies.waiting == {}
 
 
 @pytest.mark.parametrize("settled", [True, False])
@@ -380,14 +380,14 @@ def test_a_call_that_may_have_arrived_is_not_sent_again(settled):
             task.result()
         s.world.advance(60)
         assert s.peer.received == []
-        assert s.messenger.replies.waiting == {}
+        assert s.client.replies.waiting == {}
 
 
 def test_a_call_that_did_not_leave_is_sent_with_the_new_reply_address():
     with fakes.setting(network={"credit": 0}) as s:
         task = s.call()
         s.world.settle()
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         old = list(s.peer.outbound)
         s.network.default = {}
         s.lose()
@@ -420,7 +420,7 @@ def test_a_call_that_rests_longer_than_the_connection_is_away():
         s.peer.received.clear()
         s.peer.cut()
         s.world.advance(2)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert s.peer.received == [] and s.peer.outbound == {}
         s.world.advance(12)
         (request,) = s.peer.received

@@ -8,9 +8,9 @@ import pytest
 from oslo_messaging import Target, exceptions
 
 from greenamqp.addressing import Node, Service
+from greenamqp.client import Destination, State
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED
 from greenamqp.engine.connection import LINKS_PER_SESSION
-from greenamqp.messenger import Destination, State
 from tests.unit import fakes
 
 ADDRESS = "unicast.openstack.t"
@@ -58,7 +58,7 @@ def test_a_settled_message_waits_for_link_and_credit():
     with fakes.setting(network={"credit": 0}) as s:
         task = s.cast("a", settled=True)
         s.world.settle()
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert not task.done
         s.peer.inbound[ADDRESS].flow(1)
         s.world.settle()
@@ -125,7 +125,7 @@ def test_what_one_wakeup_sends_leaves_in_one_write():
 
         def chatter():
             for number in range(30):
-                s.messenger.send(
+                s.client.send(
                     "RPC cast",
                     fakes.RPC,
                     lambda format, text=str(number): fakes.Message(text),
@@ -219,7 +219,7 @@ def test_rejected_is_an_error_at_once(kind, extra, words):
             task.result()
         s.world.advance(60)
         assert len(s.peer.received) == 1
-        assert s.messenger.replies.waiting == {}
+        assert s.client.replies.waiting == {}
 
 
 @pytest.mark.parametrize("undeliverable", [False, True])
@@ -310,7 +310,7 @@ def test_mandatory_fails_at_once_where_nobody_is(kind):
         assert caught.value.routing_key == ADDRESS
         s.world.advance(60)
         assert len(s.peer.received) == 1
-        assert s.messenger.replies.waiting == {}
+        assert s.client.replies.waiting == {}
 
 
 # -- deadlines
@@ -355,7 +355,7 @@ def test_late_for_want_of_a_connection():
         assert "bus:5672" in reason and "Connection refused" in reason
         s.network.default = {}
         s.world.advance(60)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert s.peer.received == []
 
 
@@ -398,7 +398,7 @@ def test_who_is_thrown_out_of_its_wait_leaves_nothing(kind, where):
         task.throw(Timeout())
         with pytest.raises(Timeout):
             task.result()
-        assert s.messenger.replies.waiting == {}
+        assert s.client.replies.waiting == {}
         s.network.default = {}
         sent = len(s.peer.received) if s.network.peers else 0
         s.world.advance(60)
@@ -601,7 +601,7 @@ def test_a_session_that_is_ended_takes_no_other_with_it():
         link = s.peer.inbound[ADDRESS]
         link._endpoint._pn_link.session.close()
         s.world.settle()
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         task = s.notify()
         s.world.advance(3)
         assert task.result() is None
@@ -681,7 +681,7 @@ def test_no_link_left_for_replies(freed):
         s.up()
         # Links that are in use, unlike those of senders, make no room.
         names = [f"a{n}" for n in range(LINKS_PER_SESSION - 1)]
-        s.messenger.subscribe(
+        s.client.subscribe(
             lambda addresser: [Node(name) for name in names], 10, print
         )
         s.world.settle()
@@ -725,7 +725,7 @@ def test_a_message_that_the_link_does_not_take(kind):
         ):
             task.result()
         assert s.peer.received == []
-        assert s.messenger.replies.waiting == {}
+        assert s.client.replies.waiting == {}
         smaller = s.notify("x" * 300, destination=destination)
         s.world.settle()
         assert smaller.result() is None
@@ -800,7 +800,7 @@ def test_links_without_use_are_forgotten_with_the_connection():
         s.world.settle()
         s.lose()
         assert s.peer.attaches == []
-        assert s.messenger._outlets == {}
+        assert s.client._outlets == {}
 
 
 # -- post
@@ -812,7 +812,7 @@ def test_post_does_not_wait():
         s.world.settle()
         assert bodies(s.peer) == ["reply"]
         s.world.advance(5)
-        assert s.messenger._unattended == []
+        assert s.client._unattended == []
 
 
 @pytest.mark.parametrize("why", ["no credit", "no outcome", "no connection"])
@@ -828,7 +828,7 @@ def test_a_post_expires_and_says_so(why, caplog):
         assert "timed out" not in caplog.text
         s.world.advance(3)
         assert "RPC reply to topic=t timed out" in caplog.text
-        assert s.messenger._unattended == []
+        assert s.client._unattended == []
         s.network.default = {}
         s.world.advance(60)
         s.peer.outcome = outcomes(ACCEPTED)

@@ -14,7 +14,7 @@ import typing
 
 from greenamqp.hubs import Hub, Timer
 
-LOG = logging.getLogger("greenamqp.messenger")
+LOG = logging.getLogger("greenamqp.client")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,21 +4,21 @@
 import pytest
 from oslo_messaging import Target
 
+from greenamqp.client import Destination, State, client
+from greenamqp.client.receiving import MAX_DOUBTFUL
 from greenamqp.engine import ACCEPTED, Message
 from greenamqp.formats import PREDECESSOR
-from greenamqp.messenger import Destination, State, messenger
-from greenamqp.messenger.inlet import MAX_DOUBTFUL
 from tests.unit import fakes
-from tests.unit.test_messenger_receive import Consumer
+from tests.unit.test_client_receive import Consumer
 
 #: A peer that leaves subscriptions two sessions.
-SMALL = {"channel_max": messenger.KEPT_SESSIONS + 1}
+SMALL = {"channel_max": client.KEPT_SESSIONS + 1}
 
 
 @pytest.fixture(autouse=True)
 def two_links_in_a_session(monkeypatch):
     """So that a connection to such a peer holds four links of subscriptions."""
-    monkeypatch.setattr(messenger, "LINKS_PER_SESSION", 2)
+    monkeypatch.setattr(client, "LINKS_PER_SESSION", 2)
 
 
 def living(s):
@@ -120,14 +120,14 @@ def test_unsubscribing_makes_room():
     with fakes.setting(network=SMALL) as s:
         made = consumers(s, 5)
         for each in made[1:3]:
-            s.messenger.unsubscribe(each.subscription)
+            s.client.unsubscribe(each.subscription)
         s.world.settle()
         assert [len(names) for names in held(s)] == [2, 2, 2]
         made = consumers(s, 2, 5)
         assert [len(names) for names in held(s)] == [4, 4, 2]
         assert all(each.subscription.attached for each in made)
-        s.messenger.unsubscribe(made[0].subscription)
-        s.messenger.unsubscribe(made[0].subscription)
+        s.client.unsubscribe(made[0].subscription)
+        s.client.unsubscribe(made[0].subscription)
         s.world.settle()
         assert [len(names) for names in held(s)] == [2, 4, 2]
 
@@ -171,7 +171,7 @@ def test_closing_while_a_further_connection_is_made():
         s.up()
         s.world.peers[-1].answer = True
         made = [Consumer(s, f"a{number}", f"b{number}") for number in range(5)]
-        closing = s.world.go(s.messenger.close)
+        closing = s.world.go(s.client.close)
         s.world.advance(10)
         assert closing.result() is None
         assert not any(each.subscription.attached for each in made)
@@ -186,7 +186,7 @@ def test_the_link_for_replies_waits_for_room():
             assert task.result() is None
         call = s.call()
         s.world.settle()
-        assert "1 sessions of 2 links" in s.messenger.replies.refusal
+        assert "1 sessions of 2 links" in s.client.replies.refusal
         s.world.advance(6)
         s.peer.reply(s.peer.received[-1], '{"result": 1}')
         s.world.settle()
@@ -208,7 +208,7 @@ def test_refused_links_take_no_sessions_from_others():
         assert "no such queue" in consumer.subscription.refusal
         # Each of them was tried twice, the second time in a session of its own.
         assert sorted(s.peer.attaches[-32:]) == sorted(2 * names)
-        assert s.messenger.engine._session_count <= 8 + MAX_DOUBTFUL
+        assert s.client.engine._session_count <= 8 + MAX_DOUBTFUL
         s.peer.refuse.clear()
         s.world.advance(10)
         assert consumer.subscription.attached
@@ -217,7 +217,7 @@ def test_refused_links_take_no_sessions_from_others():
         others = Consumer(s, *(f"o{number}" for number in range(4)))
         s.world.settle()
         assert others.subscription.attached
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
 
 
 def test_a_doubtful_link_that_is_wanted_no_longer_gives_up_its_turn():
@@ -232,7 +232,7 @@ def test_a_doubtful_link_that_is_wanted_no_longer_gives_up_its_turn():
         s.peer.answer = False
         s.world.advance(10)
         # All turns are taken, and nobody answers.
-        s.messenger.unsubscribe(first.subscription)
+        s.client.unsubscribe(first.subscription)
         s.peer.answer_links()
         s.world.settle()
         assert second.subscription.attached

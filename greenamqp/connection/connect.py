@@ -15,9 +15,9 @@ import socket
 import ssl
 import typing
 
-from greenamqp import diagnosis, tls
+from greenamqp.connection import diagnosis, tls
+from greenamqp.connection.pump import Stream
 from greenamqp.hubs import Hub, Timer, Watch
-from greenamqp.pump import Stream
 
 Done = typing.Callable[["Stream | None", "str | None"], None]
 

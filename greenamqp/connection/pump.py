@@ -4,7 +4,7 @@
 One pump belongs to one connection.  It runs in its hub's context: the hub calls when
 the stream is readable, writable again, or when the engine's deadline has come, and
 flushes it at the end of each wake-up.  Nobody else reads or writes the stream, but for
-:mod:`greenamqp.guard`, which takes turns with the pump.
+:mod:`greenamqp.connection.guard`, which takes turns with the pump.
 
 While a write waits for room, whoever has more to send appends to the engine and
 leaves; the rest goes out, in order, when the hub says that there is room.
@@ -16,9 +16,9 @@ import _socket  # the class that no monkey patching replaces
 import os
 import typing
 
-from greenamqp.diagnosis import GREETING_SIZE
+from greenamqp.connection.diagnosis import GREETING_SIZE
+from greenamqp.connection.guard import GUARD, Charge
 from greenamqp.engine import Connection, capi
-from greenamqp.guard import GUARD, Charge
 from greenamqp.hubs import Hub, Timer, Watch
 
 # One read and one write take up to this much.  Bytes.

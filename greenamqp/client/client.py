@@ -12,7 +12,19 @@ import sys
 import typing
 import uuid
 
-from greenamqp import addressing, connect, diagnosis, notices
+from greenamqp import addressing
+from greenamqp.client import notices
+from greenamqp.client.outgoing import Call, Compose, Destination, Outgoing, Reply
+from greenamqp.client.receiving import Doubts, ReceivingLink, Subscription
+from greenamqp.client.replies import Replies
+from greenamqp.client.sending import SendingLink
+from greenamqp.client.state import State
+from greenamqp.client.watch import Watch
+from greenamqp.connection import connect, diagnosis
+from greenamqp.connection.failover import Backoff, Host, Hosts
+from greenamqp.connection.guard import GUARD
+from greenamqp.connection.pump import Pump, Stream
+from greenamqp.connection.security import Security
 from greenamqp.engine import (
     LINKS_PER_SESSION,
     Connection,
@@ -22,22 +34,12 @@ from greenamqp.engine import (
     Sender,
 )
 from greenamqp.engine import Link as EngineLink
-from greenamqp.failover import Backoff, Host, Hosts
-from greenamqp.guard import GUARD
 from greenamqp.hubs import Hub, Timer, Waiter
 from greenamqp.management import Management
-from greenamqp.messenger.inlet import Doubts, Inlet, Subscription
-from greenamqp.messenger.outgoing import Call, Compose, Destination, Outgoing, Reply
-from greenamqp.messenger.outlet import Outlet
-from greenamqp.messenger.replies import Replies
-from greenamqp.messenger.state import State
-from greenamqp.messenger.watch import Watch
 from greenamqp.policy import Policies
-from greenamqp.pump import Pump, Stream
-from greenamqp.security import Security
 
 # One name for all of the room: where in it something is logged is nobody's business.
-LOG = logging.getLogger("greenamqp.messenger")
+LOG = logging.getLogger("greenamqp.client")
 
 # Seconds for one attempt: to connect, to shake hands, to exchange Open frames.
 CONNECT_TIMEOUT = 30.0
@@ -65,11 +67,11 @@ CLOSE_TIMEOUT = 2.0
 SWEEP_INTERVAL = 1.0
 
 
-class Messenger:
+class Client:
     """See the package.
 
     A connection that cannot hold all subscriptions has others beside it: each is
-    another messenger's, which the one before it made, and all that it does is to
+    another client's, which the one before it made, and all that it does is to
     receive.  What is sent and called goes over the first.
 
     :param hub: does the waiting
@@ -131,15 +133,15 @@ class Messenger:
             options.connection_retry_backoff,
             options.connection_retry_interval_max,
         )
-        self._outlets: dict[Destination, Outlet] = {}
+        self._outlets: dict[Destination, SendingLink] = {}
         # In the order in which they came.
         self._subscriptions: dict[Subscription, None] = {}
         #: What waits for its link to be detached, to remove its queue then.
-        self.leaving: set[Inlet] = set()
+        self.leaving: set[ReceivingLink] = set()
         # Receives what this connection cannot hold; made when it is first needed.
-        self._further: Messenger | None = None
+        self._further: Client | None = None
         self._make_further = functools.partial(
-            Messenger,
+            Client,
             hub,
             hosts,
             options,
@@ -327,7 +329,7 @@ class Messenger:
         self,
         sources: typing.Callable[[addressing.Addresser], list[addressing.Node]],
         window: int,
-        on_message: typing.Callable[[Inlet, Delivery, memoryview], None],
+        on_message: typing.Callable[[ReceivingLink, Delivery, memoryview], None],
     ) -> Subscription:
         """Receive from `sources` from now on, whatever becomes of the connection.
 
@@ -341,10 +343,10 @@ class Messenger:
     def unsubscribe(self, subscription: Subscription) -> None:
         """Detach a subscription's links, over whichever connection they are."""
         with self.hub.lock:
-            messenger = subscription.messenger
-            messenger._subscriptions.pop(subscription, None)
+            client = subscription.client
+            client._subscriptions.pop(subscription, None)
             subscription.close()
-            messenger.flush()
+            client.flush()
 
     def close(self) -> None:
         """Close the connection in order and let go of everything.  May block for
@@ -456,7 +458,7 @@ class Messenger:
                 self._where(),
             )
             self._further = self._make_further()
-        subscription.messenger = self._further
+        subscription.client = self._further
         self._further._take_on(subscription)
 
     def displace(self, subscription: Subscription) -> bool:
@@ -481,7 +483,7 @@ class Messenger:
                 return
             outlet = self._outlets.get(entry.destination)
             if outlet is None:
-                outlet = Outlet(self, entry.destination)
+                outlet = SendingLink(self, entry.destination)
                 self._outlets[entry.destination] = outlet
             if entry.is_call and self.replies.address is None:
                 self.replies.attach()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One connection to the message bus, as the driver sees it.
 
-Send, call, subscribe: the messenger keeps what these need over any number of
+Send, call, subscribe: the client keeps what these need over any number of
 connections in turn.  It connects when first used, restores its links after the
 connection was lost, and treats what was under way as the delivery promises say:
 
@@ -30,13 +30,13 @@ happens inside the hub's context or under its lock is marked as such.
 
 Within: ``outgoing`` (a message on its way), ``outlet`` (what goes to one destination),
 ``replies`` (the link that replies come by), ``inlet`` (what listeners receive),
-``watch`` (leaves sessions in which the bus stands still), ``messenger`` (the
+``watch`` (leaves sessions in which the bus stands still), ``client`` (the
 connection, and what the driver asks of it).
 """
 
-from greenamqp.messenger.inlet import Inlet, Subscription
-from greenamqp.messenger.messenger import Messenger
-from greenamqp.messenger.outgoing import Destination
-from greenamqp.messenger.state import State
+from greenamqp.client.client import Client
+from greenamqp.client.outgoing import Destination
+from greenamqp.client.receiving import ReceivingLink, Subscription
+from greenamqp.client.state import State
 
-__all__ = ["Destination", "Inlet", "Messenger", "State", "Subscription"]
+__all__ = ["Destination", "ReceivingLink", "Client", "State", "Subscription"]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the options and the transport URL say about TLS and about logging in.
 
-:class:`Security` is the policy; :mod:`greenamqp.tls` and the engine carry it out.
-Files are read anew for each connection, so that a renewed certificate is used without
-a restart.
+:class:`Security` is the policy; :mod:`greenamqp.connection.tls` and the engine carry it
+out.  Files are read anew for each connection, so that a renewed certificate is used
+without a restart.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import logging
 import ssl
 import typing
 
-from greenamqp import tls
+from greenamqp.connection import tls
+from greenamqp.connection.failover import Host
 from greenamqp.engine import Sasl, has_cyrus_sasl
-from greenamqp.failover import Host
 
 LOG = logging.getLogger(__name__)
 

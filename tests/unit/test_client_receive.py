@@ -5,9 +5,9 @@ import pytest
 from oslo_messaging import Target
 
 from greenamqp.addressing import Node
+from greenamqp.client import State
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED, Message, capi
 from greenamqp.engine.connection import LINKS_PER_SESSION
-from greenamqp.messenger import State
 from tests.unit import fakes
 
 
@@ -18,7 +18,7 @@ class Consumer:
         self.got = []
         self.bodies = []
         self._codec = capi.Codec()
-        self.subscription = s.messenger.subscribe(
+        self.subscription = s.client.subscribe(
             sources or (lambda addresser: [Node(address) for address in addresses]),
             window,
             self._message,
@@ -32,7 +32,7 @@ class Consumer:
         """Settle one, and forget it."""
         inlet, link, delivery = self.got.pop(index)
         done = inlet.settle(link, delivery, outcome)
-        inlet._subscription.messenger.flush_soon()
+        inlet._subscription.client.flush_soon()
         return done
 
 
@@ -104,7 +104,7 @@ def test_waiting_for_the_links_ends_with_the_messenger():
         consumer = Consumer(s, "a")
         task = s.world.go(consumer.subscription.wait_attached, deadline=None)
         s.world.settle()
-        s.world.go(s.messenger.close)
+        s.world.go(s.client.close)
         s.world.settle()
         assert task.result() is False
 
@@ -119,8 +119,8 @@ def test_what_the_bus_cannot_do_is_said():
         s.world.settle()
         with pytest.raises(NotImplementedError, match="pool 'pool'.*qpid-cpp"):
             task.result()
-        s.messenger.unsubscribe(consumer.subscription)
-        assert s.messenger.state is State.UP
+        s.client.unsubscribe(consumer.subscription)
+        assert s.client.state is State.UP
 
 
 def test_another_bus_may_be_able_to_do_it():
@@ -283,10 +283,10 @@ def test_acknowledgements_leave_together(patient):
     for _ in range(3):
         handles = arrived(s, 10)
         acknowledge(s, consumer, 5)
-        s.world.advance(s.messenger.bus.settle_delay * 0.9)
+        s.world.advance(s.client.bus.settle_delay * 0.9)
         acknowledge(s, consumer, 5)
         assert s.peer.outcomes == []
-        s.world.advance(s.messenger.bus.settle_delay * 0.2)
+        s.world.advance(s.client.bus.settle_delay * 0.2)
         assert set(s.peer.outcomes) == {(handle, ACCEPTED) for handle in handles}
         s.peer.outcomes.clear()
 
@@ -345,9 +345,9 @@ def test_they_leave_before_their_link_does(patient, leave):
     if leave == "stop":
         consumer.subscription.stop()
     elif leave == "unsubscribe":
-        s.messenger.unsubscribe(consumer.subscription)
+        s.client.unsubscribe(consumer.subscription)
     else:
-        s.world.go(s.messenger.close)
+        s.world.go(s.client.close)
     s.world.settle()
     assert set(s.peer.outcomes) == {(handle, ACCEPTED) for handle in handles[:2]}
     # Nothing is left that would call later.
@@ -471,7 +471,7 @@ def test_a_refused_link_is_tried_again(condition, caplog):
 
 
 class Removals:
-    """In the place of a messenger's management: what is asked of it."""
+    """In the place of a client's management: what is asked of it."""
 
     def __init__(self):
         self.removed = []
@@ -484,15 +484,15 @@ def with_a_queue_of_its_own(s):
     """A subscription to a queue that is to be removed; what is removed."""
     node = Node("a", remove="queue of a")
     consumer = attached(s, sources=lambda addresser: [node])
-    s.messenger.management = Removals()
-    return consumer.subscription, s.messenger.management.removed
+    s.client.management = Removals()
+    return consumer.subscription, s.client.management.removed
 
 
 def test_a_queue_is_removed_when_its_link_is_closed_on_both_sides():
     """RabbitMQ 4.0 ends the session of a link that it finds without its queue."""
     with fakes.setting() as s:
         subscription, removed = with_a_queue_of_its_own(s)
-        s.messenger.unsubscribe(subscription)
+        s.client.unsubscribe(subscription)
         assert removed == []
         s.world.settle()
         assert removed == ["queue of a"]
@@ -501,8 +501,8 @@ def test_a_queue_is_removed_when_its_link_is_closed_on_both_sides():
 def test_a_queue_is_removed_although_the_connection_is_closed_right_after():
     with fakes.setting() as s:
         subscription, removed = with_a_queue_of_its_own(s)
-        s.messenger.unsubscribe(subscription)
-        s.world.go(s.messenger.close)
+        s.client.unsubscribe(subscription)
+        s.world.go(s.client.close)
         assert removed == ["queue of a"]
         s.world.settle()
         assert removed == ["queue of a"]
@@ -511,7 +511,7 @@ def test_a_queue_is_removed_although_the_connection_is_closed_right_after():
 def test_a_queue_is_removed_at_once_when_the_connection_is_closed():
     with fakes.setting() as s:
         _, removed = with_a_queue_of_its_own(s)
-        s.world.go(s.messenger.close)
+        s.world.go(s.client.close)
         s.world.settle()
         assert removed == ["queue of a"]
 
@@ -605,7 +605,7 @@ def test_an_unsubscribed_subscription_is_gone(closed):
         consumer = attached(s, "a", "b")
         s.peer.send("a", Message("unsettled"))
         s.world.settle()
-        s.messenger.unsubscribe(consumer.subscription)
+        s.client.unsubscribe(consumer.subscription)
         s.world.settle()
         assert s.peer.outbound == {}
         assert consumer.settle() is False
@@ -613,8 +613,8 @@ def test_an_unsubscribed_subscription_is_gone(closed):
             s.lose()
         s.world.advance(60)
         assert s.peer.outbound == {}
-        assert not s.messenger._subscriptions
-        s.messenger.unsubscribe(consumer.subscription)
+        assert not s.client._subscriptions
+        s.client.unsubscribe(consumer.subscription)
 
 
 @pytest.mark.parametrize("seconds", [0, 60])
@@ -623,7 +623,7 @@ def test_unsubscribing_while_a_link_waits_to_be_attached_again(seconds):
         consumer = attached(s, "a")
         s.peer.outbound["a"].close()
         s.world.settle()
-        s.messenger.unsubscribe(consumer.subscription)
+        s.client.unsubscribe(consumer.subscription)
         # No timer is left either, which setting() looks for.
         s.world.advance(seconds)
         assert s.peer.attaches == ["a"]

@@ -8,10 +8,10 @@ import pytest
 from oslo_messaging import Target, exceptions
 
 from greenamqp.addressing import Bus
+from greenamqp.client import Destination, State
 from greenamqp.engine import ACCEPTED, Message
-from greenamqp.messenger import Destination, State
 from tests.unit import fakes
-from tests.unit.test_messenger_receive import Consumer
+from tests.unit.test_client_receive import Consumer
 
 PATIENCE = Bus("RabbitMQ").patience
 #: By then it was noticed.
@@ -52,8 +52,8 @@ def test_other_destinations_go_on_in_another_session(caplog):
         deaf_to(s, "bad")
         s.notify("bad", destination=BAD, timeout=PATIENCE * 3)
         s.world.settle()
-        before = s.messenger.engine
-        assert s.messenger.engine._session_count == 1
+        before = s.client.engine
+        assert s.client.engine._session_count == 1
         s.world.advance(NOTICED)
         assert f"did not answer within {PATIENCE:g} s" in caplog.text
         s.world.advance(1)
@@ -62,7 +62,7 @@ def test_other_destinations_go_on_in_another_session(caplog):
         s.world.settle()
         assert task.result() is None
         # The same connection, in which the two have a session each.
-        assert s.messenger.engine is before
+        assert s.client.engine is before
         good, bad = (s.peer.inbound[name] for name in ("good", "bad"))
         assert good._session is not bad._session
 
@@ -136,7 +136,7 @@ def test_an_attach_without_an_answer():
         s.peer.answer = False
         second, third = Consumer(s, "second"), Consumer(s, "third")
         s.world.settle()
-        assert s.messenger.engine._session_count == 1
+        assert s.client.engine._session_count == 1
         s.world.advance(PATIENCE - 0.1)
         s.peer.answer = True  # to other attaches than these
         s.world.advance(NOTICED)
@@ -146,7 +146,7 @@ def test_an_attach_without_an_answer():
         s.peer.send("second", Message("x"))
         s.world.settle()
         assert second.bodies == ["x"]
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
 
 
 def test_many_attaches_that_are_answered_slowly():
@@ -174,7 +174,7 @@ def test_unsubscribing_from_what_has_no_answer(caplog):
         s.peer.answer = False
         consumer = Consumer(s, "queue")
         s.world.settle()
-        s.messenger.unsubscribe(consumer.subscription)
+        s.client.unsubscribe(consumer.subscription)
         s.world.advance(5 * PATIENCE)
         s.peer.answer_links()
         s.up()
@@ -187,9 +187,9 @@ def test_replies_that_have_no_place_come_by_another_one():
         s.peer.answer = False
         call = s.call(timeout=900, destination=Destination.of(Target(topic="t"), "rpc"))
         s.world.settle()
-        first = s.messenger.replies._name
+        first = s.client.replies._name
         s.world.advance(NOTICED)
-        assert s.messenger.replies._name != first
+        assert s.client.replies._name != first
         s.peer.answer = True
         s.peer.unanswered.clear()
         s.world.advance(2 * NOTICED)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """TLS on a non-blocking socket, for either end: the standard library's ssl over memory.
 
-:class:`TlsStream` is a :class:`greenamqp.pump.Stream`.  It never waits, and touches no
-scheduler: the socket's bytes go through two ``MemoryBIO``, so it is the same under
-eventlet, gevent, threads and none of them.  What waits is :class:`Handshake`, which a
-hub drives.
+:class:`TlsStream` is a :class:`greenamqp.connection.pump.Stream`.  It never waits, and
+touches no scheduler: the socket's bytes go through two ``MemoryBIO``, so it is the same
+under eventlet, gevent, threads and none of them.  What waits is :class:`Handshake`,
+which a hub drives.
 
 A server's end, from ``accept`` to a pump, in the hub's context::
 
@@ -29,7 +29,7 @@ import os
 import ssl
 import typing
 
-from greenamqp import diagnosis
+from greenamqp.connection import diagnosis
 from greenamqp.hubs import Hub, Timer, Watch
 
 # The most that one TLS record takes on the wire: 5 bytes of header, 2**14 of content,
@@ -210,7 +210,7 @@ class TlsStream:
 
     To be used by one thread at a time, as the pump that owns it is.  First `shake`
     until it returns True (see :class:`Handshake`); then it is a
-    :class:`greenamqp.pump.Stream`, whose reader has a buffer of at least
+    :class:`greenamqp.connection.pump.Stream`, whose reader has a buffer of at least
     ``2 * MAX_RECORD`` bytes.
     """
 

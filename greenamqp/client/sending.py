@@ -7,7 +7,10 @@ import collections
 import typing
 import uuid
 
-from greenamqp import addressing, notices
+from greenamqp import addressing
+from greenamqp.client import notices
+from greenamqp.client.outgoing import Call, Destination, Outgoing
+from greenamqp.client.state import LINK_NAME, State
 from greenamqp.engine import (
     ACCEPTED,
     MODIFIED,
@@ -23,11 +26,9 @@ from greenamqp.engine import (
 )
 from greenamqp.hubs import Timer
 from greenamqp.management import Refused
-from greenamqp.messenger.outgoing import Call, Destination, Outgoing
-from greenamqp.messenger.state import LINK_NAME, State
 
 if typing.TYPE_CHECKING:
-    from greenamqp.messenger.messenger import Messenger
+    from greenamqp.client.client import Client
 
 # A message that the peer released is sent again after this pause, twice as long each
 # further time up to the option link_retry_delay.  A mesh of routers takes up to a
@@ -52,7 +53,7 @@ _PERMANENT = frozenset(
 )
 
 
-class Outlet:
+class SendingLink:
     """What goes to one destination, over one link at a time.  Hub's context or lock."""
 
     __slots__ = (
@@ -60,7 +61,7 @@ class Outlet:
         "_doubtful",
         "_limit",
         "_link",
-        "_messenger",
+        "_client",
         "_node",
         "_resting",
         "_retry_timer",
@@ -71,12 +72,12 @@ class Outlet:
         "refusal",
     )
 
-    def __init__(self, messenger: Messenger, destination: Destination) -> None:
-        self._messenger = messenger
+    def __init__(self, client: Client, destination: Destination) -> None:
+        self._client = client
         self.destination = destination
         self.address: str | None = None
         self.pending: collections.deque[Outgoing] = collections.deque()
-        self.last_used = messenger.hub.now()
+        self.last_used = client.hub.now()
         self.refusal = ""
         self._link: Sender | None = None
         # Bytes that it takes in one message; 0: any number.
@@ -108,7 +109,7 @@ class Outlet:
 
     def submit(self, entry: Outgoing) -> None:
         """Send now if that is possible, else when it is."""
-        self.last_used = self._messenger.hub.now()
+        self.last_used = self._client.hub.now()
         link = self._link
         if not self.pending and link is not None and self._ready(link, entry):
             self._transmit(link, entry)
@@ -122,26 +123,26 @@ class Outlet:
             return False
         if self._declaring:
             return False
-        return not entry.is_call or self._messenger.replies.address is not None
+        return not entry.is_call or self._client.replies.address is not None
 
     def _transmit(self, link: Sender, entry: Outgoing) -> None:
-        messenger = self._messenger
-        if entry.format is not messenger.format:
+        client = self._client
+        if entry.format is not client.format:
             try:
-                entry.recompose(messenger.format)
+                entry.recompose(client.format)
             except (TypeError, ValueError) as exc:
-                entry.failed(f"it cannot be written for {messenger.bus}: {exc}")
+                entry.failed(f"it cannot be written for {client.bus}: {exc}")
                 return
         message = entry.message
         message.address = self.address
         limited = entry.expires or self._node.message_ttl is not None
         message.ttl = self._ttl(entry) if limited else None
-        if self._node.durable and (not entry.is_call or messenger.replies.survives):
+        if self._node.durable and (not entry.is_call or client.replies.survives):
             # No request has to outlive the address that its reply goes to.
             message.durable = True
         if entry.is_call:
-            messenger.replies.expect(typing.cast(Call, entry))
-        engine = messenger.engine
+            client.replies.expect(typing.cast(Call, entry))
+        engine = client.engine
         assert engine is not None
         data = engine.codec.encode(message)
         if 0 < self._limit < len(data):
@@ -160,7 +161,7 @@ class Outlet:
         ttl = self._node.message_ttl
         if entry.expires and entry.deadline is not None:
             # What is left of it: nobody may act on a request whose caller has given up.
-            left = max(0.001, entry.deadline - self._messenger.hub.now())
+            left = max(0.001, entry.deadline - self._client.hub.now())
             return left if ttl is None else min(ttl, left)
         return ttl
 
@@ -179,19 +180,19 @@ class Outlet:
                 break
             pending.popleft()
             self._transmit(link, entry)
-        self._messenger.flush()
+        self._client.flush()
 
     def attach(self) -> None:
         """Attach the link, if the connection is up."""
-        messenger = self._messenger
-        if self._link is not None or messenger.state is not State.UP:
+        client = self._client
+        if self._link is not None or client.state is not State.UP:
             return
         if self._retry_timer is not None:
             return
-        assert messenger.engine is not None
-        assert messenger.addresser is not None
+        assert client.engine is not None
+        assert client.addresser is not None
         try:
-            node = self.destination.node(messenger.addresser)
+            node = self.destination.node(client.addresser)
         except NotImplementedError as exc:
             self._refused(str(exc), True)
             return
@@ -200,7 +201,7 @@ class Outlet:
         if self._must_declare():
             return
         try:
-            link = messenger.engine.create_sender(
+            link = client.engine.create_sender(
                 node,
                 Terminus(self.address, outcomes=node.outcomes),
                 name=f"{LINK_NAME}/sender/[{self.address}]/{uuid.uuid4().hex}",
@@ -209,7 +210,7 @@ class Outlet:
             )
         except LinkLimitError as exc:
             # Room comes with the peer's answers to the detaches.
-            made = messenger.make_room()
+            made = client.make_room()
             self._refused(str(exc), False, FIRST_RETRY_PAUSE if made else None)
             return
         except LocalProtocolError as exc:
@@ -223,11 +224,11 @@ class Outlet:
         link.on_detached = self._detached
         link.on_credit = self._credit
         link.on_settled = self._settled
-        messenger.flush()
+        client.flush()
 
     def _must_declare(self) -> bool:
         """Whether something must be declared first; has that done."""
-        management = self._messenger.management
+        management = self._client.management
         declarations = self._node.declarations
         if self._declaring or management is None or management.has(declarations):
             return self._declaring
@@ -279,7 +280,7 @@ class Outlet:
         elif outcome == REJECTED:
             reason = str(error) if error is not None else "no reason given"
             reason = f"the message bus rejected it: {reason}"
-            if self._messenger.bus.may_take_it_later(error):
+            if self._client.bus.may_take_it_later(error):
                 self._again(entry, reason)
             else:
                 entry.failed(reason)
@@ -315,7 +316,7 @@ class Outlet:
             )
 
     def _forget_declarations(self) -> None:
-        management = self._messenger.management
+        management = self._client.management
         if self._node.declarations and management is not None:
             management.forget(self._node.declarations)
 
@@ -325,17 +326,17 @@ class Outlet:
         entry.last_reason = reason
         if entry.is_call:
             # No server has it: no reply can come, and none may be waited for.
-            self._messenger.replies.forget(typing.cast(Call, entry))
+            self._client.replies.forget(typing.cast(Call, entry))
         if not entry.may_retry():
             entry.failed(reason)
             return
-        messenger = self._messenger
-        longest = messenger.options.link_retry_delay
-        if messenger.bus.is_router:
+        client = self._client
+        longest = client.options.link_retry_delay
+        if client.bus.is_router:
             longest = min(longest, LONGEST_ROUTER_PAUSE)
         pause = min(FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16), longest)
-        self._resting[entry] = messenger.hub.call_at(
-            messenger.hub.now() + pause, lambda: self._resend(entry)
+        self._resting[entry] = client.hub.call_at(
+            client.hub.now() + pause, lambda: self._resend(entry)
         )
 
     def _resend(self, entry: Outgoing) -> None:
@@ -343,16 +344,16 @@ class Outlet:
         if not entry.done:
             if entry.is_call:
                 # The link may have gone with the connection, with no call to keep it.
-                self._messenger.replies.attach()
+                self._client.replies.attach()
             if self._link is not None:
                 self._must_declare()
             self.submit(entry)
-            self._messenger.flush()
+            self._client.flush()
 
     def _detached(self, link: Sender, error: RemoteError | None) -> None:
         """The peer closed the link, or refused it, or the connection went."""
         if link is not self._link or link.connection.ended:
-            return  # the messenger hears of the connection, and tells connection_lost
+            return  # the client hears of the connection, and tells connection_lost
         if isinstance(error, SessionStalled):
             self._stalled(link, str(error))
             return
@@ -360,7 +361,7 @@ class Outlet:
         self._forget_declarations()
         reason = str(error) if error is not None else "the peer detached the link"
         permanent = error is not None and error.condition in _PERMANENT
-        self._messenger.notices.add(
+        self._client.notices.add(
             notices.LINK_CLOSED, address=self.address, reason=reason
         )
         again = self._lost_outcomes(link, reason)
@@ -371,7 +372,7 @@ class Outlet:
         """The bus does not answer in the link's session: on in another one."""
         self._link = None
         self._doubtful = link.unsettled > 0
-        self._messenger.notices.add(
+        self._client.notices.add(
             notices.LINK_CLOSED, address=self.address, reason=reason
         )
         self.pending.extendleft(reversed(self._lost_outcomes(link, reason)))
@@ -399,15 +400,15 @@ class Outlet:
         if self._declaring or self._retry_timer is not None:
             return
         if self.pending and (self._link is None or self._undeclared()):
-            messenger = self._messenger
+            client = self._client
             if pause is None:
-                pause = messenger.options.link_retry_delay
-            self._retry_timer = messenger.hub.call_at(
-                messenger.hub.now() + pause, self._retry
+                pause = client.options.link_retry_delay
+            self._retry_timer = client.hub.call_at(
+                client.hub.now() + pause, self._retry
             )
 
     def _undeclared(self) -> bool:
-        management = self._messenger.management
+        management = self._client.management
         return management is not None and not management.has(self._node.declarations)
 
     def _retry(self) -> None:
@@ -434,7 +435,7 @@ class Outlet:
             if entry.done:
                 continue
             entry.last_reason = reason
-            if entry.is_call and self._messenger.replies.survives:
+            if entry.is_call and self._client.replies.survives:
                 continue  # if it arrived, its reply will
             if entry.repeatable and entry.may_retry():
                 again.append(entry)

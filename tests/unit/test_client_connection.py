@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messenger's connection: every row of its table of states, and what people and
+"""The client's connection: every row of its table of states, and what people and
 the message bus are told of it."""
 
 import errno
@@ -11,10 +11,10 @@ from greenlet import GreenletExit
 from oslo_messaging import exceptions
 
 from greenamqp.addressing import Node
+from greenamqp.client import Destination, State
+from greenamqp.client import client as messenger_module
+from greenamqp.connection.failover import Host
 from greenamqp.engine import ACCEPTED, RELEASED, Message, Terminus
-from greenamqp.failover import Host
-from greenamqp.messenger import Destination, State
-from greenamqp.messenger import messenger as messenger_module
 from tests.unit import fakes
 
 TWO_HOSTS = (Host("one", 5672), Host("two", 5673))
@@ -23,10 +23,10 @@ TWO_HOSTS = (Host("one", 5672), Host("two", 5673))
 @pytest.fixture(autouse=True)
 def first_host_first(monkeypatch):
     monkeypatch.setattr(
-        "greenamqp.failover.Hosts.__init__.__defaults__", (lambda n: 0,)
+        "greenamqp.connection.failover.Hosts.__init__.__defaults__", (lambda n: 0,)
     )
     monkeypatch.setattr(
-        "greenamqp.failover.Backoff.__init__.__defaults__", (lambda: 1.0,)
+        "greenamqp.connection.failover.Backoff.__init__.__defaults__", (lambda: 1.0,)
     )
 
 
@@ -36,7 +36,7 @@ def first_host_first(monkeypatch):
 def test_nothing_is_connected_before_it_is_wanted():
     with fakes.setting() as s:
         s.world.advance(3600)
-        assert s.messenger.state is State.IDLE
+        assert s.client.state is State.IDLE
         assert s.network.attempts == []
 
 
@@ -49,7 +49,7 @@ def test_whoever_wants_something_connects(wish):
         elif wish == "call":
             s.call()
         elif wish == "post":
-            s.messenger.post(
+            s.client.post(
                 "reply",
                 fakes.RPC,
                 lambda format: Message("{}"),
@@ -57,11 +57,11 @@ def test_whoever_wants_something_connects(wish):
                 settled=True,
             )
         else:
-            s.messenger.subscribe(lambda _: [Node("a")], 10, lambda *a: None)
-        assert s.messenger.state is State.CONNECTING
+            s.client.subscribe(lambda _: [Node("a")], 10, lambda *a: None)
+        assert s.client.state is State.CONNECTING
         assert s.network.attempts == [(1000.0, "bus", 5672)]
         s.world.advance(1)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert len(s.network.attempts) == 1
 
 
@@ -72,7 +72,7 @@ def test_connected_it_says_open_and_waits_for_the_peers():
     with fakes.setting() as s:
         task = s.notify()
         s.world.settle()
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert task.result() is None
         assert s.peer.events == [("opened",)]
 
@@ -82,12 +82,12 @@ def test_a_host_that_refuses_is_tried_again_after_the_pause():
         s.network.script = ["Connection refused"]
         task = s.notify()
         s.world.advance(3.9)
-        assert s.messenger.state is State.WAITING
+        assert s.client.state is State.WAITING
         assert "bus:5672: cannot connect: Connection refused" in (
-            s.messenger.last_failure
+            s.client.last_failure
         )
         s.world.advance(0.2)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert task.result() is None
         assert [at for at, _, _ in s.network.attempts] == [1000.0, 1004.0]
 
@@ -99,7 +99,7 @@ def test_pauses_grow_by_the_backoff_up_to_the_maximum():
         connection_retry_interval_max=9,
     ) as s:
         s.network.default = "Connection refused"
-        s.messenger.subscribe(lambda _: [Node("a")], 10, lambda *a: None)
+        s.client.subscribe(lambda _: [Node("a")], 10, lambda *a: None)
         s.world.advance(60)
         instants = [at for at, _, _ in s.network.attempts]
         pauses = [after - at for at, after in zip(instants, instants[1:], strict=False)]
@@ -111,7 +111,7 @@ def test_all_hosts_are_tried_in_turn_before_any_pause():
         s.network.script = ["no route", "refused", "refused"]
         s.notify()
         s.world.advance(20)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert s.network.attempts == [
             (1000.0, "one", 5672),
             (1000.0, "two", 5673),
@@ -138,18 +138,18 @@ def test_an_error_names_every_host_that_was_tried():
         # What was before the connection came up is not to blame for its loss.
         s.network.default = {}
         s.world.advance(60)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         s.network.default = "refused"
         s.peer.cut()
         s.world.settle()
-        assert "refused the login" not in s.messenger.last_failure
+        assert "refused the login" not in s.client.last_failure
 
 
 def test_an_attempt_that_succeeds_too_late_is_dropped():
     with fakes.setting() as s:
         s.network.delay = 5.0
         sending = s.notify()
-        closing = s.world.go(s.messenger.close)
+        closing = s.world.go(s.client.close)
         assert s.network.running == []  # the attempt was cancelled
         s.world.advance(10)
         assert closing.result() is None
@@ -161,7 +161,7 @@ def test_an_attempt_that_succeeds_too_late_is_dropped():
 def test_a_stream_that_comes_when_nobody_wants_it_is_closed():
     with fakes.setting() as s:
         stream = fakes.Stream()
-        s.messenger._connected(stream, None)
+        s.client._connected(stream, None)
         assert stream.closed
 
 
@@ -178,10 +178,10 @@ def test_no_answer_to_the_open_frame(monkeypatch):
     with fakes.setting(idle_timeout=0) as s:
         task = s.notify()
         s.world.advance(messenger_module.CONNECT_TIMEOUT - 1)
-        assert s.messenger.state is State.OPENING
+        assert s.client.state is State.OPENING
         s.world.advance(1.5)
-        assert s.messenger.state is not State.OPENING
-        assert "no answer to the Open frame" in s.messenger.last_failure
+        assert s.client.state is not State.OPENING
+        assert "no answer to the Open frame" in s.client.last_failure
         assert s.network.peers[0].stream.closed
         s.world.advance(60)
         with pytest.raises(TimeoutError, match="no answer to the Open frame"):
@@ -203,9 +203,9 @@ def test_a_connection_that_breaks_while_it_opens(error, monkeypatch):
         monkeypatch.setattr(fakes, "Peer", Broken)
         task = s.notify()
         s.world.settle()
-        assert s.messenger.state is State.WAITING
-        assert "reset" in s.messenger.last_failure or (
-            "without a word" in s.messenger.last_failure
+        assert s.client.state is State.WAITING
+        assert "reset" in s.client.last_failure or (
+            "without a word" in s.client.last_failure
         )
         monkeypatch.setattr(fakes, "Peer", whole)
         s.world.advance(3)
@@ -221,9 +221,9 @@ def test_a_peer_that_closes_instead_of_opening(monkeypatch):
     with fakes.setting(virtual_host="there") as s:
         s.notify()
         s.world.settle()
-        assert s.messenger.state is State.WAITING
-        assert "bus:5672/there" in s.messenger.last_failure
-        assert "amqp:not-allowed: vhost unknown" in s.messenger.last_failure
+        assert s.client.state is State.WAITING
+        assert "bus:5672/there" in s.client.last_failure
+        assert "amqp:not-allowed: vhost unknown" in s.client.last_failure
 
 
 def test_wrong_credentials():
@@ -231,12 +231,12 @@ def test_wrong_credentials():
     with fakes.setting(hosts, network={"passwords": {"me": "the real one"}}) as s:
         task = s.notify(timeout=10)
         s.world.settle()
-        assert s.messenger.state is State.WAITING  # no time had to pass
+        assert s.client.state is State.WAITING  # no time had to pass
         s.world.advance(11)
         with pytest.raises(TimeoutError) as caught:
             task.result()
         assert "bus:5672" in str(caught.value)
-        assert "no secret" not in str(caught.value) + s.messenger.last_failure
+        assert "no secret" not in str(caught.value) + s.client.last_failure
 
 
 def test_each_host_has_credentials_of_its_own():
@@ -251,7 +251,7 @@ def test_each_host_has_credentials_of_its_own():
         s.peer.cut()
         s.notify()
         s.world.advance(5)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert s.peer.engine.user == "u2"
 
 
@@ -266,10 +266,10 @@ def test_a_lost_connection_is_made_again_though_nobody_sends(error):
         s.up()
         s.peer.cut(error)
         s.world.settle()
-        assert s.messenger.state is State.WAITING
+        assert s.client.state is State.WAITING
         assert s.network.peers[0].stream.closed
         s.world.advance(5)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert len(s.network.peers) == 2
         s.up()
 
@@ -280,8 +280,8 @@ def test_a_write_that_fails_loses_the_connection():
         s.peer.stream.write_error = BrokenPipeError(errno.EPIPE, "Broken pipe")
         task = s.notify()
         s.world.settle()
-        assert s.messenger.state is State.WAITING
-        assert "Broken pipe" in s.messenger.last_failure
+        assert s.client.state is State.WAITING
+        assert "Broken pipe" in s.client.last_failure
         s.world.advance(5)
         assert task.result() is None
 
@@ -292,8 +292,8 @@ def test_a_peer_that_closes_in_order_gives_its_reason(caplog):
         first = s.peer
         first.engine.close("amqp:connection:forced", "going down")
         s.world.settle()
-        assert s.messenger.state is State.WAITING
-        assert "amqp:connection:forced: going down" in s.messenger.last_failure
+        assert s.client.state is State.WAITING
+        assert "amqp:connection:forced: going down" in s.client.last_failure
         assert "going down" in caplog.text
         # Our answer left before the stream was closed.
         assert first.engine.closed
@@ -308,7 +308,7 @@ def test_a_peer_that_closes_and_reads_no_more_is_let_go_of():
         first.stream.room = 0
         first.engine.close()
         s.world.settle()
-        assert s.messenger.state is State.WAITING
+        assert s.client.state is State.WAITING
         assert first.stream.closed
         s.world.advance(5)
         s.up()
@@ -319,7 +319,7 @@ def test_a_peer_that_talks_nonsense_loses_the_connection():
         s.up()
         s.peer.stream.inbound += b"\x00\x00\x00\x02garbage and more garbage"
         s.world.settle()
-        assert s.messenger.state is State.WAITING
+        assert s.client.state is State.WAITING
         s.world.advance(5)
         s.up()
 
@@ -331,7 +331,7 @@ def test_a_silent_peer_is_found_within_twice_the_idle_timeout():
         assert len(s.network.peers) == 1
         s.peer.silent = True
         s.world.advance(12)
-        assert s.messenger.state is not State.UP or len(s.network.peers) == 2
+        assert s.client.state is not State.UP or len(s.network.peers) == 2
         s.world.advance(10)
         s.up()
 
@@ -341,14 +341,14 @@ def test_without_idle_timeout_a_silent_peer_is_left_alone():
         s.up()
         s.peer.silent = True
         s.world.advance(100_000)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
 
 
 def test_the_peers_idle_timeout_is_kept():
     with fakes.setting(idle_timeout=0, network={"idle_timeout": 4}) as s:
         s.up()
         s.world.advance(1000)
-        assert s.messenger.state is State.UP
+        assert s.client.state is State.UP
         assert len(s.network.peers) == 1
 
 
@@ -361,7 +361,7 @@ def test_a_connection_that_comes_up_only_to_be_closed_is_not_made_without_pause(
 
     monkeypatch.setattr(fakes, "Peer", Moody)
     with fakes.setting(TWO_HOSTS, connection_retry_interval=1) as s:
-        s.messenger.subscribe(lambda _: [Node("a")], 10, lambda *a: None)
+        s.client.subscribe(lambda _: [Node("a")], 10, lambda *a: None)
         s.world.advance(100)
         # Two hosts in each round; the pauses grow by 2 s each time to 30 s.
         assert 8 <= len(s.network.attempts) <= 24
@@ -414,12 +414,12 @@ def test_close_in_any_state_leaves_nothing(state, monkeypatch):
                 s.network.default = "refused"
             sending = s.notify()
             s.world.settle()
-        assert s.messenger.state is state
+        assert s.client.state is state
         attempts = len(s.network.attempts)
-        closing = s.world.go(s.messenger.close)
+        closing = s.world.go(s.client.close)
         s.world.advance(messenger_module.CLOSE_TIMEOUT)
         assert closing.result() is None
-        assert s.messenger.state is State.CLOSED
+        assert s.client.state is State.CLOSED
         fakes.leftovers(s.world)
         s.world.advance(1000)
         assert len(s.network.attempts) == attempts
@@ -431,7 +431,7 @@ def test_close_in_any_state_leaves_nothing(state, monkeypatch):
 def test_close_ends_the_connection_in_order():
     with fakes.setting() as s:
         s.up()
-        closing = s.world.go(s.messenger.close)
+        closing = s.world.go(s.client.close)
         s.world.settle()
         assert closing.result() is None  # no time had to pass
         assert s.peer.events == [("opened",), ("closed", None)]
@@ -441,7 +441,7 @@ def test_close_does_not_wait_long_for_a_silent_peer():
     with fakes.setting() as s:
         s.up()
         s.peer.silent = True
-        closing = s.world.go(s.messenger.close)
+        closing = s.world.go(s.client.close)
         s.world.advance(messenger_module.CLOSE_TIMEOUT)
         assert closing.result() is None
         assert s.peer.stream.closed
@@ -451,7 +451,7 @@ def test_close_does_not_wait_for_a_connection_that_breaks_meanwhile():
     with fakes.setting() as s:
         s.up()
         s.peer.silent = True
-        closing = s.world.go(s.messenger.close)
+        closing = s.world.go(s.client.close)
         s.peer.cut()
         s.world.settle()
         assert closing.result() is None
@@ -461,7 +461,7 @@ def test_who_is_thrown_out_of_close_leaves_nothing():
     with fakes.setting() as s:
         s.up()
         s.peer.silent = True
-        closing = s.world.go(s.messenger.close)
+        closing = s.world.go(s.client.close)
         closing.throw(GreenletExit())
         with pytest.raises(GreenletExit):
             closing.result()
@@ -480,8 +480,8 @@ def test_close_in_the_moment_of_the_loss(in_order):
             s.peer.cut()
         # Read by hand: the loss is known, what follows from it has not run yet.
         s.world.watches[s.peer.stream.fileno()].on_readable()
-        assert s.messenger.state is State.WAITING
-        closing = s.world.go(s.messenger.close)
+        assert s.client.state is State.WAITING
+        closing = s.world.go(s.client.close)
         assert closing.result() is None
         assert s.peer.stream.closed
 
@@ -490,7 +490,7 @@ def test_close_twice():
     with fakes.setting() as s:
         s.up()
         for _ in range(2):
-            closing = s.world.go(s.messenger.close)
+            closing = s.world.go(s.client.close)
             s.world.settle()
             assert closing.result() is None
         assert s.world.stopped == 1
@@ -512,7 +512,7 @@ def test_what_waits_fails_when_the_messenger_is_closed():
         s.peer.outcome = lambda message: RELEASED
         released = s.notify()
         s.world.settle()
-        closing = s.world.go(s.messenger.close)
+        closing = s.world.go(s.client.close)
         s.world.settle()
         assert closing.result() is None
         for task in (unsettled, calling, accepted, pending, released):
@@ -522,7 +522,7 @@ def test_what_waits_fails_when_the_messenger_is_closed():
 
 def test_nothing_can_be_sent_after_close():
     with fakes.setting() as s:
-        closing = s.world.go(s.messenger.close)
+        closing = s.world.go(s.client.close)
         assert closing.result() is None
         for task in (s.notify(), s.call()):
             with pytest.raises(exceptions.MessageDeliveryFailure, match="cleaned up"):
@@ -576,7 +576,7 @@ def test_changes_of_state_are_logged_once_with_host_and_reason(caplog):
         lines = [
             record.getMessage()
             for record in caplog.records
-            if record.name == "greenamqp.messenger"
+            if record.name == "greenamqp.client"
         ]
     assert len(lines) == 4
     assert "one:5672/v" in lines[0] and "Connection refused" in lines[0]

@@ -8,6 +8,8 @@ import typing
 import uuid
 
 from greenamqp.addressing import Node
+from greenamqp.client.outgoing import Call, Reply
+from greenamqp.client.state import LINK_NAME, State
 from greenamqp.engine import (
     REJECTED,
     DecodeError,
@@ -20,14 +22,12 @@ from greenamqp.engine import (
 from greenamqp.formats import BadMessage
 from greenamqp.hubs import Timer
 from greenamqp.management import Refused
-from greenamqp.messenger.outgoing import Call, Reply
-from greenamqp.messenger.state import LINK_NAME, State
 
 if typing.TYPE_CHECKING:
-    from greenamqp.messenger.messenger import Messenger
+    from greenamqp.client.client import Client
 
 # One name for all of the room: where in it something is logged is nobody's business.
-LOG = logging.getLogger("greenamqp.messenger")
+LOG = logging.getLogger("greenamqp.client")
 
 
 class Replies:
@@ -42,7 +42,7 @@ class Replies:
         "_credit",
         "_declaring",
         "_link",
-        "_messenger",
+        "_client",
         "_name",
         "_prefix",
         "_retry_timer",
@@ -52,8 +52,8 @@ class Replies:
         "waiting",
     )
 
-    def __init__(self, messenger: Messenger) -> None:
-        self._messenger = messenger
+    def __init__(self, client: Client) -> None:
+        self._client = client
         # Of all ids of requests, and of what replies come from: the same over any
         # number of connections, as long as that answers.
         self._prefix = uuid.uuid4().hex
@@ -87,7 +87,7 @@ class Replies:
         call.format.expect_reply(call.message, call.id, self.address)
         self.waiting[call.id] = call
         if call.monitor is not None:
-            call.monitor_deadline = self._messenger.hub.now() + call.monitor
+            call.monitor_deadline = self._client.hub.now() + call.monitor
         self._top_up()
 
     def forget(self, call: Call) -> None:
@@ -96,22 +96,22 @@ class Replies:
 
     def attach(self) -> None:
         """Attach the link, if the connection is up and it is not there yet."""
-        messenger = self._messenger
+        client = self._client
         if (
             self._link is not None
             or self._retry_timer is not None
             or self._declaring
-            or messenger.state is not State.UP
+            or client.state is not State.UP
         ):
             return
-        assert messenger.engine is not None
-        assert messenger.addresser is not None
+        assert client.engine is not None
+        assert client.addresser is not None
         try:
-            source = messenger.addresser.reply_source(self._name)
+            source = client.addresser.reply_source(self._name)
         except NotImplementedError as exc:
             self.refusal = str(exc)
             return
-        management = messenger.management
+        management = client.management
         if (
             source.declarations
             and management is not None
@@ -126,7 +126,7 @@ class Replies:
             self.fail_all("the replies cannot be had from this message bus")
         self._source = source
         try:
-            link = messenger.engine.create_receiver(
+            link = client.engine.create_receiver(
                 source,
                 name=f"{LINK_NAME}/receiver/[rpc-response]/{uuid.uuid4().hex}",
                 # One for all calls: no refusal of another link is to end it.
@@ -135,7 +135,7 @@ class Replies:
         except LocalProtocolError as exc:
             self.refusal = f"no link for replies: {exc}"
             LOG.error("%s", self.refusal)
-            messenger.make_room()
+            client.make_room()
             self._retry_later()
             return
         self._link = link
@@ -143,9 +143,9 @@ class Replies:
         link.on_detached = self._detached
         link.on_message = self._message
         link.on_dropped = self._dropped
-        assert messenger.watch is not None
-        messenger.watch.attaching(link)
-        messenger.flush()
+        assert client.watch is not None
+        client.watch.attaching(link)
+        client.flush()
 
     def _declared(self, refused: Refused | None) -> None:
         self._declaring = False
@@ -165,32 +165,32 @@ class Replies:
         self.fail_all(self.refusal)
 
     def _retry_later(self) -> None:
-        messenger = self._messenger
-        self._retry_timer = messenger.hub.call_at(
-            messenger.hub.now() + messenger.options.link_retry_delay, self._retry
+        client = self._client
+        self._retry_timer = client.hub.call_at(
+            client.hub.now() + client.options.link_retry_delay, self._retry
         )
 
     def _attached(self, link: Receiver) -> None:
-        if self._messenger.watch is not None:
-            self._messenger.watch.answered(link)
+        if self._client.watch is not None:
+            self._client.watch.answered(link)
         assert self._source is not None
         source = self._source
         self.address = source.reply_to or source.address or link.remote_source.address
         self.refusal = ""
         self._credit = 0
         self._top_up()
-        self._messenger.send_pending()
+        self._client.send_pending()
 
     def _detached(self, link: Receiver, error: RemoteError | None) -> None:
         if link is not self._link or link.connection.ended:
-            return  # the messenger hears of the connection, and tells connection_lost
-        watch = self._messenger.watch
+            return  # the client hears of the connection, and tells connection_lost
+        watch = self._client.watch
         if watch is not None:
             watch.answered(link)
         reason = str(error) if error is not None else "no reason given"
         LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
-        management = self._messenger.management
+        management = self._client.management
         if self._source is not None and management is not None:
             management.forget(self._source.declarations)
         self.connection_lost(self.refusal)
@@ -218,7 +218,7 @@ class Replies:
             self._used_credit()
             return
         link.settle(delivery)
-        format = self._messenger.format
+        format = self._client.format
         try:
             request_id, is_reply, content = format.open_reply(message)
         except BadMessage as exc:
@@ -238,7 +238,7 @@ class Replies:
             call.finish(None)
         elif call.monitor is not None:
             # A heartbeat: the server is at work on it.
-            call.monitor_deadline = self._messenger.hub.now() + call.monitor
+            call.monitor_deadline = self._client.hub.now() + call.monitor
         self._used_credit()
 
     def _dropped(self, link: Receiver, reason: str) -> None:
@@ -253,7 +253,7 @@ class Replies:
         """Grant credit when half the window is used, or more calls wait than replies
         may come; then for twice as many, so that not each call costs a frame."""
         waiting = len(self.waiting)
-        window = self._messenger.options.reply_link_credit
+        window = self._client.options.reply_link_credit
         if self._link is not None and (
             self._credit < waiting or self._credit * 2 <= window
         ):
@@ -284,7 +284,7 @@ class Replies:
         self.address = None
         if link is not None:
             link.close()
-        management = self._messenger.management
+        management = self._client.management
         if self._source is not None and self._source.remove and management is not None:
             management.delete_queue(self._source.remove)
 
