@@ -403,7 +403,7 @@ class Listener(base.Listener):
         subscription = self._subscription
         assert subscription is not None
         return (
-            subscription.client.last_failure
+            subscription.room.context.connection.last_failure
             or subscription.refusal
             or "the message bus has not answered"
         )

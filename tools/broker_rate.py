@@ -117,7 +117,7 @@ def measure(args: argparse.Namespace, host: str, port: int, pid: int | None) -> 
     print(f"{args.size:8d} B, window {args.window:4d}: {line}", flush=True)
     for client in (out, back):
         client.pump.close()
-        client.engine.destroy()
+        client.connection.engine.destroy()
     hub.release()
 
 

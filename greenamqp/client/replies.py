@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The link that replies come by, and the calls that wait for them."""
+"""The link that the replies to this process's calls come by."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 import typing
 import uuid
 
-from greenamqp.addressing import Node
+from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outgoing import Call, Reply
-from greenamqp.client.state import LINK_NAME, State
+from greenamqp.client.wanted import WantedLink
 from greenamqp.engine import (
     REJECTED,
     DecodeError,
@@ -20,62 +20,60 @@ from greenamqp.engine import (
     SessionStalled,
 )
 from greenamqp.formats import BadMessage
-from greenamqp.hubs import Timer
 from greenamqp.management import Refused
-
-if typing.TYPE_CHECKING:
-    from greenamqp.client.client import Client
 
 # One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.client")
 
 
-class Replies:
-    """The link that replies to this process's calls come by.  Hub's context or lock.
+class Replies(WantedLink[Receiver]):
+    """See the module.  Hub's context or lock.
 
     It is attached with the first call.  Its credit is never less than the number of
     calls that wait, so that a router drops no reply for want of credit.
+
+    :param make_room: has links that are not in use detached
+    :param ready: called when the address is known: calls may leave
+    :ivar address: where replies are to be sent; None while there is no such place
+    :ivar refusal: why there is none, for those who time out meanwhile
+    :ivar waiting: the calls that wait, by the id of their request
     """
 
     __slots__ = (
         "_count",
         "_credit",
-        "_declaring",
-        "_link",
-        "_client",
+        "_make_room",
         "_name",
         "_prefix",
-        "_retry_timer",
-        "_source",
+        "_ready",
         "address",
         "refusal",
         "waiting",
     )
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(
+        self,
+        context: Context,
+        make_room: typing.Callable[[], bool],
+        ready: typing.Callable[[], None],
+    ) -> None:
+        super().__init__(context)
+        self._make_room = make_room
+        self._ready = ready
         # Of all ids of requests, and of what replies come from: the same over any
         # number of connections, as long as that answers.
         self._prefix = uuid.uuid4().hex
         self._name = self._prefix
         self._count = 0
-        self._link: Receiver | None = None
-        self._retry_timer: Timer | None = None
-        # What replies come from, on the bus at hand.
-        self._source: Node | None = None
-        # Whether it is being declared.
-        self._declaring = False
-        #: Where replies are to be sent; None while there is no such place.
         self.address: str | None = None
         self.waiting: dict[typing.Any, Call] = {}
-        #: Why there is no such place, for those who time out meanwhile.
         self.refusal = ""
         self._credit = 0  # of the link, as the peer sees it
 
     @property
     def survives(self) -> bool:
         """Whether replies are kept while the connection is lost."""
-        return self._source is not None and self._source.survives
+        return self.node.survives
 
     def expect(self, call: Call) -> None:
         """A request leaves: its reply will be recognised by its id."""
@@ -87,76 +85,58 @@ class Replies:
         call.format.expect_reply(call.message, call.id, self.address)
         self.waiting[call.id] = call
         if call.monitor is not None:
-            call.monitor_deadline = self._client.hub.now() + call.monitor
+            call.monitor_deadline = self._context.hub.now() + call.monitor
         self._top_up()
 
     def forget(self, call: Call) -> None:
         """Its caller waits no longer."""
         self.waiting.pop(call.id, None)
 
-    def attach(self) -> None:
-        """Attach the link, if the connection is up and it is not there yet."""
-        client = self._client
-        if (
-            self._link is not None
-            or self._retry_timer is not None
-            or self._declaring
-            or client.state is not State.UP
-        ):
-            return
-        assert client.engine is not None
-        assert client.addresser is not None
+    # -- the life of its link
+
+    def _prepare(self) -> bool:
+        context = self._context
+        assert context.addresser is not None
         try:
-            source = client.addresser.reply_source(self._name)
+            node = context.addresser.reply_source(self._name)
         except NotImplementedError as exc:
             self.refusal = str(exc)
-            return
-        management = client.management
-        if (
-            source.declarations
-            and management is not None
-            and not management.has(source.declarations)
-        ):
-            self._declaring = True
-            self.refusal = "waiting for the message bus to declare a queue for replies"
-            management.declare(source.declarations, self._declared)
-            return
-        if self.waiting and not source.survives:
+            return False
+        if self.waiting and not node.survives:
             # From another bus, over an earlier connection: they are lost.
             self.fail_all("the replies cannot be had from this message bus")
-        self._source = source
-        try:
-            link = client.engine.create_receiver(
-                source,
-                name=f"{LINK_NAME}/receiver/[rpc-response]/{uuid.uuid4().hex}",
-                # One for all calls: no refusal of another link is to end it.
-                own_session=source.survives,
-            )
-        except LocalProtocolError as exc:
-            self.refusal = f"no link for replies: {exc}"
-            LOG.error("%s", self.refusal)
-            client.make_room()
-            self._retry_later()
-            return
-        self._link = link
-        link.on_attached = self._attached
-        link.on_detached = self._detached
+        self.node = node
+        return True
+
+    def _create(self) -> Receiver:
+        context = self._context
+        assert context.engine is not None
+        assert context.watch is not None
+        link = context.engine.create_receiver(
+            self.node,
+            name=f"{LINK_NAME}/receiver/[rpc-response]/{uuid.uuid4().hex}",
+            # One for all calls: no refusal of another link is to end it.
+            own_session=self.node.survives,
+        )
         link.on_message = self._message
         link.on_dropped = self._dropped
-        assert client.watch is not None
-        client.watch.attaching(link)
-        client.flush()
+        context.watch.attaching(link)
+        return link
 
-    def _declared(self, refused: Refused | None) -> None:
-        self._declaring = False
-        if refused is None:
-            self.refusal = ""
-            self.attach()
-            return
+    def _not_created(self, error: LocalProtocolError | ValueError) -> None:
+        self.refusal = f"no link for replies: {error}"
+        LOG.error("%s", self.refusal)
+        self._make_room()
+        self.rest()
+
+    def _declaring(self) -> None:
+        self.refusal = "waiting for the message bus to declare a queue for replies"
+
+    def _not_declared(self, refused: Refused) -> None:
         self.refusal = f"no queue for replies: {refused}"
         LOG.error("%s", self.refusal)
         self._elsewhere()
-        self._retry_later()
+        self.rest()
 
     def _elsewhere(self) -> None:
         """What replies come from does not answer: its node may be gone.  From now on
@@ -164,45 +144,31 @@ class Replies:
         self._name = uuid.uuid4().hex
         self.fail_all(self.refusal)
 
-    def _retry_later(self) -> None:
-        client = self._client
-        self._retry_timer = client.hub.call_at(
-            client.hub.now() + client.options.link_retry_delay, self._retry
-        )
-
     def _attached(self, link: Receiver) -> None:
-        if self._client.watch is not None:
-            self._client.watch.answered(link)
-        assert self._source is not None
-        source = self._source
-        self.address = source.reply_to or source.address or link.remote_source.address
+        if self._context.watch is not None:
+            self._context.watch.answered(link)
+        node = self.node
+        self.address = node.reply_to or node.address or link.remote_source.address
         self.refusal = ""
         self._credit = 0
         self._top_up()
-        self._client.send_pending()
+        self._ready()
 
     def _detached(self, link: Receiver, error: RemoteError | None) -> None:
-        if link is not self._link or link.connection.ended:
-            return  # the client hears of the connection, and tells connection_lost
-        watch = self._client.watch
-        if watch is not None:
-            watch.answered(link)
+        if self._context.watch is not None:
+            self._context.watch.answered(link)
         reason = str(error) if error is not None else "no reason given"
         LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
-        management = self._client.management
-        if self._source is not None and management is not None:
-            management.forget(self._source.declarations)
-        self.connection_lost(self.refusal)
+        self.forget_declarations()
+        self._address_lost(self.refusal)
         if isinstance(error, SessionStalled):
             self._elsewhere()
-            self.attach()
+            self.want()
         else:
-            self._retry_later()
+            self.rest()
 
-    def _retry(self) -> None:
-        self._retry_timer = None
-        self.attach()
+    # -- replies
 
     def _message(self, link: Receiver, delivery: Delivery, data: memoryview) -> None:
         try:
@@ -218,7 +184,7 @@ class Replies:
             self._used_credit()
             return
         link.settle(delivery)
-        format = self._client.format
+        format = self._context.format
         try:
             request_id, is_reply, content = format.open_reply(message)
         except BadMessage as exc:
@@ -238,7 +204,7 @@ class Replies:
             call.finish(None)
         elif call.monitor is not None:
             # A heartbeat: the server is at work on it.
-            call.monitor_deadline = self._client.hub.now() + call.monitor
+            call.monitor_deadline = self._context.hub.now() + call.monitor
         self._used_credit()
 
     def _dropped(self, link: Receiver, reason: str) -> None:
@@ -253,40 +219,37 @@ class Replies:
         """Grant credit when half the window is used, or more calls wait than replies
         may come; then for twice as many, so that not each call costs a frame."""
         waiting = len(self.waiting)
-        window = self._client.options.reply_link_credit
-        if self._link is not None and (
+        window = self._context.options.reply_link_credit
+        if self.link is not None and (
             self._credit < waiting or self._credit * 2 <= window
         ):
             grant = max(window, 2 * waiting) - self._credit
             self._credit += grant
-            self._link.flow(grant)
+            self.link.flow(grant)
+
+    # -- the end
 
     def connection_lost(self, reason: str) -> None:
-        """The link is gone, and with it the address that replies are sent to, unless
-        that is kept: then those who wait go on waiting."""
-        self._stop_timer()
-        self._link = None
-        self._declaring = False
-        self.address = None
-        if self.survives:
-            return
-        self.fail_all(f"{reason}; whether the request was carried out is unknown")
+        """The link is gone with the connection."""
+        self.went_down()
+        self._address_lost(reason)
 
-    def _stop_timer(self) -> None:
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-            self._retry_timer = None
+    def _address_lost(self, reason: str) -> None:
+        """The address that replies are sent to is gone with the link, unless the bus
+        keeps it: then those who wait go on waiting."""
+        self.address = None
+        if not self.survives:
+            self.fail_all(f"{reason}; whether the request was carried out is unknown")
 
     def close(self) -> None:
         """Detach the link."""
-        self._stop_timer()
-        link, self._link = self._link, None
+        link = self.go()
         self.address = None
         if link is not None:
             link.close()
-        management = self._client.management
-        if self._source is not None and self._source.remove and management is not None:
-            management.delete_queue(self._source.remove)
+        management = self._context.management
+        if self.node.remove and management is not None:
+            management.delete_queue(self.node.remove)
 
     def fail_all(self, reason: str) -> None:
         """Fail all calls that wait for a reply."""

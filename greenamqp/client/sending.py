@@ -7,17 +7,15 @@ import collections
 import typing
 import uuid
 
-from greenamqp import addressing
 from greenamqp.client import notices
+from greenamqp.client.context import LINK_NAME, Context
+from greenamqp.client.outcome import Verdict, judge
 from greenamqp.client.outgoing import Call, Destination, Outgoing
-from greenamqp.client.state import LINK_NAME, State
+from greenamqp.client.replies import Replies
+from greenamqp.client.wanted import Phase, WantedLink
 from greenamqp.engine import (
     ACCEPTED,
-    MODIFIED,
-    REJECTED,
-    RELEASED,
     LinkLimitError,
-    LinkState,
     LocalProtocolError,
     RemoteError,
     Sender,
@@ -26,9 +24,6 @@ from greenamqp.engine import (
 )
 from greenamqp.hubs import Timer
 from greenamqp.management import Refused
-
-if typing.TYPE_CHECKING:
-    from greenamqp.client.client import Client
 
 # A message that the peer released is sent again after this pause, twice as long each
 # further time up to the option link_retry_delay.  A mesh of routers takes up to a
@@ -53,18 +48,21 @@ _PERMANENT = frozenset(
 )
 
 
-class SendingLink:
-    """What goes to one destination, over one link at a time.  Hub's context or lock."""
+class SendingLink(WantedLink[Sender]):
+    """See the module.  Hub's context or lock.
+
+    :param replies: where the replies to calls come
+    :param make_room: has links that are not in use detached, and says whether there
+        were any
+    :ivar pending: what waits for a link, for credit, or for a declaration
+    :ivar refusal: why there is no link, for those who time out meanwhile
+    """
 
     __slots__ = (
-        "_declaring",
-        "_doubtful",
         "_limit",
-        "_link",
-        "_client",
-        "_node",
+        "_make_room",
+        "_replies",
         "_resting",
-        "_retry_timer",
         "address",
         "destination",
         "last_used",
@@ -72,30 +70,25 @@ class SendingLink:
         "refusal",
     )
 
-    def __init__(self, client: Client, destination: Destination) -> None:
-        self._client = client
+    def __init__(
+        self,
+        context: Context,
+        replies: Replies,
+        make_room: typing.Callable[[], bool],
+        destination: Destination,
+    ) -> None:
+        super().__init__(context)
+        self._replies = replies
+        self._make_room = make_room
         self.destination = destination
         self.address: str | None = None
         self.pending: collections.deque[Outgoing] = collections.deque()
-        self.last_used = client.hub.now()
+        self.last_used = context.hub.now()
         self.refusal = ""
-        self._link: Sender | None = None
         # Bytes that it takes in one message; 0: any number.
         self._limit = 0
-        # What the destination is on the bus at hand.
-        self._node = addressing.Node()
-        # Whether what it needs is being declared.
-        self._declaring = False
-        # Whether messages were left without an outcome, and none has had one since.
-        self._doubtful = False
-        self._retry_timer: Timer | None = None
         # What the peer released, until its pause is over.
         self._resting: dict[Outgoing, Timer] = {}
-
-    @property
-    def link(self) -> Sender | None:
-        """The link, if there is one."""
-        return self._link
 
     @property
     def in_use(self) -> bool:
@@ -103,46 +96,44 @@ class SendingLink:
         return bool(
             self.pending
             or self._resting
-            or self._declaring
-            or (self._link is not None and self._link.unsettled)
+            or self.phase is Phase.DECLARING
+            or (self.link is not None and self.link.unsettled)
         )
 
     def submit(self, entry: Outgoing) -> None:
         """Send now if that is possible, else when it is."""
-        self.last_used = self._client.hub.now()
-        link = self._link
+        self.last_used = self._context.hub.now()
+        link = self.link
         if not self.pending and link is not None and self._ready(link, entry):
             self._transmit(link, entry)
             return
         self.pending.append(entry)
         if link is None:
-            self.attach()
+            self.want()
 
     def _ready(self, link: Sender, entry: Outgoing) -> bool:
-        if link.state is not LinkState.ATTACHED or link.credit <= 0:
+        if self.phase is not Phase.UP or link.credit <= 0:
             return False
-        if self._declaring:
-            return False
-        return not entry.is_call or self._client.replies.address is not None
+        return not entry.is_call or self._replies.address is not None
 
     def _transmit(self, link: Sender, entry: Outgoing) -> None:
-        client = self._client
-        if entry.format is not client.format:
+        context = self._context
+        if entry.format is not context.format:
             try:
-                entry.recompose(client.format)
+                entry.recompose(context.format)
             except (TypeError, ValueError) as exc:
-                entry.failed(f"it cannot be written for {client.bus}: {exc}")
+                entry.failed(f"it cannot be written for {context.bus}: {exc}")
                 return
         message = entry.message
         message.address = self.address
-        limited = entry.expires or self._node.message_ttl is not None
+        limited = entry.expires or self.node.message_ttl is not None
         message.ttl = self._ttl(entry) if limited else None
-        if self._node.durable and (not entry.is_call or client.replies.survives):
+        if self.node.durable and (not entry.is_call or self._replies.survives):
             # No request has to outlive the address that its reply goes to.
             message.durable = True
         if entry.is_call:
-            client.replies.expect(typing.cast(Call, entry))
-        engine = client.engine
+            self._replies.expect(typing.cast(Call, entry))
+        engine = context.engine
         assert engine is not None
         data = engine.codec.encode(message)
         if 0 < self._limit < len(data):
@@ -158,16 +149,16 @@ class SendingLink:
 
     def _ttl(self, entry: Outgoing) -> float | None:
         """How long a message may live from now on.  Seconds."""
-        ttl = self._node.message_ttl
+        ttl = self.node.message_ttl
         if entry.expires and entry.deadline is not None:
             # What is left of it: nobody may act on a request whose caller has given up.
-            left = max(0.001, entry.deadline - self._client.hub.now())
+            left = max(0.001, entry.deadline - self._context.hub.now())
             return left if ttl is None else min(ttl, left)
         return ttl
 
     def send_pending(self) -> None:
         """Send what waits, as far as credit goes."""
-        link = self._link
+        link = self.link
         if link is None:
             return
         pending = self.pending
@@ -180,72 +171,60 @@ class SendingLink:
                 break
             pending.popleft()
             self._transmit(link, entry)
-        self._client.flush()
+        self._context.flush()
 
-    def attach(self) -> None:
-        """Attach the link, if the connection is up."""
-        client = self._client
-        if self._link is not None or client.state is not State.UP:
-            return
-        if self._retry_timer is not None:
-            return
-        assert client.engine is not None
-        assert client.addresser is not None
+    # -- the life of its link
+
+    def _prepare(self) -> bool:
+        addresser = self._context.addresser
+        assert addresser is not None
         try:
-            node = self.destination.node(client.addresser)
+            self.node = self.destination.node(addresser)
         except NotImplementedError as exc:
             self._refused(str(exc), True)
-            return
-        self._node = node
-        self.address = node.to or node.address
-        if self._must_declare():
-            return
-        try:
-            link = client.engine.create_sender(
-                node,
-                Terminus(self.address, outcomes=node.outcomes),
-                name=f"{LINK_NAME}/sender/[{self.address}]/{uuid.uuid4().hex}",
-                properties=node.link_properties,
-                own_session=self._doubtful,
-            )
-        except LinkLimitError as exc:
-            # Room comes with the peer's answers to the detaches.
-            made = client.make_room()
-            self._refused(str(exc), False, FIRST_RETRY_PAUSE if made else None)
-            return
-        except LocalProtocolError as exc:
-            self._refused(str(exc), False)
-            return
-        except ValueError as exc:  # AMQP has no way to write such a name
-            self._refused(str(exc), True)
-            return
-        self._link = link
-        link.on_attached = self._attached
-        link.on_detached = self._detached
-        link.on_credit = self._credit
-        link.on_settled = self._settled
-        client.flush()
-
-    def _must_declare(self) -> bool:
-        """Whether something must be declared first; has that done."""
-        management = self._client.management
-        declarations = self._node.declarations
-        if self._declaring or management is None or management.has(declarations):
-            return self._declaring
-        self._declaring = True
-        self.refusal = f"waiting for the message bus to declare {self.address}"
-        management.declare(declarations, self._declared)
+            return False
+        self.address = self.node.to or self.node.address
         return True
 
-    def _declared(self, refused: Refused | None) -> None:
-        self._declaring = False
-        if refused is not None:
-            self._refused(str(refused), refused.permanent)
-            return
+    def _create(self) -> Sender:
+        engine = self._context.engine
+        assert engine is not None
+        link = engine.create_sender(
+            self.node,
+            Terminus(self.address, outcomes=self.node.outcomes),
+            name=f"{LINK_NAME}/sender/[{self.address}]/{uuid.uuid4().hex}",
+            properties=self.node.link_properties,
+            own_session=self.alone,
+        )
+        link.on_credit = self._credit
+        link.on_settled = self._settled
+        return link
+
+    def _not_created(self, error: LocalProtocolError | ValueError) -> None:
+        # Room comes with the peer's answers to the detaches.
+        made = isinstance(error, LinkLimitError) and self._make_room()
+        self._refused(
+            str(error),
+            not isinstance(error, LocalProtocolError),
+            FIRST_RETRY_PAUSE if made else None,
+        )
+
+    def _declaring(self) -> None:
+        self.refusal = f"waiting for the message bus to declare {self.address}"
+
+    def _not_declared(self, refused: Refused) -> None:
+        self._refused(str(refused), refused.permanent)
+
+    def _redeclared(self) -> None:
         self.refusal = ""
-        if self._link is None:
-            self.attach()
-        else:
+        self.send_pending()
+
+    def _rested(self) -> None:
+        if not self.pending:
+            return
+        if self.link is None:
+            self.want()
+        elif not self.declare():
             self.send_pending()
 
     def _attached(self, link: Sender) -> None:
@@ -253,135 +232,29 @@ class SendingLink:
         self._limit = link.max_message_size
         self.send_pending()
 
-    def _credit(self, link: Sender) -> None:
-        if self.pending:
-            self.send_pending()
-
-    def _settled(
-        self, link: Sender, entry: Outgoing, outcome: int, error: typing.Any
-    ) -> None:
-        if self._doubtful:
-            self._doubtful = False
-            link.share_session()
-        if outcome == ACCEPTED:
-            entry.accepted()
-            return
-        is_absent = outcome == REJECTED and self._is_absent(error)
-        if outcome == RELEASED or (is_absent and self._node.rejects_absent):
-            self._nobody_there(entry, error)
-        elif is_absent and self._node.may_be_unheard:
-            # An exchange that went with the last of those who listened; the next one
-            # who does will declare it.
-            entry.accepted()
-        elif is_absent and self._node.declarations:
-            # Something that was declared was removed by somebody.
-            self._forget_declarations()
-            self._again(entry, f"the message bus rejected it: {error}")
-        elif outcome == REJECTED:
-            reason = str(error) if error is not None else "no reason given"
-            reason = f"the message bus rejected it: {reason}"
-            if self._client.bus.may_take_it_later(error):
-                self._again(entry, reason)
-            else:
-                entry.failed(reason)
-        elif outcome == MODIFIED:
-            in_doubt = error["failed"] or error["undeliverable"]
-            reason = "the message bus returned it: " + (
-                "its consumer was lost" if error["failed"] else "it was modified"
-            )
-            if in_doubt and not entry.repeatable:
-                entry.failed(reason)
-            else:
-                self._again(entry, reason)
-        else:
-            # Settled, and not a word of what became of it.
-            entry.accepted()
-
-    @staticmethod
-    def _is_absent(error: RemoteError | None) -> bool:
-        """Whether a rejection says that there is no such place."""
-        return error is not None and error.condition == "amqp:not-found"
-
-    def _nobody_there(self, entry: Outgoing, error: RemoteError | None) -> None:
-        """The message bus says that nobody is there to take it."""
-        if entry.mandatory:
-            entry.undeliverable(self.address)
-        elif self._node.may_be_unheard:
-            entry.accepted()
-        else:
-            self._forget_declarations()
-            how = "released" if error is None else "rejected"
-            self._again(
-                entry, f"the message bus {how} it: nobody there to take it"
-            )
-
-    def _forget_declarations(self) -> None:
-        management = self._client.management
-        if self._node.declarations and management is not None:
-            management.forget(self._node.declarations)
-
-    def _again(self, entry: Outgoing, reason: str) -> None:
-        if entry.done:
-            return
-        entry.last_reason = reason
-        if entry.is_call:
-            # No server has it: no reply can come, and none may be waited for.
-            self._client.replies.forget(typing.cast(Call, entry))
-        if not entry.may_retry():
-            entry.failed(reason)
-            return
-        client = self._client
-        longest = client.options.link_retry_delay
-        if client.bus.is_router:
-            longest = min(longest, LONGEST_ROUTER_PAUSE)
-        pause = min(FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16), longest)
-        self._resting[entry] = client.hub.call_at(
-            client.hub.now() + pause, lambda: self._resend(entry)
-        )
-
-    def _resend(self, entry: Outgoing) -> None:
-        del self._resting[entry]
-        if not entry.done:
-            if entry.is_call:
-                # The link may have gone with the connection, with no call to keep it.
-                self._client.replies.attach()
-            if self._link is not None:
-                self._must_declare()
-            self.submit(entry)
-            self._client.flush()
-
     def _detached(self, link: Sender, error: RemoteError | None) -> None:
-        """The peer closed the link, or refused it, or the connection went."""
-        if link is not self._link or link.connection.ended:
-            return  # the client hears of the connection, and tells connection_lost
-        if isinstance(error, SessionStalled):
-            self._stalled(link, str(error))
-            return
-        self._link = None
-        self._forget_declarations()
         reason = str(error) if error is not None else "the peer detached the link"
-        permanent = error is not None and error.condition in _PERMANENT
-        self._client.notices.add(
+        self._context.notices.add(
             notices.LINK_CLOSED, address=self.address, reason=reason
         )
+        if isinstance(error, SessionStalled):
+            # The bus does not answer in the link's session: on in another one.
+            self.alone = link.unsettled > 0
+            self.pending.extendleft(reversed(self._lost_outcomes(link, reason)))
+            if self.pending:
+                self.want()
+            return
+        self.forget_declarations()
         again = self._lost_outcomes(link, reason)
+        permanent = error is not None and error.condition in _PERMANENT
         self._refused(reason, permanent)
-        self._put_back(again)
-
-    def _stalled(self, link: Sender, reason: str) -> None:
-        """The bus does not answer in the link's session: on in another one."""
-        self._link = None
-        self._doubtful = link.unsettled > 0
-        self._client.notices.add(
-            notices.LINK_CLOSED, address=self.address, reason=reason
-        )
-        self.pending.extendleft(reversed(self._lost_outcomes(link, reason)))
-        if self.pending:
-            self.attach()
+        self.pending.extendleft(reversed(again))
+        self._rest_if_needed()
 
     def _refused(
         self, reason: str, permanent: bool, pause: float | None = None
     ) -> None:
+        """There is no link, or no use in it: what may not be tried again fails."""
         self.refusal = reason
         waiting, self.pending = self.pending, collections.deque()
         for entry in waiting:
@@ -393,37 +266,74 @@ class SendingLink:
                 entry.failed(f"{where}{reason}")
             else:
                 self.pending.append(entry)
-        self._retry_later(pause)
+        self._rest_if_needed(pause)
 
-    def _retry_later(self, pause: float | None = None) -> None:
-        """After `pause` seconds; None: as long as the option link_retry_delay says."""
-        if self._declaring or self._retry_timer is not None:
-            return
-        if self.pending and (self._link is None or self._undeclared()):
-            client = self._client
-            if pause is None:
-                pause = client.options.link_retry_delay
-            self._retry_timer = client.hub.call_at(
-                client.hub.now() + pause, self._retry
-            )
+    def _rest_if_needed(self, pause: float | None = None) -> None:
+        if self.pending and (self.link is None or self.undeclared):
+            self.rest(pause)
 
-    def _undeclared(self) -> bool:
-        management = self._client.management
-        return management is not None and not management.has(self._node.declarations)
+    # -- outcomes
 
-    def _retry(self) -> None:
-        self._retry_timer = None
-        if not self.pending:
-            return
-        if self._link is None:
-            self.attach()
-        elif not self._must_declare():
+    def _credit(self, link: Sender) -> None:
+        if self.pending:
             self.send_pending()
 
-    def _put_back(self, entries: list[Outgoing]) -> None:
-        """Send these again, before what was never sent."""
-        self.pending.extendleft(reversed(entries))
-        self._retry_later()
+    def _settled(
+        self, link: Sender, entry: Outgoing, outcome: int, error: typing.Any
+    ) -> None:
+        self.rejoin(link)
+        if outcome == ACCEPTED:
+            entry.accepted()
+            return
+        verdict, reason = judge(
+            outcome,
+            error,
+            self.node,
+            self._context.bus,
+            mandatory=entry.mandatory,
+            repeatable=entry.repeatable,
+        )
+        if verdict is Verdict.DONE:
+            entry.accepted()
+        elif verdict is Verdict.UNDELIVERABLE:
+            entry.undeliverable(self.address)
+        elif verdict is Verdict.FAILED:
+            entry.failed(reason)
+        else:
+            if verdict is Verdict.AGAIN_DECLARED:
+                self.forget_declarations()
+            self._again(entry, reason)
+
+    def _again(self, entry: Outgoing, reason: str) -> None:
+        if entry.done:
+            return
+        entry.last_reason = reason
+        if entry.is_call:
+            # No server has it: no reply can come, and none may be waited for.
+            self._replies.forget(typing.cast(Call, entry))
+        if not entry.may_retry():
+            entry.failed(reason)
+            return
+        context = self._context
+        longest = context.options.link_retry_delay
+        if context.bus.is_router:
+            longest = min(longest, LONGEST_ROUTER_PAUSE)
+        pause = min(FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16), longest)
+        self._resting[entry] = context.hub.call_at(
+            context.hub.now() + pause, lambda: self._resend(entry)
+        )
+
+    def _resend(self, entry: Outgoing) -> None:
+        if entry.is_call and not entry.done:
+            # It may have gone with the connection, with no call to keep it. While the
+            # entry rests here, this link is in use, and none that it makes room of.
+            self._replies.want()
+        del self._resting[entry]
+        if not entry.done:
+            if self.link is not None:
+                self.declare()
+            self.submit(entry)
+            self._context.flush()
 
     def _lost_outcomes(self, link: Sender, reason: str) -> list[Outgoing]:
         """The link is gone, and with it the outcome of what is unsettled on it.
@@ -435,7 +345,7 @@ class SendingLink:
             if entry.done:
                 continue
             entry.last_reason = reason
-            if entry.is_call and self._client.replies.survives:
+            if entry.is_call and self._replies.survives:
                 continue  # if it arrived, its reply will
             if entry.repeatable and entry.may_retry():
                 again.append(entry)
@@ -446,11 +356,8 @@ class SendingLink:
     def connection_lost(self, reason: str) -> None:
         """The link went with the connection, or there was none: what may be sent
         when it is back waits on, within its retries."""
-        self._declaring = self._doubtful = False
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-            self._retry_timer = None
-        link, self._link = self._link, None
+        self.alone = False
+        link = self.went_down()
         again = self._lost_outcomes(link, reason) if link is not None else []
         waiting, self.pending = self.pending, collections.deque()
         for entry in waiting:
@@ -474,23 +381,17 @@ class SendingLink:
 
     def close(self) -> None:
         """Detach the link; what waits is the caller's to see to."""
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-            self._retry_timer = None
-        link, self._link = self._link, None
+        link = self.go()
         if link is not None:
             link.close()
 
     def fail_all(self, reason: str) -> None:
         """Fail all that waits here, for good."""
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-            self._retry_timer = None
         resting, self._resting = self._resting, {}
         for entry, timer in resting.items():
             timer.cancel()
             entry.failed(reason)
-        link, self._link = self._link, None
+        link = self.go()
         if link is not None:
             for entry in link.abandon():
                 entry.failed(reason)

@@ -14,7 +14,7 @@ import pytest
 from oslo_messaging import Target
 
 import greenamqp
-from greenamqp.client.client import KEPT_SESSIONS
+from greenamqp.client.subscription import KEPT_SESSIONS
 from greenamqp.engine import LINKS_PER_SESSION
 from tests.chaos.forwarder import Forwarder
 from tests.functional import buses, world

@@ -52,7 +52,7 @@ def connections(client: Client | None) -> list[Connection]:
     """Those of a client and of the further ones behind it."""
     found = []
     while client is not None:
-        engine = client.engine
+        engine = client.connection.engine
         assert engine is not None
         found.append(Connection(engine._session_count, len(engine._links)))
         client = client._further

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from greenamqp.client.client import KEPT_SESSIONS
+from greenamqp.client.subscription import KEPT_SESSIONS
 from tests.integration.targets import Service
 from tools.buses import Bus
 

@@ -23,9 +23,10 @@ from oslo_messaging import Target
 from greenamqp import hubs
 from greenamqp import options as driver_options
 from greenamqp.addressing import Service
-from greenamqp.client import Client, Destination, State
+from greenamqp.client import Client, Destination
 from greenamqp.connection import connect
 from greenamqp.connection.failover import Host
+from greenamqp.connection.state import State
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.engine import ACCEPTED, LinkState, Message, Terminus, capi
 from greenamqp.engine.sasl import AcceptedConnection, SaslServer
@@ -742,14 +743,14 @@ class Setting(typing.NamedTuple):
         task = self.notify()
         self.world.settle()
         assert task.result() is None
-        assert self.client.state is State.UP
+        assert self.client.connection.state is State.UP
         self.peer.received.clear()
 
     def lose(self) -> None:
         """Lose the connection and have it made again."""
         self.peer.cut()
         self.world.advance(5)
-        assert self.client.state is State.UP
+        assert self.client.connection.state is State.UP
 
 
 @contextlib.contextmanager

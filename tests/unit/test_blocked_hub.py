@@ -11,9 +11,10 @@ import pytest
 from oslo_messaging import Target
 
 from greenamqp.addressing import Service
-from greenamqp.client import Destination, State
+from greenamqp.client import Destination
 from greenamqp.connection.guard import GUARD
 from greenamqp.connection.pump import Pump
+from greenamqp.connection.state import State
 from greenamqp.engine import Connection, Message, Terminus
 from greenamqp.engine.sasl import AcceptedConnection, SaslServer
 from greenamqp.hubs import get
@@ -102,7 +103,7 @@ def test_a_peer_that_spoke_meanwhile_is_not_taken_for_silent(caplog):
         s.peer.work()
         s.world.settle()
         assert len(warnings(caplog)) == 1
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         up(s)
         assert len(s.network.peers) == 1
 

@@ -6,7 +6,8 @@ import random
 import pytest
 from oslo_messaging import exceptions
 
-from greenamqp.client import Destination, State
+from greenamqp.client import Destination
+from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED, Message
 from tests.unit import fakes
 
@@ -387,7 +388,7 @@ def test_a_call_that_did_not_leave_is_sent_with_the_new_reply_address():
     with fakes.setting(network={"credit": 0}) as s:
         task = s.call()
         s.world.settle()
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         old = list(s.peer.outbound)
         s.network.default = {}
         s.lose()
@@ -420,7 +421,7 @@ def test_a_call_that_rests_longer_than_the_connection_is_away():
         s.peer.received.clear()
         s.peer.cut()
         s.world.advance(2)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert s.peer.received == [] and s.peer.outbound == {}
         s.world.advance(12)
         (request,) = s.peer.received

@@ -11,9 +11,10 @@ from greenlet import GreenletExit
 from oslo_messaging import exceptions
 
 from greenamqp.addressing import Node
-from greenamqp.client import Destination, State
-from greenamqp.client import client as messenger_module
+from greenamqp.client import Destination
+from greenamqp.connection import life
 from greenamqp.connection.failover import Host
+from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, RELEASED, Message, Terminus
 from tests.unit import fakes
 
@@ -36,7 +37,7 @@ def first_host_first(monkeypatch):
 def test_nothing_is_connected_before_it_is_wanted():
     with fakes.setting() as s:
         s.world.advance(3600)
-        assert s.client.state is State.IDLE
+        assert s.client.connection.state is State.IDLE
         assert s.network.attempts == []
 
 
@@ -58,10 +59,10 @@ def test_whoever_wants_something_connects(wish):
             )
         else:
             s.client.subscribe(lambda _: [Node("a")], 10, lambda *a: None)
-        assert s.client.state is State.CONNECTING
+        assert s.client.connection.state is State.CONNECTING
         assert s.network.attempts == [(1000.0, "bus", 5672)]
         s.world.advance(1)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert len(s.network.attempts) == 1
 
 
@@ -72,7 +73,7 @@ def test_connected_it_says_open_and_waits_for_the_peers():
     with fakes.setting() as s:
         task = s.notify()
         s.world.settle()
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert task.result() is None
         assert s.peer.events == [("opened",)]
 
@@ -82,12 +83,12 @@ def test_a_host_that_refuses_is_tried_again_after_the_pause():
         s.network.script = ["Connection refused"]
         task = s.notify()
         s.world.advance(3.9)
-        assert s.client.state is State.WAITING
+        assert s.client.connection.state is State.WAITING
         assert "bus:5672: cannot connect: Connection refused" in (
-            s.client.last_failure
+            s.client.connection.last_failure
         )
         s.world.advance(0.2)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert task.result() is None
         assert [at for at, _, _ in s.network.attempts] == [1000.0, 1004.0]
 
@@ -111,7 +112,7 @@ def test_all_hosts_are_tried_in_turn_before_any_pause():
         s.network.script = ["no route", "refused", "refused"]
         s.notify()
         s.world.advance(20)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert s.network.attempts == [
             (1000.0, "one", 5672),
             (1000.0, "two", 5673),
@@ -138,11 +139,11 @@ def test_an_error_names_every_host_that_was_tried():
         # What was before the connection came up is not to blame for its loss.
         s.network.default = {}
         s.world.advance(60)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         s.network.default = "refused"
         s.peer.cut()
         s.world.settle()
-        assert "refused the login" not in s.client.last_failure
+        assert "refused the login" not in s.client.connection.last_failure
 
 
 def test_an_attempt_that_succeeds_too_late_is_dropped():
@@ -161,7 +162,7 @@ def test_an_attempt_that_succeeds_too_late_is_dropped():
 def test_a_stream_that_comes_when_nobody_wants_it_is_closed():
     with fakes.setting() as s:
         stream = fakes.Stream()
-        s.client._connected(stream, None)
+        s.client.connection._connected(stream, None)
         assert stream.closed
 
 
@@ -177,11 +178,11 @@ def test_no_answer_to_the_open_frame(monkeypatch):
     monkeypatch.setattr(fakes, "Peer", Silent)
     with fakes.setting(idle_timeout=0) as s:
         task = s.notify()
-        s.world.advance(messenger_module.CONNECT_TIMEOUT - 1)
-        assert s.client.state is State.OPENING
+        s.world.advance(life.CONNECT_TIMEOUT - 1)
+        assert s.client.connection.state is State.OPENING
         s.world.advance(1.5)
-        assert s.client.state is not State.OPENING
-        assert "no answer to the Open frame" in s.client.last_failure
+        assert s.client.connection.state is not State.OPENING
+        assert "no answer to the Open frame" in s.client.connection.last_failure
         assert s.network.peers[0].stream.closed
         s.world.advance(60)
         with pytest.raises(TimeoutError, match="no answer to the Open frame"):
@@ -203,9 +204,9 @@ def test_a_connection_that_breaks_while_it_opens(error, monkeypatch):
         monkeypatch.setattr(fakes, "Peer", Broken)
         task = s.notify()
         s.world.settle()
-        assert s.client.state is State.WAITING
-        assert "reset" in s.client.last_failure or (
-            "without a word" in s.client.last_failure
+        assert s.client.connection.state is State.WAITING
+        assert "reset" in s.client.connection.last_failure or (
+            "without a word" in s.client.connection.last_failure
         )
         monkeypatch.setattr(fakes, "Peer", whole)
         s.world.advance(3)
@@ -221,9 +222,9 @@ def test_a_peer_that_closes_instead_of_opening(monkeypatch):
     with fakes.setting(virtual_host="there") as s:
         s.notify()
         s.world.settle()
-        assert s.client.state is State.WAITING
-        assert "bus:5672/there" in s.client.last_failure
-        assert "amqp:not-allowed: vhost unknown" in s.client.last_failure
+        assert s.client.connection.state is State.WAITING
+        assert "bus:5672/there" in s.client.connection.last_failure
+        assert "amqp:not-allowed: vhost unknown" in s.client.connection.last_failure
 
 
 def test_wrong_credentials():
@@ -231,12 +232,12 @@ def test_wrong_credentials():
     with fakes.setting(hosts, network={"passwords": {"me": "the real one"}}) as s:
         task = s.notify(timeout=10)
         s.world.settle()
-        assert s.client.state is State.WAITING  # no time had to pass
+        assert s.client.connection.state is State.WAITING  # no time had to pass
         s.world.advance(11)
         with pytest.raises(TimeoutError) as caught:
             task.result()
         assert "bus:5672" in str(caught.value)
-        assert "no secret" not in str(caught.value) + s.client.last_failure
+        assert "no secret" not in str(caught.value) + s.client.connection.last_failure
 
 
 def test_each_host_has_credentials_of_its_own():
@@ -251,7 +252,7 @@ def test_each_host_has_credentials_of_its_own():
         s.peer.cut()
         s.notify()
         s.world.advance(5)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert s.peer.engine.user == "u2"
 
 
@@ -266,10 +267,10 @@ def test_a_lost_connection_is_made_again_though_nobody_sends(error):
         s.up()
         s.peer.cut(error)
         s.world.settle()
-        assert s.client.state is State.WAITING
+        assert s.client.connection.state is State.WAITING
         assert s.network.peers[0].stream.closed
         s.world.advance(5)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert len(s.network.peers) == 2
         s.up()
 
@@ -280,8 +281,8 @@ def test_a_write_that_fails_loses_the_connection():
         s.peer.stream.write_error = BrokenPipeError(errno.EPIPE, "Broken pipe")
         task = s.notify()
         s.world.settle()
-        assert s.client.state is State.WAITING
-        assert "Broken pipe" in s.client.last_failure
+        assert s.client.connection.state is State.WAITING
+        assert "Broken pipe" in s.client.connection.last_failure
         s.world.advance(5)
         assert task.result() is None
 
@@ -292,8 +293,8 @@ def test_a_peer_that_closes_in_order_gives_its_reason(caplog):
         first = s.peer
         first.engine.close("amqp:connection:forced", "going down")
         s.world.settle()
-        assert s.client.state is State.WAITING
-        assert "amqp:connection:forced: going down" in s.client.last_failure
+        assert s.client.connection.state is State.WAITING
+        assert "amqp:connection:forced: going down" in s.client.connection.last_failure
         assert "going down" in caplog.text
         # Our answer left before the stream was closed.
         assert first.engine.closed
@@ -308,7 +309,7 @@ def test_a_peer_that_closes_and_reads_no_more_is_let_go_of():
         first.stream.room = 0
         first.engine.close()
         s.world.settle()
-        assert s.client.state is State.WAITING
+        assert s.client.connection.state is State.WAITING
         assert first.stream.closed
         s.world.advance(5)
         s.up()
@@ -319,7 +320,7 @@ def test_a_peer_that_talks_nonsense_loses_the_connection():
         s.up()
         s.peer.stream.inbound += b"\x00\x00\x00\x02garbage and more garbage"
         s.world.settle()
-        assert s.client.state is State.WAITING
+        assert s.client.connection.state is State.WAITING
         s.world.advance(5)
         s.up()
 
@@ -331,7 +332,7 @@ def test_a_silent_peer_is_found_within_twice_the_idle_timeout():
         assert len(s.network.peers) == 1
         s.peer.silent = True
         s.world.advance(12)
-        assert s.client.state is not State.UP or len(s.network.peers) == 2
+        assert s.client.connection.state is not State.UP or len(s.network.peers) == 2
         s.world.advance(10)
         s.up()
 
@@ -341,14 +342,14 @@ def test_without_idle_timeout_a_silent_peer_is_left_alone():
         s.up()
         s.peer.silent = True
         s.world.advance(100_000)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
 
 
 def test_the_peers_idle_timeout_is_kept():
     with fakes.setting(idle_timeout=0, network={"idle_timeout": 4}) as s:
         s.up()
         s.world.advance(1000)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert len(s.network.peers) == 1
 
 
@@ -414,12 +415,12 @@ def test_close_in_any_state_leaves_nothing(state, monkeypatch):
                 s.network.default = "refused"
             sending = s.notify()
             s.world.settle()
-        assert s.client.state is state
+        assert s.client.connection.state is state
         attempts = len(s.network.attempts)
         closing = s.world.go(s.client.close)
-        s.world.advance(messenger_module.CLOSE_TIMEOUT)
+        s.world.advance(life.CLOSE_TIMEOUT)
         assert closing.result() is None
-        assert s.client.state is State.CLOSED
+        assert s.client.connection.state is State.CLOSED
         fakes.leftovers(s.world)
         s.world.advance(1000)
         assert len(s.network.attempts) == attempts
@@ -442,7 +443,7 @@ def test_close_does_not_wait_long_for_a_silent_peer():
         s.up()
         s.peer.silent = True
         closing = s.world.go(s.client.close)
-        s.world.advance(messenger_module.CLOSE_TIMEOUT)
+        s.world.advance(life.CLOSE_TIMEOUT)
         assert closing.result() is None
         assert s.peer.stream.closed
 
@@ -480,7 +481,7 @@ def test_close_in_the_moment_of_the_loss(in_order):
             s.peer.cut()
         # Read by hand: the loss is known, what follows from it has not run yet.
         s.world.watches[s.peer.stream.fileno()].on_readable()
-        assert s.client.state is State.WAITING
+        assert s.client.connection.state is State.WAITING
         closing = s.world.go(s.client.close)
         assert closing.result() is None
         assert s.peer.stream.closed

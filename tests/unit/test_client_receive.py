@@ -5,7 +5,7 @@ import pytest
 from oslo_messaging import Target
 
 from greenamqp.addressing import Node
-from greenamqp.client import State
+from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED, Message, capi
 from greenamqp.engine.connection import LINKS_PER_SESSION
 from tests.unit import fakes
@@ -32,7 +32,7 @@ class Consumer:
         """Settle one, and forget it."""
         inlet, link, delivery = self.got.pop(index)
         done = inlet.settle(link, delivery, outcome)
-        inlet._subscription.client.flush_soon()
+        inlet._context.flush_soon()
         return done
 
 
@@ -120,7 +120,7 @@ def test_what_the_bus_cannot_do_is_said():
         with pytest.raises(NotImplementedError, match="pool 'pool'.*qpid-cpp"):
             task.result()
         s.client.unsubscribe(consumer.subscription)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
 
 
 def test_another_bus_may_be_able_to_do_it():
@@ -283,10 +283,10 @@ def test_acknowledgements_leave_together(patient):
     for _ in range(3):
         handles = arrived(s, 10)
         acknowledge(s, consumer, 5)
-        s.world.advance(s.client.bus.settle_delay * 0.9)
+        s.world.advance(s.client.context.bus.settle_delay * 0.9)
         acknowledge(s, consumer, 5)
         assert s.peer.outcomes == []
-        s.world.advance(s.client.bus.settle_delay * 0.2)
+        s.world.advance(s.client.context.bus.settle_delay * 0.2)
         assert set(s.peer.outcomes) == {(handle, ACCEPTED) for handle in handles}
         s.peer.outcomes.clear()
 
@@ -484,8 +484,8 @@ def with_a_queue_of_its_own(s):
     """A subscription to a queue that is to be removed; what is removed."""
     node = Node("a", remove="queue of a")
     consumer = attached(s, sources=lambda addresser: [node])
-    s.client.management = Removals()
-    return consumer.subscription, s.client.management.removed
+    s.client.context.management = Removals()
+    return consumer.subscription, s.client.context.management.removed
 
 
 def test_a_queue_is_removed_when_its_link_is_closed_on_both_sides():
@@ -613,7 +613,7 @@ def test_an_unsubscribed_subscription_is_gone(closed):
             s.lose()
         s.world.advance(60)
         assert s.peer.outbound == {}
-        assert not s.client._subscriptions
+        assert not s.client.room.subscriptions
         s.client.unsubscribe(consumer.subscription)
 
 

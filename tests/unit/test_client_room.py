@@ -4,21 +4,23 @@
 import pytest
 from oslo_messaging import Target
 
-from greenamqp.client import Destination, State, client
-from greenamqp.client.receiving import MAX_DOUBTFUL
+from greenamqp.client import Destination, subscription
+from greenamqp.client.turns import MAX_DOUBTFUL
+from greenamqp.connection import life
+from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, Message
 from greenamqp.formats import PREDECESSOR
 from tests.unit import fakes
 from tests.unit.test_client_receive import Consumer
 
 #: A peer that leaves subscriptions two sessions.
-SMALL = {"channel_max": client.KEPT_SESSIONS + 1}
+SMALL = {"channel_max": subscription.KEPT_SESSIONS + 1}
 
 
 @pytest.fixture(autouse=True)
 def two_links_in_a_session(monkeypatch):
     """So that a connection to such a peer holds four links of subscriptions."""
-    monkeypatch.setattr(client, "LINKS_PER_SESSION", 2)
+    monkeypatch.setattr(life, "LINKS_PER_SESSION", 2)
 
 
 def living(s):
@@ -208,7 +210,7 @@ def test_refused_links_take_no_sessions_from_others():
         assert "no such queue" in consumer.subscription.refusal
         # Each of them was tried twice, the second time in a session of its own.
         assert sorted(s.peer.attaches[-32:]) == sorted(2 * names)
-        assert s.client.engine._session_count <= 8 + MAX_DOUBTFUL
+        assert s.client.connection.engine._session_count <= 8 + MAX_DOUBTFUL
         s.peer.refuse.clear()
         s.world.advance(10)
         assert consumer.subscription.attached
@@ -217,7 +219,7 @@ def test_refused_links_take_no_sessions_from_others():
         others = Consumer(s, *(f"o{number}" for number in range(4)))
         s.world.settle()
         assert others.subscription.attached
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
 
 
 def test_a_doubtful_link_that_is_wanted_no_longer_gives_up_its_turn():

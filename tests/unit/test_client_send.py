@@ -8,7 +8,8 @@ import pytest
 from oslo_messaging import Target, exceptions
 
 from greenamqp.addressing import Node, Service
-from greenamqp.client import Destination, State
+from greenamqp.client import Destination
+from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED
 from greenamqp.engine.connection import LINKS_PER_SESSION
 from tests.unit import fakes
@@ -58,7 +59,7 @@ def test_a_settled_message_waits_for_link_and_credit():
     with fakes.setting(network={"credit": 0}) as s:
         task = s.cast("a", settled=True)
         s.world.settle()
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert not task.done
         s.peer.inbound[ADDRESS].flow(1)
         s.world.settle()
@@ -355,7 +356,7 @@ def test_late_for_want_of_a_connection():
         assert "bus:5672" in reason and "Connection refused" in reason
         s.network.default = {}
         s.world.advance(60)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert s.peer.received == []
 
 
@@ -601,7 +602,7 @@ def test_a_session_that_is_ended_takes_no_other_with_it():
         link = s.peer.inbound[ADDRESS]
         link._endpoint._pn_link.session.close()
         s.world.settle()
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         task = s.notify()
         s.world.advance(3)
         assert task.result() is None
@@ -800,7 +801,7 @@ def test_links_without_use_are_forgotten_with_the_connection():
         s.world.settle()
         s.lose()
         assert s.peer.attaches == []
-        assert s.client._outlets == {}
+        assert s.client._links == {}
 
 
 # -- post

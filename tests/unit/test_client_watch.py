@@ -8,7 +8,8 @@ import pytest
 from oslo_messaging import Target, exceptions
 
 from greenamqp.addressing import Bus
-from greenamqp.client import Destination, State
+from greenamqp.client import Destination
+from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, Message
 from tests.unit import fakes
 from tests.unit.test_client_receive import Consumer
@@ -52,8 +53,8 @@ def test_other_destinations_go_on_in_another_session(caplog):
         deaf_to(s, "bad")
         s.notify("bad", destination=BAD, timeout=PATIENCE * 3)
         s.world.settle()
-        before = s.client.engine
-        assert s.client.engine._session_count == 1
+        before = s.client.connection.engine
+        assert s.client.connection.engine._session_count == 1
         s.world.advance(NOTICED)
         assert f"did not answer within {PATIENCE:g} s" in caplog.text
         s.world.advance(1)
@@ -62,7 +63,7 @@ def test_other_destinations_go_on_in_another_session(caplog):
         s.world.settle()
         assert task.result() is None
         # The same connection, in which the two have a session each.
-        assert s.client.engine is before
+        assert s.client.connection.engine is before
         good, bad = (s.peer.inbound[name] for name in ("good", "bad"))
         assert good._session is not bad._session
 
@@ -136,7 +137,7 @@ def test_an_attach_without_an_answer():
         s.peer.answer = False
         second, third = Consumer(s, "second"), Consumer(s, "third")
         s.world.settle()
-        assert s.client.engine._session_count == 1
+        assert s.client.connection.engine._session_count == 1
         s.world.advance(PATIENCE - 0.1)
         s.peer.answer = True  # to other attaches than these
         s.world.advance(NOTICED)
@@ -146,7 +147,7 @@ def test_an_attach_without_an_answer():
         s.peer.send("second", Message("x"))
         s.world.settle()
         assert second.bodies == ["x"]
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
 
 
 def test_many_attaches_that_are_answered_slowly():

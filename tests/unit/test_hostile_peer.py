@@ -4,8 +4,8 @@ left.  (The fuzzer's corpus has the many ways of noise; here is what takes patie
 
 import pytest
 
-from greenamqp.client import State
-from greenamqp.client import client as messenger_module
+from greenamqp.connection import life
+from greenamqp.connection.state import State
 from greenamqp.engine import Message
 from tests.fuzz import wire
 from tests.unit import fakes
@@ -42,12 +42,12 @@ def test_links_without_end(receiver):
     with fakes.setting() as s:
         s.up()
         say(s, begin(500))
-        for handle in range(messenger_module.MAX_REFUSED_LINKS):
+        for handle in range(life.MAX_REFUSED_LINKS):
             say(s, attach(500, handle, receiver))
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         say(s, attach(500, 100_000, receiver))
-        assert s.client.state is State.WAITING
-        assert "attaches links to us" in s.client.last_failure
+        assert s.client.connection.state is State.WAITING
+        assert "attaches links to us" in s.client.connection.last_failure
 
 
 def test_a_new_connection_counts_anew():
@@ -55,29 +55,29 @@ def test_a_new_connection_counts_anew():
         s.up()
         for _ in range(3):
             say(s, begin(500))
-            for handle in range(messenger_module.MAX_REFUSED_LINKS // 2):
+            for handle in range(life.MAX_REFUSED_LINKS // 2):
                 say(s, attach(500, handle, False))
-            assert s.client.state is State.UP
+            assert s.client.connection.state is State.UP
             s.lose()
 
 
 def test_sessions_without_end():
     with fakes.setting() as s:
         s.up()
-        for channel in range(1, messenger_module.CHANNEL_MAX + 1):
+        for channel in range(1, life.CHANNEL_MAX + 1):
             say(s, begin(channel))
-        assert s.client.state is State.UP
-        say(s, begin(messenger_module.CHANNEL_MAX + 1))
-        assert s.client.state is State.WAITING
+        assert s.client.connection.state is State.UP
+        say(s, begin(life.CHANNEL_MAX + 1))
+        assert s.client.connection.state is State.WAITING
 
 
 def test_sessions_that_come_and_go_leave_nothing():
     with fakes.setting() as s:
         s.up()
         say(s, (begin(9) + end(9)) * 5000)
-        assert s.client.state is State.UP
-        assert len(s.client.engine._sessions) <= 1
-        assert not s.client.engine._ended_sessions
+        assert s.client.connection.state is State.UP
+        assert len(s.client.connection.engine._sessions) <= 1
+        assert not s.client.connection.engine._ended_sessions
 
 
 def test_heartbeats_in_place_of_an_open_frame(monkeypatch):
@@ -86,12 +86,12 @@ def test_heartbeats_in_place_of_an_open_frame(monkeypatch):
     with fakes.setting() as s:
         s.notify(timeout=120)
         s.world.settle()
-        assert s.client.state is State.OPENING
+        assert s.client.connection.state is State.OPENING
         for _ in range(40):
             s.network.peers[0].stream.inbound += wire.frame(b"") * 1000
             s.world.advance(1)
         assert len(s.network.peers) > 1
-        assert "no answer to the Open frame" in s.client.last_failure
+        assert "no answer to the Open frame" in s.client.connection.last_failure
 
 
 @pytest.mark.parametrize("address", [b"\xff\xfe", b"reply\xc3\x28", b"\x00"])

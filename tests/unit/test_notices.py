@@ -7,7 +7,8 @@ import pytest
 from oslo_messaging import Target
 
 from greenamqp.addressing import Node, Service
-from greenamqp.client import Destination, State, notices
+from greenamqp.client import Destination, notices
+from greenamqp.connection.state import State
 from greenamqp.engine import Message
 from tests.unit import fakes
 
@@ -36,7 +37,7 @@ def subscribe(s, count=LINKS):
             lambda _, n=number: [Node(f"address-{n}")], 10, lambda *a: None
         )
     s.world.settle()
-    assert s.client.state is State.UP
+    assert s.client.connection.state is State.UP
 
 
 def peer_links(s):
@@ -115,7 +116,7 @@ def test_a_reply_that_waits_for_the_connection_is_sent_when_it_is_there():
             retries=0,
         )
         s.world.advance(10)
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
         assert len(s.peer.received) == 1
 
 

@@ -492,7 +492,7 @@ def test_a_reason_that_was_sent_is_not_lost_to_a_broken_pipe():
         s.peer.stream.write_error = BrokenPipeError(errno.EPIPE, "Broken pipe")
         s.notify()
         s.world.settle()
-        assert "maintenance" in s.client.last_failure
+        assert "maintenance" in s.client.connection.last_failure
 
 
 def test_a_failure_has_a_type_of_its_own():

@@ -6,10 +6,10 @@ import logging
 import pytest
 
 from greenamqp import options as driver_options
-from greenamqp.client import State
 from greenamqp.connection import security, tls
 from greenamqp.connection.failover import Host
 from greenamqp.connection.security import Security, is_loopback
+from greenamqp.connection.state import State
 from greenamqp.engine.sasl import SaslServer
 from tests.unit import fakes
 
@@ -251,11 +251,11 @@ def test_wrong_password_goes_on_with_the_other_host(caplog):
         task = s.notify(timeout=30)
         s.world.advance(10)
         assert task.result() is None
-        assert s.client._hosts.current.hostname == "two"
+        assert s.client.connection._hosts.current.hostname == "two"
         s.peer.cut()
         s.world.advance(10)
         assert "one:1: the peer refused the login of user 'nova'" in caplog.text
-        assert s.client.state is State.UP
+        assert s.client.connection.state is State.UP
 
 
 def test_wrong_password_is_tried_again_with_pauses():
@@ -321,7 +321,7 @@ def test_a_login_that_is_asked_for_is_never_left_out(no_sasl, host, options):
         with pytest.raises(TimeoutError, match="no common SASL mechanism"):
             task.result()
         assert len(s.network.attempts) > 3
-        assert s.client.state is not State.UP
+        assert s.client.connection.state is not State.UP
 
 
 def test_a_bus_that_wants_a_login_says_so_each_time(caplog, monkeypatch):

@@ -44,7 +44,7 @@ def test_rpc_backend_alone(conf, name):
 def test_rpc_backend_means_localhost(conf):
     made = greenamqp.get_rpc_transport(conf("[DEFAULT]\nrpc_backend = amqp\n"))
     client = made._driver._connected()
-    assert str(client._hosts.current) == "localhost:5672"
+    assert str(client.connection._hosts.current) == "localhost:5672"
     made.cleanup()
 
 

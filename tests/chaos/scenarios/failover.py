@@ -110,9 +110,9 @@ def many_links(stage: Stage, url: str, count: int) -> None:
 
     call_all()
     stage.say("ready")
-    client = transport._driver._connected()
-    first = client.engine
-    wait_until(lambda: client.engine not in (None, first), "another connection")
+    connection = transport._driver._connected().connection
+    first = connection.engine
+    wait_until(lambda: connection.engine not in (None, first), "another connection")
     call_all()
     stage.say("restored")
     stage.hear()

@@ -96,8 +96,8 @@ class Parent:
         self.listener = self.driver.listen(oslo_messaging.Target(topic="idle"), 1, None)
         self.listener.fileno()
         client = self.driver._connected()
-        self.container = client.engine._pyngus._pn_connection.container
-        fd = client._pump._stream.fileno()
+        self.container = client.connection.engine._pyngus._pn_connection.container
+        fd = client.connection._pump._stream.fileno()
         self.socket = os.readlink(f"/proc/self/fd/{fd}")
         self.inode = os.fstat(fd).st_ino
         # Whatever this world needs for that is there from now on.

@@ -64,7 +64,7 @@ class Work:
 
 
 def container(client) -> str | None:
-    engine = client.engine
+    engine = client.connection.engine
     return engine and engine._pyngus._pn_connection.container
 
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all links of a client share: its connection, and the bus at the other end."""
+
+from __future__ import annotations
+
+import typing
+
+from greenamqp import addressing
+from greenamqp.client.notices import Notices
+from greenamqp.client.turns import Turns
+from greenamqp.client.watch import Watch
+from greenamqp.connection.life import BusConnection
+from greenamqp.engine import Connection
+from greenamqp.hubs import Hub
+from greenamqp.management import Management
+
+# Prefix of the names of links, as the predecessor's: operators know them.
+LINK_NAME = "openstack.org/om"
+
+
+class Context:
+    """See the module.  Hub's context or lock.
+
+    :ivar engine: of the connection while that is up, else None; so are `addresser`,
+        `management` and `watch`
+    :ivar format: what messages are in: of the bus at hand, or the last one, or the
+        likely one
+    :ivar bus: who the peer says it is, or the last one
+    :ivar turns: whose turn it is to attach a link that may be refused
+    :ivar closed: whether the client was closed
+    """
+
+    def __init__(
+        self, hub: Hub, options: typing.Any, connection: BusConnection
+    ) -> None:
+        self.hub = hub
+        self.options = options
+        self.connection = connection
+        self.flush = connection.flush
+        self.flush_soon = connection.flush_soon
+        self.flush_late = connection.flush_late
+        self.notices = Notices(hub)
+        self.format = addressing.likely_format(options)
+        self.bus = addressing.Bus()
+        self.turns = Turns()
+        self.closed = False
+        self.engine: Connection | None = None
+        self.addresser: addressing.Addresser | None = None
+        self.management: Management | None = None
+        self.watch: Watch | None = None
+
+    def down(self) -> None:
+        """There is no connection any more."""
+        self.engine = self.addresser = self.management = None
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch = None

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one listener receives, and the room that there is for it.
+
+A connection holds so many links.  :class:`Room` counts those of its subscriptions, and
+has what does not fit received over a further connection, that of another client.
+"""
+
+from __future__ import annotations
+
+import logging
+import typing
+
+from greenamqp import addressing
+from greenamqp.client.context import Context
+from greenamqp.client.receiving import ReceivingLink
+from greenamqp.engine import Delivery
+from greenamqp.hubs import Waiter
+
+LOG = logging.getLogger("greenamqp.client")
+
+# Sessions of a connection that subscriptions do not fill: one for the management of the
+# bus, one for replies, four for links that may be refused, two for links that send.
+KEPT_SESSIONS = 8
+
+
+class Subscription:
+    """What one listener receives, over any number of links.  Hub's context or lock.
+
+    All of them are over one connection: that of ``room``, which changes where a
+    connection cannot hold them.
+
+    :param sources: makes the termini, once the bus is known
+    :param window: credit of each link: messages unacknowledged at one time
+    :param on_message: takes each message; it then owes the link `settle`
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        sources: typing.Callable[[addressing.Addresser], list[addressing.Node]],
+        window: int,
+        on_message: typing.Callable[[ReceivingLink, Delivery, memoryview], None],
+    ) -> None:
+        self.room = room
+        self.window = window
+        self.on_message = on_message
+        self.links: list[ReceivingLink] = []
+        #: Why the bus at hand cannot do what is asked, or None.
+        self.impossible: NotImplementedError | None = None
+        #: Why a link is not up, or "".
+        self.refusal = ""
+        self._sources = sources
+        self._waiters: list[Waiter] = []
+        self.stopped = False
+
+    @property
+    def attached(self) -> bool:
+        """Whether all links are up."""
+        return bool(self.links) and all(link.attached for link in self.links)
+
+    def attach(self) -> None:
+        """Attach all links; the connection is up."""
+        addresser = self.room.context.addresser
+        assert addresser is not None
+        try:
+            sources = self._sources(addresser)
+        except NotImplementedError as exc:
+            self.impossible = exc
+            LOG.error("cannot subscribe: %s", exc)
+            self.wake()
+            return
+        self.impossible = None
+        if not self.room.has_room(len(sources)):
+            self.room.pass_on(self)
+            return
+        context = self.room.context
+        self._hold([ReceivingLink(context, self, source) for source in sources])
+        for link in self.links:
+            link.want()
+
+    def _hold(self, links: list[ReceivingLink]) -> None:
+        self.room.links_held += len(links) - len(self.links)
+        self.links = links
+
+    def move(self) -> bool:
+        """See :class:`greenamqp.client.receiving.Owner`."""
+        if not self.room.overfull or any(link.link is not None for link in self.links):
+            return False
+        return self.room.displace(self)
+
+    def displace(self) -> bool:
+        """See :class:`greenamqp.client.receiving.Owner`."""
+        return self.room.displace(self)
+
+    def leaving(self, link: ReceivingLink) -> None:
+        """See :class:`greenamqp.client.receiving.Owner`."""
+        self.room.departing.add(link)
+
+    def left(self, link: ReceivingLink) -> None:
+        """See :class:`greenamqp.client.receiving.Owner`."""
+        self.room.departing.discard(link)
+
+    def detach(self) -> None:
+        """Detach all links, to attach them over another connection."""
+        links = self.links
+        self._hold([])
+        for link in links:
+            link.close()
+
+    def link_attached(self) -> None:
+        """One more link is up."""
+        if self.attached:
+            self.refusal = ""
+            self.wake()
+
+    def wake(self) -> None:
+        """Have those who wait look again."""
+        for waiter in self._waiters:
+            waiter.wake()
+
+    def connection_lost(self) -> None:
+        """All links went with the connection."""
+        for link in self.links:
+            link.lost()
+        self._hold([])
+
+    def wait_attached(self, deadline: float) -> bool:
+        """Wait until all links are up.  Not in the hub's context.
+
+        :raises NotImplementedError: if the bus cannot do what is asked
+        """
+        hub = self.room.context.hub
+        waiter = hub.waiter()
+        with hub.lock:
+            self._waiters.append(waiter)
+        try:
+            while True:
+                with hub.lock:
+                    if self.impossible is not None:
+                        raise self.impossible
+                    if self.attached:
+                        return True
+                    if self.room.context.closed:
+                        return False
+                if not waiter.wait(deadline):
+                    return False
+        finally:
+            with hub.lock:
+                self._waiters.remove(waiter)
+
+    def stop(self) -> None:
+        """Take no more: what comes from now on is released."""
+        self.stopped = True
+        for link in self.links:
+            link.stop()
+        self.room.context.flush()
+
+    def close(self) -> None:
+        """Detach all links, for good."""
+        self.stopped = True
+        links = self.links
+        self._hold([])
+        for link in links:
+            link.close(for_good=True)
+
+
+class Room:
+    """The subscriptions of one client, and how many links they may have.  Hub's
+    context or lock.
+
+    :param make_further: makes another client, over a connection of its own, and
+        returns its room
+    :ivar subscriptions: in the order in which they came
+    :ivar links_held: how many links they have, or wait for
+    :ivar departing: links whose queue is removed when the bus has detached them
+    """
+
+    def __init__(
+        self, context: Context, make_further: typing.Callable[[], Room]
+    ) -> None:
+        self.context = context
+        self._make_further = make_further
+        self._further: Room | None = None
+        self.subscriptions: dict[Subscription, None] = {}
+        self.links_held = 0
+        self.departing: set[ReceivingLink] = set()
+
+    def take_on(self, subscription: Subscription) -> None:
+        """Receive it from now on."""
+        self.subscriptions[subscription] = None
+        if self.context.engine is not None:
+            subscription.attach()
+        else:
+            self.context.connection.wanted()
+
+    def has_room(self, links: int) -> bool:
+        """Whether so many more links of subscriptions fit into this connection.
+
+        If there are none yet, they always do, as they would fit nowhere else either.
+        """
+        return not self.links_held or self.links_held + links <= self._capacity
+
+    @property
+    def _capacity(self) -> int:
+        assert self.context.engine is not None
+        return self.context.engine.room_for_links(KEPT_SESSIONS)
+
+    @property
+    def overfull(self) -> bool:
+        """Whether subscriptions were given more links than fit: how many the peer takes
+        in a session is known only after the first of them."""
+        return self.links_held > self._capacity
+
+    def pass_on(self, subscription: Subscription) -> None:
+        """Have this one received over another connection."""
+        del self.subscriptions[subscription]
+        if self._further is None:
+            LOG.info(
+                "%s links of subscriptions are all that one connection to %s holds: "
+                "connecting once more",
+                self.links_held,
+                self.context.connection.where,
+            )
+            self._further = self._make_further()
+        subscription.room = self._further
+        self._further.take_on(subscription)
+
+    def displace(self, subscription: Subscription) -> bool:
+        """There was no room for one of its links after all.  Returns whether it is
+        received over another connection from now on."""
+        if len(subscription.links) >= self.links_held:
+            return False
+        subscription.detach()
+        self.pass_on(subscription)
+        return True
+
+    def remove(self, subscription: Subscription) -> None:
+        """It is wanted no longer."""
+        self.subscriptions.pop(subscription, None)
+        subscription.close()
+        self.context.flush()
+
+    def restore(self) -> None:
+        """The connection is up: attach all."""
+        for subscription in list(self.subscriptions):
+            subscription.attach()
+
+    def connection_lost(self) -> None:
+        """All links went with the connection."""
+        self.departing.clear()
+        for subscription in self.subscriptions:
+            subscription.connection_lost()
+
+    def close(self) -> None:
+        """End all subscriptions; the client was closed."""
+        for subscription in self.subscriptions:
+            subscription.close()
+            subscription.wake()
+        self.subscriptions.clear()
+        # All sessions end now: nothing is left to wait for.
+        for link in list(self.departing):
+            link.remove()

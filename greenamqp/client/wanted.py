@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A link that is wanted, over any number of attaches and connections in turn.
+
+What sends, what receives and what replies come by differ in what they do with a link;
+how they come by one is the same, and written here::
+
+    phase        event                                     next
+    ---------    --------------------------------------    ----------
+    WANTED       want(), something is to be declared       DECLARING
+    WANTED       want(), nothing is                        ATTACHING
+    DECLARING    it is there                               ATTACHING, or UP
+    DECLARING    it is refused                             RESTING
+    ATTACHING    the peer's Attach                         UP
+    ATTACHING    refused, or no room for it                RESTING
+    UP           the peer's Detach                         RESTING
+    UP           what was declared may be gone             DECLARING
+    RESTING      the pause is over                         WANTED, or UP
+    any          the connection was lost                   WANTED
+    any          close()                                   GONE
+
+A link that nobody needs at the moment stays WANTED instead of RESTING: it is for the
+subclass to ask for a pause.  Where something is declared anew while the link is up, the
+link is kept, and UP is what follows.
+
+Nothing here waits, and nothing knows what is sent or received.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import typing
+
+from greenamqp.addressing import Node
+from greenamqp.client.context import Context
+from greenamqp.engine import LocalProtocolError, Receiver, RemoteError, Sender
+from greenamqp.hubs import Timer
+from greenamqp.management import Refused
+
+L = typing.TypeVar("L", Sender, Receiver)
+
+
+class Phase(enum.Enum):
+    """Where a wanted link is; see the table in the module."""
+
+    WANTED = "wanted"
+    DECLARING = "declaring"
+    ATTACHING = "attaching"
+    UP = "up"
+    RESTING = "resting"
+    GONE = "gone"
+
+
+class WantedLink(abc.ABC, typing.Generic[L]):
+    """See the module.  Hub's context or lock.
+
+    :ivar link: the engine's link while there is one
+    :ivar node: what it is attached to, on the bus at hand
+    :ivar alone: whether its next attach, or the one that is under way, has a session
+        of its own: it may be refused, or may hold up others
+    """
+
+    __slots__ = ("_context", "_rest_timer", "alone", "link", "node", "phase")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.phase = Phase.WANTED
+        self.link: L | None = None
+        self.node = Node()
+        self.alone = False
+        self._rest_timer: Timer | None = None
+
+    # -- what a subclass says
+
+    @abc.abstractmethod
+    def _prepare(self) -> bool:
+        """Find the node.  Returns whether the link is to be attached now."""
+
+    @abc.abstractmethod
+    def _create(self) -> L | None:
+        """Create the link and set its callbacks, but for those of the life cycle.
+
+        :return: None: not now; it is wanted again by who said so
+        :raises LocalProtocolError: there is no room for it
+        :raises ValueError: AMQP has no way to write such a name
+        """
+
+    @abc.abstractmethod
+    def _not_created(self, error: LocalProtocolError | ValueError) -> None:
+        """`_create` raised."""
+
+    @abc.abstractmethod
+    def _not_declared(self, refused: Refused) -> None:
+        """What it needs was refused."""
+
+    @abc.abstractmethod
+    def _attached(self, link: L) -> None:
+        """The peer's Attach came."""
+
+    @abc.abstractmethod
+    def _detached(self, link: L, error: RemoteError | None) -> None:
+        """The peer refused or detached it; ``link`` is None already."""
+
+    def _declaring(self) -> None:
+        """What it needs is being declared."""
+
+    def _redeclared(self) -> None:
+        """What was declared anew is there, and the link is up."""
+
+    def _rested(self) -> None:
+        """The pause is over."""
+        self.want()
+
+    # -- what moves it
+
+    def want(self) -> None:
+        """Attach it, if the connection is up and nothing else is under way."""
+        if self.phase is not Phase.WANTED or self._context.engine is None:
+            return
+        if not self._prepare() or self.declare():
+            return
+        self.phase = Phase.ATTACHING
+        try:
+            link = self._create()
+        except (LocalProtocolError, ValueError) as exc:
+            self.phase = Phase.WANTED
+            self._not_created(exc)
+            return
+        if link is None:
+            if self.phase is Phase.ATTACHING:
+                self.phase = Phase.WANTED
+            return
+        self.link = link
+        link.on_attached = self._on_attached
+        link.on_detached = self._on_detached
+        self._context.flush()
+
+    def declare(self) -> bool:
+        """Have what its node needs declared, if it may not be there.  Returns whether
+        that is under way."""
+        if self.phase is Phase.DECLARING:
+            return True
+        management = self._context.management
+        declarations = self.node.declarations
+        if (
+            self.phase not in (Phase.WANTED, Phase.UP)
+            or management is None
+            or management.has(declarations)
+        ):
+            return False
+        self.phase = Phase.DECLARING
+        self._declaring()
+        management.declare(declarations, self._on_declared)
+        return True
+
+    @property
+    def undeclared(self) -> bool:
+        """Whether something that its node needs may not be there."""
+        management = self._context.management
+        return management is not None and not management.has(self.node.declarations)
+
+    def forget_declarations(self) -> None:
+        """What was declared may have been removed by somebody."""
+        management = self._context.management
+        if self.node.declarations and management is not None:
+            management.forget(self.node.declarations)
+
+    def rest(self, pause: float | None = None) -> None:
+        """Try again after `pause` seconds; None: what ``link_retry_delay`` says."""
+        if self.phase not in (Phase.WANTED, Phase.UP):
+            return
+        context = self._context
+        if pause is None:
+            pause = context.options.link_retry_delay
+        self.phase = Phase.RESTING
+        self._rest_timer = context.hub.call_at(
+            context.hub.now() + pause, self._rest_is_over
+        )
+
+    def rejoin(self, link: L) -> None:
+        """It has got its answer: it need not be alone any more."""
+        if self.alone:
+            self.alone = False
+            link.share_session()
+
+    def went_down(self) -> L | None:
+        """The link went with the connection; returns what there was."""
+        if self.phase is not Phase.GONE:
+            self._calm(Phase.WANTED)
+        link, self.link = self.link, None
+        return link
+
+    def go(self) -> L | None:
+        """It is wanted no longer; returns the link that is to be closed, if any."""
+        self._calm(Phase.GONE)
+        link, self.link = self.link, None
+        return link
+
+    def _calm(self, phase: Phase) -> None:
+        self.phase = phase
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+
+    def _settled_phase(self) -> Phase:
+        return Phase.WANTED if self.link is None else Phase.UP
+
+    def _rest_is_over(self) -> None:
+        self._rest_timer = None
+        self.phase = self._settled_phase()
+        self._rested()
+
+    def _on_declared(self, refused: Refused | None) -> None:
+        if self.phase is not Phase.DECLARING:
+            return
+        self.phase = self._settled_phase()
+        if refused is not None:
+            self._not_declared(refused)
+        elif self.link is None:
+            self.want()
+        else:
+            self._redeclared()
+
+    def _on_attached(self, link: L) -> None:
+        if link is not self.link:
+            return
+        if self.phase is Phase.ATTACHING:
+            self.phase = Phase.UP
+        self._attached(link)
+
+    def _on_detached(self, link: L, error: RemoteError | None) -> None:
+        if link is not self.link or link.connection.ended:
+            return  # the client hears of the connection, and calls went_down
+        self.link = None
+        if self.phase is not Phase.DECLARING:
+            self._calm(Phase.WANTED)
+        self._detached(link, error)

@@ -1,0 +1,470 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection to the message bus, made again whenever it was lost.
+
+The table of its states is in the package.  The owner hears of it by :class:`Owner`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import typing
+import uuid
+
+from greenamqp.connection import connect, diagnosis
+from greenamqp.connection.failover import Backoff, Host, Hosts
+from greenamqp.connection.guard import GUARD
+from greenamqp.connection.pump import Pump, Stream
+from greenamqp.connection.security import Security
+from greenamqp.connection.state import State
+from greenamqp.engine import (
+    LINKS_PER_SESSION,
+    Connection,
+    ConnectionFailed,
+    Link,
+    RemoteError,
+)
+from greenamqp.hubs import Hub, Timer, Waiter
+
+# Both rooms above the engine log by this name: an operator reads one story.
+LOG = logging.getLogger("greenamqp.client")
+
+# Seconds for one attempt: to connect, to shake hands, to exchange Open frames.
+CONNECT_TIMEOUT = 30.0
+
+# The same where there are other hosts to try: a sender that waits for 30 seconds, as it
+# does by default, gets past two hosts that are silent.
+CONNECT_TIMEOUT_OF_MANY = 10.0
+
+# The highest channel of a connection. Our own links share sessions, or have one each
+# where a bus needs that; a peer that begins all of these costs us some 8 MB.
+CHANNEL_MAX = 2047
+
+# No bus attaches links to its clients. Each one that is refused and then left half open
+# costs some 4 kB, so a peer that goes on with it is left.
+MAX_REFUSED_LINKS = 100
+
+# Seconds that wait_closed() waits for the peer's Close.
+CLOSE_TIMEOUT = 2.0
+
+
+class Owner(typing.Protocol):
+    """Who is told.  Hub's context or lock."""
+
+    def connection_up(self, engine: Connection) -> None:
+        """The peer has opened the connection."""
+
+    def connection_lost(self, reason: str) -> None:
+        """It is gone, or an attempt to make it failed; another one follows.
+
+        :param reason: of each host that was tried since it was up, the latest first
+        """
+
+
+class BusConnection:
+    """See the module.  Hub's context or lock, but for `wait_closed`.
+
+    :param hub: does the waiting
+    :param hosts: where to connect to
+    :param options: the group of options
+    :param virtual_host: of the transport URL, or None
+    :param has_vhost_prefix: whether a peer of this product wants a virtual host to be
+        asked for as ``vhost:NAME``
+    :param owner: is told when it is up and when it is lost
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        hosts: typing.Sequence[Host],
+        options: typing.Any,
+        virtual_host: str | None,
+        has_vhost_prefix: typing.Callable[[str], bool],
+        owner: Owner,
+    ) -> None:
+        self.hub = hub
+        self.options = options
+        self.state = State.IDLE
+        self.engine: Connection | None = None
+        #: Why there is no connection, for those who time out meanwhile: of each host
+        #: that was tried since there was one, the latest first.
+        self.last_failure = ""
+        self._owner = owner
+        self._has_vhost_prefix = has_vhost_prefix
+        self._failures: dict[Host, str] = {}
+        self._virtual_host = virtual_host
+        self._hosts = Hosts(hosts)
+        self._security = Security(options)
+        # Hosts that want "vhost:" before the name of a virtual host.
+        self._vhost_prefixed: set[Host] = set()
+        # Hosts that want no SASL layer, each with what it answered to one.
+        self._without_sasl: dict[Host, str] = {}
+        self._refused_links = 0
+        self._backoff = Backoff(
+            len(hosts),
+            options.connection_retry_interval,
+            options.connection_retry_backoff,
+            options.connection_retry_interval_max,
+        )
+        # As the last peer said.
+        self._links_per_session = LINKS_PER_SESSION
+        self._pump: Pump | None = None
+        self._attempt: connect.Attempt | None = None
+        self._timer: Timer | None = None
+        self._closed_waiter: Waiter | None = None
+        # Engines and streams that were given up, to be let go of before long.
+        self._discarded: list[tuple[Connection, Pump | None]] = []
+        self._discard_timer: Timer | None = None
+        # When the connection came up.
+        self._up_since = 0.0
+        self._patience = CONNECT_TIMEOUT if len(hosts) == 1 else CONNECT_TIMEOUT_OF_MANY
+        # When the attempt that is under way counts as failed.
+        self._attempt_until = 0.0
+        self._guarded = bool(options.heartbeat_guard)
+        if self._guarded:
+            GUARD.acquire()
+        hub.acquire()
+
+    # -- for the owner
+
+    @property
+    def host(self) -> Host:
+        """The host that it is connected to, or tries."""
+        return self._hosts.current
+
+    @property
+    def where(self) -> str:
+        """That host and the virtual host, for messages to people."""
+        host = str(self._hosts.current)
+        return f"{host}/{self._virtual_host}" if self._virtual_host else host
+
+    def why_down(self) -> str:
+        """Why it is not up: the failures, or how far the first attempt has come."""
+        return self.last_failure or f"{self.where}: {self._progress()}"
+
+    def wanted(self) -> None:
+        """Somebody needs the connection."""
+        if self.state is State.IDLE:
+            self._connect()
+
+    def flush(self) -> None:
+        """Have what the engine holds written."""
+        if self._pump is not None:
+            self.hub.flush_now(self._pump)
+
+    def flush_soon(self) -> None:
+        """Have what the engine holds written before long."""
+        if self._pump is not None:
+            self.hub.flush_soon(self._pump)
+
+    def flush_late(self) -> None:
+        """Have what the engine holds written, which nobody waits for."""
+        if self._pump is not None:
+            self.hub.flush_late(self._pump)
+
+    def begin_close(self, waiter: Waiter) -> None:
+        """Say goodbye to the peer; nothing is told to the owner any more.
+
+        :param waiter: woken when the peer has answered
+        """
+        self._stop_timer()
+        pump = self._pump
+        if pump is not None and not pump.closed:
+            self._closed_waiter = waiter
+            assert self.engine is not None
+            self.engine.close()
+            self.hub.flush_now(pump)
+
+    def stop(self) -> None:
+        """It is wanted no longer: no attempt goes on, and none begins."""
+        self.state = State.CLOSED
+        self._stop_timer()
+        if self._attempt is not None:
+            self._attempt.cancel()
+            self._attempt = None
+
+    def wait_closed(self) -> None:
+        """After `begin_close`: wait for the peer's goodbye, CLOSE_TIMEOUT at the most.
+        Not in the hub's context."""
+        waiter, pump = self._closed_waiter, self._pump
+        if waiter is not None and pump is not None and not pump.closed:
+            waiter.wait(self.hub.now() + CLOSE_TIMEOUT)
+
+    def put_away(self) -> None:
+        """Let go of all that is left after the goodbye, or without one."""
+        if self._pump is not None:
+            self._pump.close()
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.destroy()
+        self._empty_bin()  # the hub's timers may go with its last user
+
+    def release(self) -> None:
+        """After `put_away`, without the hub's lock: the hub may stop."""
+        self.hub.release()
+        if self._guarded:
+            GUARD.release()
+
+    # -- attempts
+
+    def _connect(self) -> None:
+        self._timer = None
+        self.state = State.CONNECTING
+        host = self._hosts.current
+        LOG.debug("connecting to %s", host)
+        self._attempt_until = self.hub.now() + self._patience
+        security = self._security
+        secured: dict[str, typing.Any] = {}
+        if security.tls:
+            secured = {
+                "context": security.context,
+                "server_name": security.server_name(host, self._virtual_host),
+            }
+        self._attempt = connect.Attempt(
+            self.hub,
+            host.hostname,
+            host.port,
+            self._attempt_until,
+            self._connected,
+            **secured,
+        )
+
+    def _progress(self) -> str:
+        """How far the first attempt to connect has come."""
+        if self.state is State.OPENING:
+            assert self._pump is not None
+            return self._explain("connected, and no answer to the Open frame yet")
+        stage = getattr(self._attempt, "stage", "not connected")
+        return f"still {stage}"
+
+    def _connected(self, stream: Stream | None, reason: str | None) -> None:
+        self._attempt = None
+        if self.state is not State.CONNECTING:
+            if stream is not None:
+                stream.close()
+            return
+        if stream is None:
+            self._lost(f"cannot connect: {reason}")
+            return
+        self.state = State.OPENING
+        self._refused_links = 0
+        self._timer = self.hub.call_at(self._attempt_until, self._opening_timed_out)
+        self.engine = self._new_engine()
+        self._pump = Pump(self.hub, stream, self.engine, self._pump_closed)
+        self.engine.open()
+        self._pump.start()
+
+    def _new_engine(self) -> Connection:
+        options = self.options
+        host = self._hosts.current
+        command = os.path.basename(sys.argv[0]) or "python"
+        prefix = options.container_name or command
+        sasl = None
+        if host not in self._without_sasl:
+            sasl = self._security.login(host)
+            self._security.warn_of_plain(host, sasl)
+        return Connection(
+            # Names are made when they are needed: after a fork they differ.
+            f"{prefix}.{os.getpid()}.{uuid.uuid4().hex}",
+            self,
+            hostname=self._hostname(),
+            properties={
+                "process": command,
+                "pid": os.getpid(),
+                "node": platform.node() or "unknown",
+            },
+            idle_timeout=options.idle_timeout,
+            channel_max=CHANNEL_MAX,
+            links_per_session=self._links_per_session,
+            sasl=sasl,
+            trace=options.trace,
+        )
+
+    def _hostname(self) -> str | None:
+        """What the Open frame asks for as virtual host."""
+        vhost = self._virtual_host
+        if vhost and self._hosts.current in self._vhost_prefixed:
+            return f"vhost:{vhost}"
+        return vhost if vhost and not self.options.pseudo_vhost else None
+
+    def _explain(self, reason: str) -> str:
+        """Why no Open frame came, from what the peer said in its place."""
+        engine, pump = self.engine, self._pump
+        if engine is None or pump is None:
+            return reason
+        host = self._hosts.current
+        sasl = host not in self._without_sasl
+        login = self._security.login(host)
+        vhost = self._hostname()
+        return diagnosis.opening_failed(
+            reason,
+            pump.greeting or b"",
+            tls=self._security.tls,
+            sasl=sasl,
+            allowed=login.mechanisms.split(),
+            outcome=engine.sasl_outcome,
+            mechanism=engine.sasl_mechanism,
+            user=login.username,
+            vhost=vhost,
+        )
+
+    def _opening_failed(self, reason: str) -> str:
+        """Explain, and choose what to try next time."""
+        host = self._hosts.current
+        before = self._without_sasl.pop(host, None)
+        if before is not None:
+            return f"{before}; without SASL: {self._explain(reason)}"
+        pump = self._pump
+        login = self._security.login(host)
+        explained = self._explain(reason)
+        if (
+            pump is not None
+            and not login.username
+            and not self._security.sasl_wanted
+            and diagnosis.wants_no_sasl(
+                pump.greeting or b"", login.mechanisms.split()
+            )
+        ):
+            # Nobody asked for a login, so none is lost: the predecessor would have
+            # gone without SASL at once.
+            self._without_sasl[host] = explained
+        return explained
+
+    def _opening_timed_out(self) -> None:
+        self._timer = None
+        if self._pump is not None:
+            self._pump.abort(f"no answer to the Open frame in {self._patience:.0f} s")
+
+    # -- the engine's handler
+
+    def connection_opened(self, connection: Connection) -> None:
+        """The peer has answered."""
+        if connection is not self.engine or self.state is not State.OPENING:
+            return
+        product = str(connection.remote_properties.get("product", ""))
+        if self._wants_other_hostname(connection, product):
+            return
+        self.state = State.UP
+        if self._pump is not None:
+            self._pump.greeting = None
+            if self._guarded and not self._pump.keep_alive():
+                LOG.warning(
+                    "heartbeat_guard does nothing over TLS, as to %s", self.where
+                )
+        self._stop_timer()
+        self._up_since = self.hub.now()
+        self.last_failure = ""
+        self._failures.clear()
+        LOG.info(
+            "connected to %s (%s %s), %s, login: %s",
+            self.where,
+            product or "a peer that does not say what it is",
+            connection.remote_properties.get("version", ""),
+            "TLS" if self._security.tls else "no TLS",
+            connection.sasl_mechanism or "none",
+        )
+        self._owner.connection_up(connection)
+
+    def _wants_other_hostname(self, connection: Connection, product: str) -> bool:
+        """Whether the virtual host must be asked for in another way, which only now
+        is known: then it connects once more."""
+        host = self._hosts.current
+        if not self._virtual_host or host in self._vhost_prefixed:
+            return False
+        if not self._has_vhost_prefix(product):
+            return False
+        self._vhost_prefixed.add(host)
+        self.state = State.WAITING
+        self._stop_timer()
+        connection.close()
+        self._discard_engine()
+        self._timer = self.hub.call_at(self.hub.now(), self._connect)
+        return True
+
+    def connection_closed(
+        self, connection: Connection, error: RemoteError | None
+    ) -> None:
+        """The peer closed the connection."""
+        if connection is self.engine:
+            self._lost(f"closed by the peer: {error or 'no reason given'}")
+
+    def connection_failed(
+        self, connection: Connection, error: ConnectionFailed
+    ) -> None:
+        """The connection broke."""
+        if connection is self.engine:
+            self._lost(str(error))
+
+    def link_requested(self, connection: Connection, link: Link) -> None:
+        """No peer has business with a client's nodes."""
+        link.reject("amqp:not-allowed", "this container has no nodes")
+        self._refused_links += 1
+        if self._refused_links > MAX_REFUSED_LINKS:
+            connection.abort("the peer attaches links to us, a client, without end")
+
+    def _pump_closed(self, pump: Pump) -> None:
+        if self._closed_waiter is not None:
+            self._closed_waiter.wake()
+        if pump is self._pump and self.state in (State.UP, State.OPENING):
+            self._lost("the connection was closed")
+
+    def _lost(self, reason: str) -> None:
+        """The connection is gone or could not be made: try again, if not closed."""
+        if self.state in (State.CLOSED, State.WAITING):
+            return
+        was_up = self.state is State.UP
+        where = self.where
+        if self.state is State.OPENING:
+            reason = self._opening_failed(reason)
+        self.state = State.WAITING
+        host = self._hosts.current
+        self._failures.pop(host, None)
+        self._failures[host] = f"{where}: {reason}"
+        self.last_failure = "; ".join(reversed(self._failures.values()))
+        self._stop_timer()
+        self._discard_engine()
+        self._owner.connection_lost(self.last_failure)
+        pause = self._backoff.next_pause(
+            self.hub.now() - self._up_since if was_up else None
+        )
+        self._hosts.advance()
+        LOG.warning(
+            "%s %s: %s; trying %s in %.1f s",
+            "lost the connection to" if was_up else "no connection to",
+            where,
+            reason,
+            self._hosts.current,
+            pause,
+        )
+        self._timer = self.hub.call_at(self.hub.now() + pause, self._connect)
+
+    def _discard_engine(self) -> None:
+        """Close the stream and free the engine, once it is not in use any more."""
+        engine, self.engine = self.engine, None
+        pump, self._pump = self._pump, None
+        if engine is None:
+            return
+        self._links_per_session = engine.links_per_session
+
+        # Not from within one of its own callbacks.
+        self._discarded.append((engine, pump))
+        if self._discard_timer is None:
+            self._discard_timer = self.hub.call_at(self.hub.now(), self._empty_bin)
+
+    def _empty_bin(self) -> None:
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
+            self._discard_timer = None
+        discarded, self._discarded = self._discarded, []
+        for engine, pump in discarded:
+            if pump is not None:
+                pump.flush()
+                pump.close()
+            engine.destroy()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
