@@ -13,6 +13,7 @@ import typing
 
 from greenamqp.broker import encoding
 from greenamqp.broker.namespace import Namespace, Refused
+from greenamqp.broker.settings import Settings
 from greenamqp.broker.store import Address, BoundTarget, Entry, Outcome, Queue
 from greenamqp.engine import (
     ACCEPTED,
@@ -27,9 +28,7 @@ from greenamqp.engine import (
     SettleMode,
     Terminus,
 )
-
-if typing.TYPE_CHECKING:
-    from greenamqp.broker.peer import Peer
+from greenamqp.engine.sasl import AcceptedConnection
 
 LOG = logging.getLogger(__name__)
 
@@ -37,6 +36,28 @@ LOG = logging.getLogger(__name__)
 # when the one before is written: so a large queue blocks nobody else, and a receiver
 # that does not read its socket holds no more of it than this.
 PORTION = 256 * 1024
+
+
+class Core(typing.Protocol):
+    """What links need of their broker."""
+
+    settings: Settings
+
+
+class Peer(typing.Protocol):
+    """What links need of the connection that they are on."""
+
+    name: str
+    engine: AcceptedConnection
+    links: set[Endpoint]
+    touch: typing.Callable[[], None]
+
+    @property
+    def core(self) -> Core:
+        """The broker."""
+
+    def stall(self, consumer: Consumer) -> None:
+        """`consumer` goes on when what it was given is written."""
 
 
 class Endpoint:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import typing
 
 from greenamqp.broker import encoding
-from greenamqp.broker.links import Endpoint, Incoming, answer
+from greenamqp.broker.links import Endpoint, Incoming, Peer, answer
 from greenamqp.broker.namespace import Refused
 from greenamqp.broker.router import (
     ACCEPTED,
@@ -28,9 +28,6 @@ from greenamqp.engine import (
     SettleMode,
     capi,
 )
-
-if typing.TYPE_CHECKING:
-    from greenamqp.broker.peer import Peer
 
 _OUTCOMES = {
     "accepted": capi.ACCEPTED,

@@ -332,7 +332,7 @@ class Connection(pyngus.ConnectionEventHandler):
         self._link_count = 0
         self._doomed: list[typing.Any] = []
         self._ended_sessions: list[_Session] = []
-        self._unfinished: dict[Link, int] = {}  # bytes of a message so far
+        self.unfinished: dict[Link, int] = {}  # bytes of a message so far
         self._buffer = _Buffer(MAX_FRAME_SIZE)
         # The peer's answer to our first Begin; a server answers those of its clients.
         self._begin = None if server else BeginReader()
@@ -746,7 +746,7 @@ class Connection(pyngus.ConnectionEventHandler):
         lib.pn_link_detach(pn_link)
         endpoint = link._endpoint
         link._detached(None)
-        self._destroy_later(endpoint)
+        self.destroy_later(endpoint)
 
     @staticmethod
     def _known_session(event: typing.Any) -> bool:
@@ -866,15 +866,15 @@ class Connection(pyngus.ConnectionEventHandler):
 
     # what links ask of their connection
 
-    def _receive_buffer(self, size: int) -> _Buffer:
+    def receive_buffer(self, size: int) -> _Buffer:
         if size > len(self._buffer.view):
             self._buffer = _Buffer(max(size, 2 * len(self._buffer.view)))
         return self._buffer
 
-    def _forget(self, link: Link) -> None:
+    def forget_link(self, link: Link) -> None:
         """A detached link is told of nothing more, and its name is free."""
         self._links.pop(link._pn, None)
-        self._unfinished.pop(link, None)
+        self.unfinished.pop(link, None)
         endpoint = link._endpoint
         registry = (
             self._pyngus._sender_links
@@ -889,9 +889,9 @@ class Connection(pyngus.ConnectionEventHandler):
             endpoint._name = f"{self._link_count} was {endpoint._name}"
             registry[endpoint._name] = endpoint
 
-    def _message_unfinished(self, link: Link, size: int) -> None:
+    def message_unfinished(self, link: Link, size: int) -> None:
         """`size` bytes of a message have come, and not yet its end."""
-        unfinished = self._unfinished
+        unfinished = self.unfinished
         unfinished[link] = size
         if len(unfinished) > 1 and sum(unfinished.values()) > self.max_unfinished:
             self._fail(
@@ -899,7 +899,7 @@ class Connection(pyngus.ConnectionEventHandler):
                 f" on {len(unfinished)} links and ended none"
             )
 
-    def _destroy_later(self, endpoint: typing.Any) -> None:
+    def destroy_later(self, endpoint: typing.Any) -> None:
         """Both ends are detached: free the link once no event can name it.
 
         pyngus frees nothing from within its callbacks.
@@ -926,7 +926,7 @@ class Connection(pyngus.ConnectionEventHandler):
             if endpoint._handler is not None:
                 endpoint._handler._link._detached(error)
             # No detach will come for it any more.
-            self._destroy_later(endpoint)
+            self.destroy_later(endpoint)
 
     def leave_session(self, link: Link, reason: str) -> None:
         """Detach all links of this one's session, which the peer does not answer in.
@@ -943,13 +943,13 @@ class Connection(pyngus.ConnectionEventHandler):
             if endpoint._handler is not None:
                 endpoint._handler._link._detached(SessionStalled(reason))
 
-    def _refuse(self, link: Link, condition: str, description: str) -> None:
+    def refuse_link(self, link: Link, condition: str, description: str) -> None:
         """Detach a link whose peer broke a rule, and tell its user."""
         if link.state is LinkState.DETACHED:
             return
         link.state = LinkState.DETACHED
         link._endpoint.close(proton.Condition(condition, description))
-        self._forget(link)
+        self.forget_link(link)
         if link.on_detached is not None:
             link.on_detached(link, RemoteError(condition, description))
 

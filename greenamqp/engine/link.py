@@ -45,9 +45,6 @@ from greenamqp.engine.capi import (
 )
 from greenamqp.engine.errors import LocalProtocolError, RemoteError, from_peer
 
-if typing.TYPE_CHECKING:
-    from greenamqp.engine.connection import Connection
-
 lib = capi.lib
 _SECOND = lib.PN_RCV_SECOND
 
@@ -191,6 +188,33 @@ def _symbols(value: typing.Any) -> tuple[str, ...]:
     return tuple(str(element) for element in elements)
 
 
+class Connection(typing.Protocol):
+    """What a link needs of its connection."""
+
+    codec: capi.Codec
+    delivery_tag: capi.DeliveryTag
+    max_message_size: int
+    #: Whether the connection failed or is being closed, by either side.
+    ended: bool
+    #: Bytes of messages whose rest is still to come, by link.
+    unfinished: dict[Link, int]
+
+    def forget_link(self, link: Link) -> None:
+        """A detached link is told of nothing more, and its name is free."""
+
+    def refuse_link(self, link: Link, condition: str, description: str) -> None:
+        """Detach a link whose peer broke a rule, and tell its user."""
+
+    def destroy_later(self, endpoint: typing.Any) -> None:
+        """Both ends are detached: free the link once no event can name it."""
+
+    def receive_buffer(self, size: int) -> typing.Any:
+        """The buffer for messages, of `size` bytes at least."""
+
+    def message_unfinished(self, link: Link, size: int) -> None:
+        """`size` bytes of a message have come, and not yet its end."""
+
+
 class Link:
     """What Sender and Receiver share.  Made by the connection only."""
 
@@ -330,7 +354,7 @@ class Link:
         pn_link.open()
         pn_link.condition = proton.Condition(condition, description)
         pn_link.close()
-        self.connection._forget(self)
+        self.connection.forget_link(self)
 
     def close(self, condition: str = "", description: str = "") -> None:
         """Detach and close the link; no callback but on_closed follows.  Idempotent.
@@ -343,7 +367,7 @@ class Link:
         self._endpoint.close(
             proton.Condition(condition, description) if condition else None
         )
-        self.connection._forget(self)
+        self.connection.forget_link(self)
 
     # Called by the connection's lifecycle, through pyngus.
 
@@ -364,13 +388,13 @@ class Link:
             return
         self.state = LinkState.DETACHED
         self._pn_closed()
-        self.connection._forget(self)
+        self.connection.forget_link(self)
         if self.on_detached is not None:
             self.on_detached(self, error)
 
     def _both_closed(self) -> None:
         """Both ends are detached."""
-        self.connection._destroy_later(self._endpoint)
+        self.connection.destroy_later(self._endpoint)
         if self.on_closed is not None:
             self.on_closed(self)
 
@@ -570,7 +594,7 @@ class Receiver(Link):
             return
         size = pn_delivery_pending(delivery)
         if 0 < self._receive_limit < size:
-            self.connection._refuse(
+            self.connection.refuse_link(
                 self,
                 "amqp:link:message-size-exceeded",
                 f"a message of more than {self._receive_limit} bytes",
@@ -578,11 +602,11 @@ class Receiver(Link):
             return
         connection = self.connection
         if pn_delivery_partial(delivery):
-            connection._message_unfinished(self, size)
+            connection.message_unfinished(self, size)
             return
-        if connection._unfinished:
-            connection._unfinished.pop(self, None)
-        buffer = connection._receive_buffer(size)
+        if connection.unfinished:
+            connection.unfinished.pop(self, None)
+        buffer = connection.receive_buffer(size)
         pn_link_recv(self._pn, buffer.pointer, size)
         pn_link_advance(self._pn)
         if self.on_message is not None:
@@ -595,7 +619,7 @@ class Receiver(Link):
         return pn_delivery_settled(delivery)
 
     def _abort(self, delivery: Delivery, reason: str) -> None:
-        self.connection._unfinished.pop(self, None)
+        self.connection.unfinished.pop(self, None)
         if lib.pn_link_current(self._pn) == delivery:
             pn_link_advance(self._pn)
         pn_delivery_settle(delivery)

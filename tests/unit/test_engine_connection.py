@@ -654,7 +654,7 @@ def test_large_messages_of_several_links_interleave():
     assert sorted(receiving.messages) == [
         bytes([number]) * 100_000 for number in range(5)
     ]
-    assert not server._unfinished
+    assert not server.unfinished
 
 
 # -- credit

@@ -47,7 +47,7 @@ def sizes(engine: Connection) -> list[int]:
     lifecycle = engine._pyngus
     return [
         len(engine._links),
-        len(engine._unfinished),
+        len(engine.unfinished),
         len(engine._doomed),
         len(engine._ended_sessions),
         len(lifecycle._sender_links),
@@ -170,7 +170,7 @@ def test_a_message_larger_than_allowed_costs_the_link():
     ]
     assert links[0].remote_condition.name == "amqp:link:message-size-exceeded"
     assert peer.server.failed is None
-    assert not peer.server._unfinished
+    assert not peer.server.unfinished
 
 
 def test_a_message_that_never_ends_is_cut_off():
@@ -228,7 +228,7 @@ def test_aborted_messages_are_told_of_and_forgotten():
     peer.run()
     assert len(dropped) == 3
     assert handler.messages == 1
-    assert not peer.server._unfinished
+    assert not peer.server.unfinished
 
 
 def test_a_frame_larger_than_allowed():
