@@ -52,7 +52,9 @@ class GreenAMQPDriver(base.BaseDriver):
         _check(self._options)
         _check_names(url, self._options)
         Security(self._options).check()
-        self._lock = threading.Lock()
+        # Reentrant, for a signal handler that comes while it is held.
+        self._lock = threading.RLock()
+        self._connecting = False
         self._messenger: Messenger | None = None
         # The process that was forked from and had a connection.
         self._parent: int | None = None
@@ -67,7 +69,8 @@ class GreenAMQPDriver(base.BaseDriver):
     def forked(self) -> None:
         """See :mod:`greenamqp.fork`: this child's connection will be made anew."""
         # Another thread of the parent may have held it.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._connecting = False
         messenger, self._messenger = self._messenger, None
         if messenger is not None:
             self._parent = messenger.hub.pid
@@ -80,18 +83,30 @@ class GreenAMQPDriver(base.BaseDriver):
             return messenger
         with self._lock:
             if self._messenger is None:
-                if self._parent is not None:
-                    LOG.info("forked from %s: connecting anew", self._parent)
-                    self._parent = None
-                self._messenger = Messenger(
-                    hubs.get(self._hub_wish or self._options.hub),
-                    _hosts(self._url, self._options),
-                    self._options,
-                    self._default_exchange,
-                    self._url.virtual_host or None,
-                    self.policies,
-                )
+                if self._connecting:
+                    raise exceptions.MessageDeliveryFailure(
+                        "a signal handler or a finalizer interrupted the first use of "
+                        "this transport: it cannot be used before that has gone on"
+                    )
+                self._connecting = True
+                try:
+                    self._messenger = self._new_messenger()
+                finally:
+                    self._connecting = False
             return self._messenger
+
+    def _new_messenger(self) -> Messenger:
+        if self._parent is not None:
+            LOG.info("forked from %s: connecting anew", self._parent)
+            self._parent = None
+        return Messenger(
+            hubs.get(self._hub_wish or self._options.hub),
+            _hosts(self._url, self._options),
+            self._options,
+            self._default_exchange,
+            self._url.virtual_host or None,
+            self.policies,
+        )
 
     def send(
         self,
@@ -167,6 +182,8 @@ class GreenAMQPDriver(base.BaseDriver):
             if timeout or call_monitor_timeout:
                 raise exceptions.MessagingTimeout(str(exc)) from None
             raise exceptions.MessageDeliveryFailure(str(exc)) from None
+        except hubs.EngagedError as exc:
+            raise exceptions.MessageDeliveryFailure(str(exc)) from exc
         try:
             return reply.result(self._allowed_remote_exmods)
         except BadMessage as exc:
@@ -210,6 +227,8 @@ class GreenAMQPDriver(base.BaseDriver):
             )
         except TimeoutError as exc:
             raise exceptions.MessageDeliveryFailure(str(exc)) from None
+        except hubs.EngagedError as exc:
+            raise exceptions.MessageDeliveryFailure(str(exc)) from exc
 
     def listen(
         self, target: Target, batch_size: int, batch_timeout: float | None

@@ -117,6 +117,9 @@ class EventletHub(GreenHub):
     def _call_soon(self, callback: Callback) -> None:
         self.loop.schedule_call_global(0, callback)
 
+    def _loop_greenlet(self) -> typing.Any:
+        return self.loop.greenlet
+
     def watch(self, fd: int, on_readable: Callback) -> Watch:
         return _Watch(self, fd, on_readable)
 

@@ -28,7 +28,6 @@ class ReactorHub(Hub):
         super().__init__()
         self._get_ident = native.original("threading", "get_ident")
         self._allocate_lock = native.original("threading", "Lock")
-        self.lock = native.original("threading", "RLock")()
         self._reactor: Reactor | None = None
         # What other threads want done in the hub's context, and what is to be done
         # outside of it, between two turns.
@@ -37,8 +36,6 @@ class ReactorHub(Hub):
 
     def _let_go(self) -> None:
         super()._let_go()
-        # Another thread of the parent may have held it; here is none to release it.
-        self.lock = native.original("threading", "RLock")()
         self._calls.clear()
         self._work.clear()
         self._close_reactor()

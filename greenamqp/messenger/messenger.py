@@ -200,7 +200,9 @@ class Messenger:
         :raises TimeoutError: at the deadline, saying what was waited for
         :raises MessageDeliveryFailure: refused, rejected, or retries exhausted
         :raises MessageUndeliverable: nobody is there, and it was mandatory
+        :raises EngagedError: see Hub.check_may_wait
         """
+        self.hub.check_may_wait()
         waiter = self.hub.waiter()
         entry = Outgoing(
             what,
@@ -242,7 +244,9 @@ class Messenger:
         :param monitor: seconds without a heartbeat after which to give up
         :raises TimeoutError: at the deadline, saying what was waited for
         :raises MessageDeliveryFailure: as for send, and when the reply cannot come
+        :raises EngagedError: see Hub.check_may_wait
         """
+        self.hub.check_may_wait()
         waiter = self.hub.waiter()
         call = Call(
             "RPC call",
@@ -299,6 +303,24 @@ class Messenger:
 
         :param urgent: write it now; else with whatever else is written before long
         """
+        post = functools.partial(
+            self._post, what, destination, compose, deadline, retries, settled, urgent
+        )
+        if self.hub.engaged():
+            self.hub.call_inside(post)
+        else:
+            post()
+
+    def _post(
+        self,
+        what: str,
+        destination: Destination,
+        compose: Compose,
+        deadline: float,
+        retries: int | None,
+        settled: bool,
+        urgent: bool,
+    ) -> None:
         entry = Outgoing(
             what,
             destination,
@@ -348,7 +370,10 @@ class Messenger:
 
     def close(self) -> None:
         """Close the connection in order and let go of everything.  May block for
-        CLOSE_TIMEOUT.  What waits fails.  Idempotent."""
+        CLOSE_TIMEOUT.  What waits fails.  Idempotent.  See Hub.check_may_wait."""
+        if self.hub.engaged():
+            self.hub.call_inside(lambda: self.hub.spawn(self.close))
+            return
         waiter = self.hub.waiter()
         with self.hub.lock:
             if self.state is State.CLOSED:

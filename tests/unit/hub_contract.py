@@ -495,7 +495,7 @@ def thrown_out_by_a_timeout(env):
 
 @check(GREEN)
 def thrown_out_in_the_moment_of_the_wake(env):
-    first, second = env.hub.waiter(), env.hub.waiter()
+    before, first, second = env.hub.waiter(), env.hub.waiter(), env.hub.waiter()
     left = []
 
     class Thrown(Exception):
@@ -509,17 +509,22 @@ def thrown_out_in_the_moment_of_the_wake(env):
         second.wait(None)
         left.append("second")
 
+    def thrower():
+        before.wait(None)
+        # It is among those that were woken, and then it waits somewhere else.
+        thread.throw(Thrown())
+
     thread = env.spawn(victim)
+    other = env.spawn(thrower)
     env.pause()
     env.pause()
     done = env.event()
 
-    def wake_and_throw():
-        # It is among those that were woken, and then it waits somewhere else.
+    def wake():
+        before.wake()
         first.wake()
-        thread.throw(Thrown())
 
-    env.hub.call_inside(wake_and_throw)
+    env.hub.call_inside(wake)
     env.turn()
     env.turn()
     assert left == ["first"]
@@ -528,6 +533,7 @@ def thrown_out_in_the_moment_of_the_wake(env):
     done.wait()
     assert left == ["first", "second"]
     assert env.errors == []
+    env.kill(other)
 
 
 @check(GREEN)
