@@ -135,6 +135,10 @@ class Hub(abc.ABC):
         self._users = 0
         # When it was last found to have been blocked.
         self._blocked_until = 0.0
+        #: Who is to begin anew what was cut off; see `cut_off`.
+        self.revivers: list[Callback] = []
+        #: An exception after which that is not needed: a connection was given up.
+        self.dealt_with: BaseException | None = None
         self._make_lock()
         fork.tell(self)
 
@@ -186,6 +190,7 @@ class Hub(abc.ABC):
         # Another thread of the parent may have held it; here is none to release it.
         self._make_lock()
         self._dirty.clear()
+        self.revivers.clear()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -312,6 +317,19 @@ class Hub(abc.ABC):
             seconds,
             patience,
         )
+
+    # -- exceptions that signal handlers raise
+
+    def cut_off(self, exc: BaseException) -> None:
+        """What a signal handler raised cut off work on engine or messenger: begin anew
+        what may be half done.  From anywhere in the hub's own threads."""
+        dealt_with, self.dealt_with = self.dealt_with, None
+        if exc is not dealt_with:
+            self.call_inside(self._revive)
+
+    def _revive(self) -> None:
+        for reviver in list(self.revivers):
+            reviver()
 
     # -- flushing
 

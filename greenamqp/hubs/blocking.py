@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import typing
 
+from greenamqp import interrupts
 from greenamqp.hubs.base import WRITE_INTERVAL, Callback, Flushable, Timer, Waiter
 from greenamqp.hubs.reacting import ReactorHub
 from greenamqp.hubs.reactor import Reactor
@@ -258,6 +259,8 @@ class BlockingHub(ReactorHub):
             result = function()
         except Exception as exc:
             done(None, exc)
+            if interrupts.struck(exc):
+                raise
         else:
             done(result, None)
 

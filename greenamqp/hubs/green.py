@@ -21,6 +21,7 @@ import typing
 
 import greenlet
 
+from greenamqp import interrupts
 from greenamqp.hubs import native
 from greenamqp.hubs.base import Callback, Flushable, Hub, Timer, Waiter, Watch
 
@@ -210,13 +211,20 @@ class GreenHub(Hub):
         if self.inherited:
             return  # of a watch or timer that the parent set
         self.busy = True
+        ready: list[GreenWaiter] = []
+        done = 0
         try:
             if callback is not None:
                 try:
                     with self.lock:
                         callback()
-                except Exception:
+                except Exception as exc:
                     LOG.exception("a callback failed")
+                    if interrupts.struck(exc):
+                        self.cut_off(exc)
+                except BaseException as exc:
+                    self.cut_off(exc)
+                    raise
             ready = self._ready
             if ready:
                 now = self.now()
@@ -232,7 +240,6 @@ class GreenHub(Hub):
                     try:
                         waiter.greenlet.switch()
                     except (KeyboardInterrupt, SystemExit):
-                        self._ready[:0] = ready[done:]
                         raise
                     except BaseException:
                         # A green thread that ends so has us as its parent.  Its
@@ -246,9 +253,14 @@ class GreenHub(Hub):
                         if rest > FLUSH_PRICE:
                             self._flush_early()
                 # Whom these have woken, such as the next worker of a pool.
-                ready = self._ready
+                ready, done = self._ready, 0
             if self._dirty:
                 self._flush_all()
+        except BaseException:
+            # A signal handler raised: the others are to be woken all the same.
+            if ready is not self._ready:
+                self._ready[:0] = ready[done:]
+            raise
         finally:
             self.busy = False
             if self._ready or self._dirty:

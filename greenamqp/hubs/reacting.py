@@ -14,6 +14,7 @@ import collections
 import logging
 import typing
 
+from greenamqp import interrupts
 from greenamqp.hubs import native
 from greenamqp.hubs.base import Callback, Hub, Watch
 from greenamqp.hubs.reactor import Reactor
@@ -81,12 +82,18 @@ class ReactorHub(Hub):
                 done += 1
                 try:
                     callback()
-                except Exception:
+                except Exception as exc:
+                    if interrupts.struck(exc):
+                        raise
                     LOG.exception("a callback failed")
             self._flush_dirty()
+        except BaseException as exc:
+            # A signal handler raised, in the main thread, whose caller hears of it.
+            self.cut_off(exc)
+            raise
         finally:
             self.busy = False
-            # A signal handler raised, in the main thread: the others are to be done.
+            # The others are to be done.
             self._calls.extendleft(reversed(due[done:]))
 
     # -- as in the base class

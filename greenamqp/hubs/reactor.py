@@ -56,7 +56,7 @@ class _Watch(Watch):
     def close(self) -> None:
         if self.on_readable is not None:
             self.on_readable = self.on_writable = None
-            self._reactor._forget(self._fd)
+            self._reactor._forget(self._fd, self)
 
 
 class _Timespec(ctypes.Structure):
@@ -164,8 +164,9 @@ class Reactor:
         """As :meth:`greenamqp.hubs.base.Hub.watch`."""
         return _Watch(self, fd, on_readable)
 
-    def _forget(self, fd: int) -> None:
-        if self._watches.pop(fd, None) is not None:
+    def _forget(self, fd: int, watch: _Watch) -> None:
+        if self._watches.get(fd) is watch:
+            del self._watches[fd]
             try:
                 self._epoll.unregister(fd)
             except (OSError, ValueError):

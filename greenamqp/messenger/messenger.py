@@ -12,7 +12,7 @@ import sys
 import typing
 import uuid
 
-from greenamqp import addressing, connect, diagnosis, notices
+from greenamqp import addressing, connect, diagnosis, interrupts, notices
 from greenamqp.engine import (
     LINKS_PER_SESSION,
     Connection,
@@ -170,6 +170,7 @@ class Messenger:
         if self._guarded:
             GUARD.acquire()
         hub.acquire()
+        hub.revivers.append(self._revive)
 
     # -- for the driver
 
@@ -424,6 +425,8 @@ class Messenger:
                 engine.destroy()
             self._empty_bin()  # the hub's timers may go with its last user
             self.notices.close()
+            if self._revive in self.hub.revivers:
+                self.hub.revivers.remove(self._revive)
         self.hub.release()
         if self._guarded:
             GUARD.release()
@@ -508,15 +511,20 @@ class Messenger:
             if outlet is None:
                 outlet = Outlet(self, entry.destination)
                 self._outlets[entry.destination] = outlet
-            if entry.is_call and self.replies.address is None:
-                self.replies.attach()
-            outlet.submit(entry)
-            if self.state is not State.UP:
-                self._wanted()
-            elif urgent:
-                self.flush()
-            else:
-                self.flush_soon()
+            try:
+                if entry.is_call and self.replies.address is None:
+                    self.replies.attach()
+                outlet.submit(entry)
+                if self.state is not State.UP:
+                    self._wanted()
+                elif urgent:
+                    self.flush()
+                else:
+                    self.flush_soon()
+            except BaseException as exc:
+                if interrupts.struck(exc):
+                    self.hub.cut_off(exc)
+                raise
 
     def _leave(self, entry: Outgoing) -> bool:
         """Its sender waits no longer.  Returns whether it was done; if not, it is
@@ -871,6 +879,25 @@ class Messenger:
         )
         self._timer = self.hub.call_at(self.hub.now() + pause, self._connect)
 
+    def _revive(self) -> None:
+        """See Hub.cut_off: whatever the state, and however much of what led to it was
+        done, something drives what comes next."""
+        if self._discarded:
+            if self._bin_timer is not None:
+                self._bin_timer.cancel()
+            self._bin_timer = self.hub.call_at(self.hub.now(), self._empty_bin)
+        if self.state in (State.IDLE, State.CLOSED):
+            return
+        if self._attempt is not None:
+            self._attempt.cancel()
+            self._attempt = None
+        reason = "what a signal handler raised interrupted the connection's work"
+        if self._pump is not None:
+            self._pump.abort(reason)
+        if self.state is State.WAITING:
+            self.state = State.CONNECTING  # what led to it may have been cut off, too
+        self._lost(reason)
+
     def _discard_engine(self) -> None:
         """Close the stream and free the engine, once it is not in use any more."""
         engine, self.engine = self.engine, None
@@ -888,8 +915,8 @@ class Messenger:
         if self._bin_timer is not None:
             self._bin_timer.cancel()
             self._bin_timer = None
-        discarded, self._discarded = self._discarded, []
-        for engine, pump in discarded:
+        while self._discarded:
+            engine, pump = self._discarded.pop(0)
             if pump is not None:
                 pump.flush()
                 pump.close()

@@ -814,6 +814,34 @@ def an_error_of_the_stream_is_told(env):
     listener.close()
 
 
+@check(("eventlet", "eventlet-asyncio"))
+def a_descriptor_that_the_loop_dropped_is_watched_again(env):
+    """eventlet drops one when an exception comes up to its loop, a signal handler's."""
+    with pair() as (one, other):
+        read, wrote = env.event(), env.event()
+
+        def readable():
+            with contextlib.suppress(BlockingIOError):
+                one.recv(1)
+                read.set()
+
+        def writable():
+            watch.want_write(None)
+            wrote.set()
+
+        watch = env.hub.watch(one.fileno(), readable)
+        for wanted, event in ((None, read), (writable, wrote)):
+            watch.want_write(wanted)
+            try:
+                raise ValueError("of a signal handler")
+            except ValueError:
+                env.hub.loop.squelch_exception(one.fileno(), sys.exc_info())
+            env.pause()
+            other.send(b"x")
+            event.wait()
+        watch.close()
+
+
 @check()
 def descriptors_above_1023(env):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

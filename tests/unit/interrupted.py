@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import typing
 
 #: Seconds that nothing takes, however slow the machine.
@@ -428,6 +429,9 @@ def a_slow_handler_stops_no_other_thread(env: Env) -> None:
 #: Calls within which signals come.
 CALLS = 1500
 
+#: How many exceptions signal handlers raise.
+LIMITS = 500
+
 
 def _while_interrupted(env: Env, do: typing.Callable[[], object]) -> int:
     """Make calls while `do` is called by a signal handler again and again; returns how
@@ -492,6 +496,67 @@ def calls_at_random_instants(env: Env) -> None:
         assert client.call({}, "echo", value="within") == "within"
 
     _while_interrupted(env, call)
+
+
+class SoftLimit(Exception):
+    """As a time limit of the application's."""
+
+
+@check
+def exceptions_at_random_instants(env: Env) -> None:
+    """What a handler raises reaches the caller under native threads; and everything
+    works afterwards, in both directions, wherever it struck."""
+    if "asyncio" in type(getattr(env.hub, "loop", None)).__module__:
+        return  # eventlet's loop itself does not outlive it
+    target = env.target()
+    listener = env.listen(target)
+    client = env.client(target)
+    echo = env.echo
+    assert echo.call({}, "echo", value=0) == 0
+    raised: list[SoftLimit] = []
+    where: list[str] = []
+    caught = lost = 0
+    armed = [False]
+
+    def handler(number: int, frame: object) -> None:
+        if armed[0]:
+            armed[0] = False
+            error = SoftLimit()
+            raised.append(error)
+            where.append("".join(traceback.format_stack(frame)[-6:]))
+            raise error
+
+    signal.signal(signal.SIGALRM, handler)
+    number = 0
+    while len(raised) < LIMITS:
+        number += 1
+        try:
+            armed[0] = True
+            # At another instant each time.
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 97 / 40000)
+            while armed[0]:
+                assert echo.call({}, "echo", value=number) == number
+        except SoftLimit as exc:
+            caught += 1
+            where[raised.index(exc)] = ""
+        except (env.oslo.MessageDeliveryFailure, env.oslo.MessagingTimeout):
+            lost += 1  # with the connection
+        finally:
+            armed[0] = False
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(len(raised), caught, lost, flush=True)
+    if not env.green:
+        # C code cannot pass an exception on; pyngus, giving back what it holds of a
+        # connection that is over, keeps it to itself.
+        for place in filter(None, where):
+            assert "cproton.py" in place or "in destroy\n" in place, place
+        for line in env.problems.seen:
+            assert "failed" not in line and "could not be" not in line, line
+    assert echo.call({}, "echo", value="after") == "after"
+    client.cast({}, "after")
+    (incoming,) = listener.poll(FAR)
+    assert incoming.message["method"] == "after"
+    assert env.problems.seen == [] or lost or "connection" in str(env.problems.seen)
 
 
 @check
