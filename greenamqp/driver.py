@@ -17,7 +17,7 @@ import uuid
 from oslo_messaging import Target, exceptions
 from oslo_messaging._drivers import base
 
-from greenamqp import fork, hubs, options
+from greenamqp import fork, hubs, logs, options
 from greenamqp.addressing import Service
 from greenamqp.engine import Message
 from greenamqp.failover import AMQP_PORT, Host
@@ -205,12 +205,32 @@ class GreenAMQPDriver(base.BaseDriver):
             is lost
         :raises MessageDeliveryFailure: with the reason
         """
+        if logs.is_muted():
+            return
         messenger = self._connected()
         if messenger.hub.foreign():
             messenger.hub.run_inside(
                 self.send_notification, target, ctxt, message, version, retry
             )
             return
+        try:
+            self._notify(messenger, target, ctxt, message, version, retry)
+        except exceptions.MessageDeliveryFailure as exc:
+            if not logs.in_handler():
+                raise
+            # Who sends log records would log this as well, and so on.
+            with logs.muted():
+                LOG.warning("a log record could not be sent: %s", exc)
+
+    def _notify(
+        self,
+        messenger: Messenger,
+        target: Target,
+        ctxt: dict[str, typing.Any],
+        message: dict[str, typing.Any],
+        version: float,
+        retry: int | None,
+    ) -> None:
         opts = self._options
         unique_id = messenger.unique_id()
         try:

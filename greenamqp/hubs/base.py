@@ -31,7 +31,7 @@ import os
 import time
 import typing
 
-from greenamqp import fork
+from greenamqp import fork, logs
 from greenamqp.hubs import native
 
 LOG = logging.getLogger(__name__)
@@ -140,6 +140,7 @@ class Hub(abc.ABC):
         #: An exception after which that is not needed: a connection was given up.
         self.dealt_with: BaseException | None = None
         self._make_lock()
+        logs.watch(self)
         fork.tell(self)
 
     def _make_lock(self) -> None:
@@ -187,6 +188,7 @@ class Hub(abc.ABC):
         if self.inherited:
             return  # a child's child
         self.inherited = True
+        logs.forked()
         # Another thread of the parent may have held it; here is none to release it.
         self._make_lock()
         self._dirty.clear()
@@ -212,6 +214,11 @@ class Hub(abc.ABC):
         self._users -= 1
         if self._users == 0:
             self._stop()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it runs: whether there is a connection."""
+        return self._users > 0 and not self.inherited
 
     @abc.abstractmethod
     def _start(self) -> None:

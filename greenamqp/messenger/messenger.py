@@ -12,7 +12,7 @@ import sys
 import typing
 import uuid
 
-from greenamqp import addressing, connect, diagnosis, interrupts, notices
+from greenamqp import addressing, connect, diagnosis, interrupts, logs, notices
 from greenamqp.engine import (
     LINKS_PER_SESSION,
     Connection,
@@ -430,6 +430,7 @@ class Messenger:
         self.hub.release()
         if self._guarded:
             GUARD.release()
+        logs.drain()
 
     # -- inside: the hub's context or its lock
 

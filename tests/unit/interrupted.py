@@ -559,6 +559,66 @@ def exceptions_at_random_instants(env: Env) -> None:
     assert env.problems.seen == [] or lost or "connection" in str(env.problems.seen)
 
 
+class _Sends(logging.Handler):
+    """Sends each record, as oslo.messaging's LoggingNotificationHandler does."""
+
+    def __init__(self, notifier: typing.Any) -> None:
+        super().__init__(logging.INFO)
+        self._notifier = notifier
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._notifier.info({}, "log", {"message": record.getMessage()})
+
+
+@check
+def a_log_handler_that_sends(env: Env) -> None:
+    """All that is logged, from the first connection on; the bus goes and comes back."""
+    from tests.functional import buses
+
+    broker = buses.EmbeddedBroker()
+    env.url = broker.url
+    for name in ("default_send_timeout", "default_notify_timeout"):
+        env.conf.set_override(name, 5, group="oslo_messaging_amqp")
+    transport = env.new_transport()
+    topic = env.target().topic
+    notifier = env.oslo.Notifier(
+        transport, "publisher", driver="messagingv2", topics=[topic], retry=0
+    )
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    handler = _Sends(notifier)
+    root.addHandler(handler)
+    target = env.target()
+    client = env.oslo.get_rpc_client(transport, target, timeout=1)
+    client.cast({}, "before")
+    broker.stop()
+    for _ in range(2):
+        try:
+            client.cast({}, "while it is away")
+        except (env.oslo.MessageDeliveryFailure, env.oslo.MessagingTimeout):
+            pass
+        logging.getLogger("application").warning("the bus is away")
+    broker = buses.EmbeddedBroker("--port", str(broker.port))
+    notifications = transport._driver.listen_for_notifications(
+        [(env.oslo.Target(topic=topic), "info")], None, 1, None
+    )
+    logging.getLogger("application").warning("the bus is back")
+    seen = ""
+    while "the bus is back" not in seen:
+        (incoming,) = notifications.poll(FAR)
+        incoming.acknowledge()
+        seen = incoming.message["payload"]["message"]
+        assert "could not be sent" not in seen
+    notifications.cleanup()
+    listener = transport._driver.listen(target, 1, None)
+    client.cast({}, "after")
+    (incoming,) = listener.poll(FAR)
+    assert incoming.message["method"] == "after"
+    transport.cleanup()
+    root.removeHandler(handler)
+    broker.stop()
+
+
 @check
 def finalizers_that_send(env: Env) -> None:
     """The garbage collector runs at each allocation of a container."""
