@@ -13,6 +13,8 @@ import logging
 import threading
 import typing
 import uuid
+import warnings
+import weakref
 
 from oslo_messaging import Target, exceptions
 from oslo_messaging._drivers import base
@@ -56,6 +58,7 @@ class GreenAMQPDriver(base.BaseDriver):
         self._lock = threading.RLock()
         self._connecting = False
         self._messenger: Messenger | None = None
+        self._finalizer: typing.Any = None
         # The process that was forked from and had a connection.
         self._parent: int | None = None
         fork.tell(self)
@@ -71,6 +74,7 @@ class GreenAMQPDriver(base.BaseDriver):
         # Another thread of the parent may have held it.
         self._lock = threading.RLock()
         self._connecting = False
+        self._detach_finalizer()
         messenger, self._messenger = self._messenger, None
         if messenger is not None:
             self._parent = messenger.hub.pid
@@ -90,7 +94,9 @@ class GreenAMQPDriver(base.BaseDriver):
                     )
                 self._connecting = True
                 try:
-                    self._messenger = self._new_messenger()
+                    self._messenger = messenger = self._new_messenger()
+                    self._finalizer = weakref.finalize(self, _forgotten, messenger)
+                    self._finalizer.atexit = False
                 finally:
                     self._connecting = False
             return self._messenger
@@ -370,11 +376,14 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> Listener:
         messenger = self._connected()
         listener = Listener(messenger, kind, batch_size, batch_timeout, credit)
+        # As long as something is received, the transport is in use.
+        listener.driver = self
         listener.subscribe(sources)
         return listener
 
     def cleanup(self) -> None:
         """Close the connection and let go of everything.  Idempotent."""
+        self._detach_finalizer()
         messenger, self._messenger = self._messenger, None
         if messenger is None:
             return
@@ -382,6 +391,22 @@ class GreenAMQPDriver(base.BaseDriver):
             messenger.hub.run_inside(messenger.close)
         else:
             messenger.close()
+
+    def _detach_finalizer(self) -> None:
+        finalizer, self._finalizer = self._finalizer, None
+        if finalizer is not None:
+            finalizer.detach()
+
+
+def _forgotten(messenger: Messenger) -> None:
+    """A transport is gone that nobody has cleaned up.  Called by the garbage collector,
+    which may be anywhere."""
+    if messenger.forget():
+        warnings.warn(
+            f"a transport to {messenger.host} was not cleaned up: call its cleanup()",
+            ResourceWarning,
+            stacklevel=2,
+        )
 
 
 def _check(opts: typing.Any) -> None:

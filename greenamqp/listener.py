@@ -356,6 +356,8 @@ class Listener(base.Listener):
         self._batch_timer: Timer | None = None
         self._batch_due = False
         self._subscription: Subscription | None = None
+        #: What made it, and is not to be collected before it.
+        self.driver: object = None
 
     # -- for the driver
 

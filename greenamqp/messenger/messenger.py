@@ -415,6 +415,15 @@ class Messenger:
             # Also when a time-out or kill of the application throws us out.
             self._put_away(pump)
 
+    def forget(self) -> bool:
+        """Close before long, for nobody can ask for anything any more.  From anywhere.
+        Returns False if there is nothing to be closed."""
+        hub = self.hub
+        if self.state is State.CLOSED or hub.inherited:
+            return False
+        hub.call_inside(lambda: hub.spawn(self.close))
+        return True
+
     def _put_away(self, pump: Pump | None) -> None:
         """Let go of all that is left after the goodbye, or without one."""
         with self.hub.lock:

@@ -20,6 +20,7 @@ import sys
 import threading
 import traceback
 import typing
+import warnings
 
 #: Seconds that nothing takes, however slow the machine.
 FAR = 60.0
@@ -72,11 +73,13 @@ class Env:
         self.hub = self.driver.use_hub(self.name)
         self.green = self.name in ("eventlet", "gevent")
 
-    def new_transport(self) -> typing.Any:
-        """Another one, with a connection of its own, on the same hub."""
+    def new_transport(self, keep: bool = True) -> typing.Any:
+        """Another one, with a connection of its own, on the same hub; it is cleaned up
+        in the end, if it is to be kept."""
         transport = self.oslo.get_rpc_transport(self.conf, self.url)
         transport.conf.set_override("hub", self.name, group="oslo_messaging_amqp")
-        self._transports.append(transport)
+        if keep:
+            self._transports.append(transport)
         return transport
 
     def close(self) -> None:
@@ -617,6 +620,43 @@ def a_log_handler_that_sends(env: Env) -> None:
     transport.cleanup()
     root.removeHandler(handler)
     broker.stop()
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@check
+def forgotten_transports(env: Env) -> None:
+    """They give everything back, with a warning each; one that listens is in use."""
+    assert env.echo.call({}, "echo", value=0) == 0
+    target = env.target()
+    listener = env.new_transport(keep=False)._driver.listen(target, 1, None)
+    gc.collect()
+    before = _descriptors()
+    messengers = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        for number in range(10):
+            transport = env.new_transport(keep=False)
+            client = env.client(target, transport)
+            client.cast({}, f"cast {number}")
+            messengers.append(transport._driver._messenger)
+            del transport, client
+            gc.collect()
+        while any(messenger.engine is not None for messenger in messengers):
+            env.turn()
+    messages = [str(each.message) for each in caught]
+    assert sum("was not cleaned up" in each for each in messages) == 10, messages
+    for number in range(10):
+        (incoming,) = listener.poll(FAR)
+        assert incoming.message["method"] == f"cast {number}"
+    listener.cleanup()
+    end = env.hub.now() + FAR
+    while _descriptors() > before:
+        assert env.hub.now() < end, (before, _descriptors())
+        env.turn()
+    assert env.problems.seen == [], env.problems.seen
 
 
 @check
