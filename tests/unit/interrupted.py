@@ -349,7 +349,14 @@ def a_stop(env: Env, place: str) -> None:
     target = env.target()
     listener = env.listen(target)
     client = env.client(target)
-    assert env.interrupt(place, listener.cleanup)
+    closed = []
+
+    def handler() -> None:
+        listener.cleanup()
+        closed.append(listener._closed)
+
+    assert env.interrupt(place, handler)
+    assert closed == [not refused(env, place)]
     client.cast({}, "later")
     while not listener._closed:
         env.turn()
@@ -366,7 +373,14 @@ def a_cleanup(env: Env, place: str) -> None:
     client = env.client(target, transport)
     client.cast({}, "one")
     messenger = transport._driver._messenger
-    assert env.interrupt(place, transport.cleanup)
+    closed = []
+
+    def handler() -> None:
+        transport.cleanup()
+        closed.append(messenger.engine is None)
+
+    assert env.interrupt(place, handler)
+    assert closed == [not refused(env, place)]
     while messenger.engine is not None:
         env.turn()
     assert transport._driver._messenger is None
