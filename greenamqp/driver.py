@@ -13,6 +13,8 @@ import logging
 import threading
 import typing
 import uuid
+import warnings
+import weakref
 
 from oslo_messaging import Target, exceptions
 from oslo_messaging._drivers import base
@@ -24,6 +26,7 @@ from greenamqp.connection.failover import AMQP_PORT, Host
 from greenamqp.connection.security import Security
 from greenamqp.engine import Message
 from greenamqp.formats import BadMessage, Format
+from greenamqp.hubs import logs
 from greenamqp.listener import Incoming, Listener, RpcIncoming
 from greenamqp.policy import Policies, QueuePolicy
 
@@ -52,8 +55,11 @@ class GreenAMQPDriver(base.BaseDriver):
         _check(self._options)
         _check_names(url, self._options)
         Security(self._options).check()
-        self._lock = threading.Lock()
+        # Reentrant, for a signal handler that comes while it is held.
+        self._lock = threading.RLock()
+        self._connecting = False
         self._client: Client | None = None
+        self._finalizer: typing.Any = None
         # The process that was forked from and had a connection.
         self._parent: int | None = None
         fork.tell(self)
@@ -67,7 +73,9 @@ class GreenAMQPDriver(base.BaseDriver):
     def forked(self) -> None:
         """See :mod:`greenamqp.fork`: this child's connection will be made anew."""
         # Another thread of the parent may have held it.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._connecting = False
+        self._detach_finalizer()
         client, self._client = self._client, None
         if client is not None:
             self._parent = client.hub.pid
@@ -80,18 +88,32 @@ class GreenAMQPDriver(base.BaseDriver):
             return client
         with self._lock:
             if self._client is None:
-                if self._parent is not None:
-                    LOG.info("forked from %s: connecting anew", self._parent)
-                    self._parent = None
-                self._client = Client(
-                    hubs.get(self._hub_wish or self._options.hub),
-                    _hosts(self._url, self._options),
-                    self._options,
-                    self._default_exchange,
-                    self._url.virtual_host or None,
-                    self.policies,
-                )
+                if self._connecting:
+                    raise exceptions.MessageDeliveryFailure(
+                        "a signal handler or a finalizer interrupted the first use of "
+                        "this transport: it cannot be used before that has gone on"
+                    )
+                self._connecting = True
+                try:
+                    self._client = client = self._new_client()
+                    self._finalizer = weakref.finalize(self, _forgotten, client)
+                    self._finalizer.atexit = False
+                finally:
+                    self._connecting = False
             return self._client
+
+    def _new_client(self) -> Client:
+        if self._parent is not None:
+            LOG.info("forked from %s: connecting anew", self._parent)
+            self._parent = None
+        return Client(
+            hubs.get(self._hub_wish or self._options.hub),
+            _hosts(self._url, self._options),
+            self._options,
+            self._default_exchange,
+            self._url.virtual_host or None,
+            self.policies,
+        )
 
     def send(
         self,
@@ -167,6 +189,8 @@ class GreenAMQPDriver(base.BaseDriver):
             if timeout or call_monitor_timeout:
                 raise exceptions.MessagingTimeout(str(exc)) from None
             raise exceptions.MessageDeliveryFailure(str(exc)) from None
+        except hubs.EngagedError as exc:
+            raise exceptions.MessageDeliveryFailure(str(exc)) from exc
         try:
             return reply.result(self._allowed_remote_exmods)
         except BadMessage as exc:
@@ -188,12 +212,32 @@ class GreenAMQPDriver(base.BaseDriver):
             is lost
         :raises MessageDeliveryFailure: with the reason
         """
+        if logs.is_muted():
+            return
         client = self._connected()
         if client.hub.foreign():
             client.hub.run_inside(
                 self.send_notification, target, ctxt, message, version, retry
             )
             return
+        try:
+            self._notify(client, target, ctxt, message, version, retry)
+        except exceptions.MessageDeliveryFailure as exc:
+            if not logs.in_handler():
+                raise
+            # Who sends log records would log this as well, and so on.
+            with logs.muted():
+                LOG.warning("a log record could not be sent: %s", exc)
+
+    def _notify(
+        self,
+        client: Client,
+        target: Target,
+        ctxt: dict[str, typing.Any],
+        message: dict[str, typing.Any],
+        version: float,
+        retry: int | None,
+    ) -> None:
         opts = self._options
         unique_id = client.unique_id()
         try:
@@ -210,6 +254,8 @@ class GreenAMQPDriver(base.BaseDriver):
             )
         except TimeoutError as exc:
             raise exceptions.MessageDeliveryFailure(str(exc)) from None
+        except hubs.EngagedError as exc:
+            raise exceptions.MessageDeliveryFailure(str(exc)) from exc
 
     def listen(
         self, target: Target, batch_size: int, batch_timeout: float | None
@@ -331,11 +377,14 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> Listener:
         client = self._connected()
         listener = Listener(client, kind, batch_size, batch_timeout, credit)
+        # As long as something is received, the transport is in use.
+        listener.driver = self
         listener.subscribe(sources)
         return listener
 
     def cleanup(self) -> None:
         """Close the connection and let go of everything.  Idempotent."""
+        self._detach_finalizer()
         client, self._client = self._client, None
         if client is None:
             return
@@ -343,6 +392,22 @@ class GreenAMQPDriver(base.BaseDriver):
             client.hub.run_inside(client.close)
         else:
             client.close()
+
+    def _detach_finalizer(self) -> None:
+        finalizer, self._finalizer = self._finalizer, None
+        if finalizer is not None:
+            finalizer.detach()
+
+
+def _forgotten(client: Client) -> None:
+    """A transport is gone that nobody has cleaned up.  Called by the garbage collector,
+    which may be anywhere."""
+    if client.forget():
+        warnings.warn(
+            f"a transport to {client.connection.host} was not cleaned up: call its cleanup()",
+            ResourceWarning,
+            stacklevel=2,
+        )
 
 
 def _check(opts: typing.Any) -> None:

@@ -14,6 +14,11 @@ credit given back to the message bus: a slow consumer holds one window and no mo
 Methods may be called from any thread or green thread that the hub knows, and from
 other native threads, unless they say otherwise.
 
+A signal handler or finalizer that interrupts the driver in its own thread may call all
+that does not wait: it is done at the end of that step.  So are ``stop`` and
+``cleanup``, which otherwise wait; ``poll`` raises
+:class:`greenamqp.hubs.EngagedError`.
+
 After a fork both belong to the parent alone.  In the child a listener's methods raise
 :class:`greenamqp.fork.ForkedError`, but for ``stop`` and ``cleanup``, which do nothing
 to the parent's; what becomes of a message is for the parent to say, so that the child's
@@ -23,6 +28,7 @@ to the parent's; what becomes of a message is for the parent to say, so that the
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import os
 import select
@@ -123,7 +129,13 @@ class Incoming(base.IncomingMessage):
         if hub.foreign():
             hub.run_inside(self._settle, outcome)
             return
-        with hub.lock:
+        if hub.engaged():
+            hub.call_inside(functools.partial(self._settle_now, outcome))
+        else:
+            self._settle_now(outcome)
+
+    def _settle_now(self, outcome: int) -> None:
+        with self._client.hub.lock:
             arrival, self._arrival = self._arrival, None
             if arrival is None:
                 return
@@ -172,10 +184,10 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             with client.hub.lock:
                 client.requests_at_work += 1
 
-    def requeue(self) -> None:
-        """As for any message; no reply will come."""
-        self._done()
-        super().requeue()
+    def _settle_now(self, outcome: int) -> None:
+        if outcome == RELEASED:
+            self._done()  # no reply will come
+        super()._settle_now(outcome)
 
     def _done(self) -> bool:
         """It is not at work any more; returns whether others are."""
@@ -196,14 +208,21 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         if self._not_ours("replied to"):
             return
         client = self._client
-        options = client.options
+        message = self._format.reply(
+            self._request_id, reply, failure, client.unique_id()
+        )
+        if client.hub.engaged():
+            client.hub.call_inside(functools.partial(self._reply, message))
+        else:
+            self._reply(message)
+
+    def _reply(self, message: Message) -> None:
+        options = self._client.options
         # The last one of a batch takes the others' replies with it in one write.
         others = self._done()
         self._post(
             "RPC reply",
-            self._format.reply(
-                self._request_id, reply, failure, client.unique_id()
-            ),
+            message,
             timeout=options.default_reply_timeout,
             retries=options.default_reply_retry,
             settled="rpc-reply" in options.pre_settled,
@@ -336,6 +355,8 @@ class Listener(base.Listener):
         self._batch_timer: Timer | None = None
         self._batch_due = False
         self._subscription: Subscription | None = None
+        #: What made it, and is not to be collected before it.
+        self.driver: object = None
 
     # -- for the driver
 
@@ -476,12 +497,14 @@ class Listener(base.Listener):
         Waits up to `timeout` seconds (None: for ever) for the first one, then up to
         `batch_timeout` seconds (None: as long as `timeout` lasts) for a full batch.
         Returns what there is, perhaps nothing, as soon as the listener is stopped.
-        Raises nothing.
+        Raises nothing, where it may be called at all.
         """
         hub = self.hub
         hub.check()
         if hub.foreign():
             return hub.run_inside(self.poll, timeout, batch_size, batch_timeout)
+        if hub.is_entered() or timeout is None or timeout > 0:
+            hub.check_may_wait()
         batch_size = max(1, min(batch_size, self.prefetch_size))
         deadline = None if timeout is None else hub.now() + timeout
         taken: list[base.IncomingMessage] = []
@@ -615,6 +638,9 @@ class Listener(base.Listener):
         if hub.foreign():
             hub.run_inside(self.stop)
             return
+        if hub.engaged():
+            hub.call_inside(lambda: hub.spawn(self.stop))
+            return
         waiter = hub.waiter()
         with hub.lock:
             callback = self.on_incoming_callback
@@ -671,6 +697,9 @@ class Listener(base.Listener):
             return
         if hub.foreign():
             hub.run_inside(self.cleanup)
+            return
+        if hub.engaged():
+            hub.call_inside(lambda: hub.spawn(self.cleanup))
             return
         self.stop()
         with hub.lock:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import typing
 import uuid
 
-from greenamqp import addressing
+from greenamqp import addressing, interrupts
 from greenamqp.client import notices
 from greenamqp.client.context import Context
 from greenamqp.client.outgoing import Call, Compose, Destination, Outgoing, Reply
@@ -22,7 +23,7 @@ from greenamqp.connection.failover import Host
 from greenamqp.connection.life import BusConnection
 from greenamqp.engine import Connection, Delivery, Sender
 from greenamqp.formats import Format
-from greenamqp.hubs import Hub, Timer
+from greenamqp.hubs import Hub, Timer, logs
 from greenamqp.policy import Policies
 
 # One name for all of the room: where in it something is logged is nobody's business.
@@ -75,6 +76,8 @@ class Client:
         self._default_exchange = default_exchange
         self._virtual_host = virtual_host
         self._policies = policies
+        # Whether all links know that there is no connection.
+        self._down = True
         # Whether an operator was told what such a bus wants.
         self._advised = False
         self._links: dict[Destination, SendingLink] = {}
@@ -120,7 +123,9 @@ class Client:
         :raises TimeoutError: at the deadline, saying what was waited for
         :raises MessageDeliveryFailure: refused, rejected, or retries exhausted
         :raises MessageUndeliverable: nobody is there, and it was mandatory
+        :raises EngagedError: see Hub.check_may_wait
         """
+        self.hub.check_may_wait()
         waiter = self.hub.waiter()
         entry = Outgoing(
             what,
@@ -162,7 +167,9 @@ class Client:
         :param monitor: seconds without a heartbeat after which to give up
         :raises TimeoutError: at the deadline, saying what was waited for
         :raises MessageDeliveryFailure: as for send, and when the reply cannot come
+        :raises EngagedError: see Hub.check_may_wait
         """
+        self.hub.check_may_wait()
         waiter = self.hub.waiter()
         call = Call(
             "RPC call",
@@ -219,6 +226,24 @@ class Client:
 
         :param urgent: write it now; else with whatever else is written before long
         """
+        post = functools.partial(
+            self._post, what, destination, compose, deadline, retries, settled, urgent
+        )
+        if self.hub.engaged():
+            self.hub.call_inside(post)
+        else:
+            post()
+
+    def _post(
+        self,
+        what: str,
+        destination: Destination,
+        compose: Compose,
+        deadline: float,
+        retries: int | None,
+        settled: bool,
+        urgent: bool,
+    ) -> None:
         entry = Outgoing(
             what,
             destination,
@@ -265,7 +290,10 @@ class Client:
 
     def close(self) -> None:
         """Close the connection in order and let go of everything.  May block for
-        CLOSE_TIMEOUT.  What waits fails.  Idempotent."""
+        CLOSE_TIMEOUT.  What waits fails.  Idempotent.  See Hub.check_may_wait."""
+        if self.hub.engaged():
+            self.hub.call_inside(lambda: self.hub.spawn(self.close))
+            return
         waiter = self.hub.waiter()
         context = self.context
         with self.hub.lock:
@@ -295,6 +323,16 @@ class Client:
                 self.connection.put_away()
                 self.notices.close()
             self.connection.release()
+            logs.drain()
+
+    def forget(self) -> bool:
+        """Close before long, for nobody can ask for anything any more.  From anywhere.
+        Returns False if there is nothing to be closed."""
+        hub = self.hub
+        if self.context.closed or hub.inherited:
+            return False
+        hub.call_inside(lambda: hub.spawn(self.close))
+        return True
 
     # -- inside: the hub's context or its lock
 
@@ -330,13 +368,18 @@ class Client:
                     context, self.replies, self._make_room, entry.destination
                 )
                 self._links[entry.destination] = link
-            link.submit(entry)
-            if context.engine is None:
-                self.connection.wanted()
-            elif urgent:
-                context.flush()
-            else:
-                context.flush_soon()
+            try:
+                link.submit(entry)
+                if context.engine is None:
+                    self.connection.wanted()
+                elif urgent:
+                    context.flush()
+                else:
+                    context.flush_soon()
+            except BaseException as exc:
+                if interrupts.struck(exc):
+                    self.hub.cut_off(exc)
+                raise
 
     def _leave(self, entry: Outgoing) -> bool:
         """Its sender waits no longer.  Returns whether it was done; if not, it is
@@ -398,6 +441,10 @@ class Client:
     def connection_up(self, engine: Connection) -> None:
         """The peer has opened the connection: choose addresses, restore all links."""
         context = self.context
+        if not self._down:
+            # A signal handler interrupted the telling of the loss.
+            self.connection_lost("the connection was lost")
+        self._down = False
         properties = engine.remote_properties
         context.bus = addressing.Bus(
             product=str(properties.get("product", "")),
@@ -451,6 +498,7 @@ class Client:
                 del self._links[link.destination]
         # After those: what they keep for another attempt is not waited for.
         self.replies.connection_lost(reason)
+        self._down = True
 
     def _senders(self) -> list[Sender]:
         """The links that messages are sent by."""

@@ -126,6 +126,7 @@ class BusConnection:
         if self._guarded:
             GUARD.acquire()
         hub.acquire()
+        hub.revivers.append(self._revive)
 
     # -- for the owner
 
@@ -200,6 +201,8 @@ class BusConnection:
         if engine is not None:
             engine.destroy()
         self._empty_bin()  # the hub's timers may go with its last user
+        if self._revive in self.hub.revivers:
+            self.hub.revivers.remove(self._revive)
 
     def release(self) -> None:
         """After `put_away`, without the hub's lock: the hub may stop."""
@@ -418,18 +421,20 @@ class BusConnection:
         where = self.where
         if self.state is State.OPENING:
             reason = self._opening_failed(reason)
-        self.state = State.WAITING
         host = self._hosts.current
         self._failures.pop(host, None)
         self._failures[host] = f"{where}: {reason}"
         self.last_failure = "; ".join(reversed(self._failures.values()))
-        self._stop_timer()
-        self._discard_engine()
-        self._owner.connection_lost(self.last_failure)
         pause = self._backoff.next_pause(
             self.hub.now() - self._up_since if was_up else None
         )
+        self._stop_timer()
+        # First of all: whatever interrupts the rest, somebody goes on.
+        self._timer = self.hub.call_at(self.hub.now() + pause, self._connect)
+        self.state = State.WAITING
         self._hosts.advance()
+        self._discard_engine()
+        self._owner.connection_lost(self.last_failure)
         LOG.warning(
             "%s %s: %s; trying %s in %.1f s",
             "lost the connection to" if was_up else "no connection to",
@@ -438,7 +443,25 @@ class BusConnection:
             self._hosts.current,
             pause,
         )
-        self._timer = self.hub.call_at(self.hub.now() + pause, self._connect)
+
+    def _revive(self) -> None:
+        """See Hub.cut_off: whatever the state, and however much of what led to it was
+        done, something drives what comes next."""
+        if self._discarded:
+            if self._discard_timer is not None:
+                self._discard_timer.cancel()
+            self._discard_timer = self.hub.call_at(self.hub.now(), self._empty_bin)
+        if self.state in (State.IDLE, State.CLOSED):
+            return
+        if self._attempt is not None:
+            self._attempt.cancel()
+            self._attempt = None
+        reason = "what a signal handler raised interrupted the connection's work"
+        if self._pump is not None:
+            self._pump.abort(reason)
+        if self.state is State.WAITING:
+            self.state = State.CONNECTING  # what led to it may have been cut off, too
+        self._lost(reason)
 
     def _discard_engine(self) -> None:
         """Close the stream and free the engine, once it is not in use any more."""
@@ -457,8 +480,8 @@ class BusConnection:
         if self._discard_timer is not None:
             self._discard_timer.cancel()
             self._discard_timer = None
-        discarded, self._discarded = self._discarded, []
-        for engine, pump in discarded:
+        while self._discarded:
+            engine, pump = self._discarded.pop(0)
             if pump is not None:
                 pump.flush()
                 pump.close()

@@ -200,8 +200,8 @@ class Pump:
     def _interrupted(self, exc: BaseException) -> None:
         """A signal handler raised where bytes are moved: nobody knows which of them
         were.  The connection is given up, or the peer would be misunderstood."""
-        if not isinstance(exc, Exception):
-            self.abort(f"{type(exc).__name__} interrupted the connection's work")
+        self.abort(f"{type(exc).__name__} interrupted the connection's work")
+        self.hub.dealt_with = exc
 
     def _read(self) -> None:
         engine = self.engine
@@ -247,14 +247,22 @@ class Pump:
         self.abort("the peer closed the connection without a word")
 
     def _writable(self) -> None:
-        self._blocked = False
-        if self._watch is not None:
-            self._watch.want_write(None)
-        self.flush()
+        try:
+            self._blocked = False
+            if self._watch is not None:
+                self._watch.want_write(None)
+            self.flush()
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
 
     def _process(self) -> None:
-        self.engine.process(self.hub.now())
-        self._settle_up()
+        try:
+            self.engine.process(self.hub.now())
+            self._settle_up()
+        except BaseException as exc:
+            self._interrupted(exc)
+            raise
 
     def _settle_up(self) -> None:
         """After the engine worked: its deadline may be another, output may be due."""

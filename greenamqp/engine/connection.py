@@ -31,6 +31,7 @@ import pyngus
 from pyngus.link import _Link as PyngusLink
 from pyngus.link import _SessionProxy as PyngusSession
 
+from greenamqp import interrupts
 from greenamqp.engine import capi
 from greenamqp.engine.begin import BeginReader
 from greenamqp.engine.capi import (
@@ -661,7 +662,8 @@ class Connection(pyngus.ConnectionEventHandler):
         """Dispatch what has happened; `now` is a monotonic instant in seconds.
 
         An exception from a callback is the callback's bug: it is logged and the
-        event counts as handled, so that it cannot stop the rest.
+        event counts as handled, so that it cannot stop the rest.  One that a signal
+        handler raised is raised: then the connection has to be aborted.
         """
         self._now = now
         collector = self._collector
@@ -682,7 +684,10 @@ class Connection(pyngus.ConnectionEventHandler):
                         link._flow()
                 elif kind != _TRANSPORT:
                     self._lifecycle(event, kind)
-            except Exception:
+            except BaseException as exc:
+                if interrupts.struck(exc):
+                    pn_collector_pop(collector)  # it may not be handled twice
+                    raise
                 LOG.exception("an AMQP event could not be handled")
             pn_collector_pop(collector)
         if pn_transport_capacity(self._transport) < 0 and not self.ended:
@@ -805,14 +810,18 @@ class Connection(pyngus.ConnectionEventHandler):
         self._detach_all(RemoteError("amqp:connection:forced", str(failed)))
         try:
             self.handler.connection_failed(self, failed)
-        except Exception:
+        except Exception as exc:
+            if interrupts.struck(exc):
+                raise
             LOG.exception("the failure of a connection could not be handled")
 
     def _detach_all(self, error: RemoteError | None) -> None:
         for link in list(self._links.values()):
             try:
                 link._detached(error)
-            except Exception:
+            except Exception as exc:
+                if interrupts.struck(exc):
+                    raise
                 LOG.exception("the end of a link could not be handled")
 
     # pyngus's connection callbacks

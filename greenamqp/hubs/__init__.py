@@ -11,9 +11,18 @@ import os
 import typing
 
 from greenamqp.hubs import native
-from greenamqp.hubs.base import Hub, Timer, Waiter, Watch
+from greenamqp.hubs.base import EngagedError, Hub, Timer, Waiter, Watch
 
-__all__ = ["NAMES", "Hub", "Timer", "Waiter", "Watch", "choose", "get"]
+__all__ = [
+    "NAMES",
+    "EngagedError",
+    "Hub",
+    "Timer",
+    "Waiter",
+    "Watch",
+    "choose",
+    "get",
+]
 
 #: What the option ``hub`` takes beside ``auto``.
 NAMES = ("eventlet", "gevent", "threads", "blocking")

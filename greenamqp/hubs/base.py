@@ -6,8 +6,15 @@ callbacks run one at a time, in the *hub's context*, and never block; whoever ma
 block (a caller of ``send``, an endpoint) does so outside of it, in a waiter.
 
 The contract that keeps the engine whole: engine and client are touched either in
-a callback of the hub or under ``hub.lock``.  Green hubs need no lock, as nothing
-switches while the engine is entered; their lock is empty.
+a callback of the hub, which runs under ``hub.lock``, or by others under that lock.
+
+So they are entered once at a time, also where no second thread is.  A signal handler
+runs between two instructions of whatever the main thread does, a finalizer wherever
+memory is asked for, and either may send.  If it comes upon its own thread within the
+lock, nothing of what it asks for is done in place (`Hub.engaged`): what need not be
+waited for is left to be done after that step (`Hub.call_inside`), and what would have
+to wait raises :class:`EngagedError`, for it would wait for the very code that it
+interrupted.
 
 A *wake-up* is one run of a callback together with what it set going: first the
 callback, then every waiter that it woke, in order, each until it blocks again, then
@@ -25,6 +32,7 @@ import time
 import typing
 
 from greenamqp import fork
+from greenamqp.hubs import logs, native
 
 LOG = logging.getLogger(__name__)
 
@@ -33,6 +41,14 @@ Callback = typing.Callable[[], None]
 
 # Output that is gathered waits no longer than this for more of it.  Seconds.
 WRITE_INTERVAL = 0.002
+
+
+class EngagedError(RuntimeError):
+    """Something was to wait for the message bus where nothing can come from it.
+
+    That is: in a signal handler, a finalizer or the like, which interrupted the code
+    that moves the bytes.  Nothing was sent, and nothing has changed.
+    """
 
 
 class Flushable(typing.Protocol):
@@ -95,8 +111,11 @@ class Hub(abc.ABC):
 
     #: as in the option ``hub``
     name: typing.ClassVar[str]
-    #: Guards engine and client where callers have threads of their own.
-    lock: contextlib.AbstractContextManager[typing.Any] = contextlib.nullcontext()
+    #: Held by whoever is within engine or client: a real one, and reentrant, for
+    #: what they call themselves.
+    lock: contextlib.AbstractContextManager[typing.Any]
+    #: Whether the calling native thread holds the lock.
+    is_entered: typing.Callable[[], bool]
 
     #: Whether a callback that is due runs even if nobody waits for anything here.
     punctual: typing.ClassVar[bool] = False
@@ -116,7 +135,40 @@ class Hub(abc.ABC):
         self._users = 0
         # When it was last found to have been blocked.
         self._blocked_until = 0.0
+        #: Who is to begin anew what was cut off; see `cut_off`.
+        self.revivers: list[Callback] = []
+        #: An exception after which that is not needed: a connection was given up.
+        self.dealt_with: BaseException | None = None
+        self._make_lock()
+        logs.watch(self)
         fork.tell(self)
+
+    def _make_lock(self) -> None:
+        # The interpreter's own, in C: a signal handler that raises comes before it is
+        # taken or after it is given back, and it knows of itself whose it is.
+        lock = native.original("_thread", "RLock")()
+        self.lock = lock
+        self.is_entered = lock._is_owned
+
+    # -- who comes where somebody is
+
+    def engaged(self) -> bool:
+        """Whether the calling thread is at work in here already, so that whoever asks
+        has interrupted it: nothing may be done in place, and nobody can wait."""
+        return self.is_entered()
+
+    def check_may_wait(self) -> None:
+        """Nothing, where the hub's waiters can wait.
+
+        :raises EngagedError: where they would wait for what they have interrupted
+        """
+        if self.engaged():
+            raise EngagedError(
+                "this cannot wait for the message bus: it runs in a signal handler, a "
+                "finalizer or a callback that interrupted the driver itself, or the "
+                f"{self.name} hub, which would have to move on meanwhile; have another "
+                "thread or green thread do it, or do it after the handler has returned"
+            )
 
     # -- forks
 
@@ -136,7 +188,11 @@ class Hub(abc.ABC):
         if self.inherited:
             return  # a child's child
         self.inherited = True
+        logs.forked()
+        # Another thread of the parent may have held it; here is none to release it.
+        self._make_lock()
         self._dirty.clear()
+        self.revivers.clear()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -158,6 +214,11 @@ class Hub(abc.ABC):
         self._users -= 1
         if self._users == 0:
             self._stop()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it runs: whether there is a connection."""
+        return self._users > 0 and not self.inherited
 
     @abc.abstractmethod
     def _start(self) -> None:
@@ -215,7 +276,8 @@ class Hub(abc.ABC):
 
     @abc.abstractmethod
     def call_inside(self, callback: Callback) -> None:
-        """Run `callback` in the hub's context, soon.  From any thread."""
+        """Run `callback` in the hub's context, soon.  From any thread, and from a
+        signal handler or finalizer wherever that comes."""
 
     @abc.abstractmethod
     def foreign(self) -> bool:
@@ -262,6 +324,19 @@ class Hub(abc.ABC):
             seconds,
             patience,
         )
+
+    # -- exceptions that signal handlers raise
+
+    def cut_off(self, exc: BaseException) -> None:
+        """What a signal handler raised cut off work on engine or client: begin anew
+        what may be half done.  From anywhere in the hub's own threads."""
+        dealt_with, self.dealt_with = self.dealt_with, None
+        if exc is not dealt_with:
+            self.call_inside(self._revive)
+
+    def _revive(self) -> None:
+        for reviver in list(self.revivers):
+            reviver()
 
     # -- flushing
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import typing
 
+from greenamqp import interrupts
 from greenamqp.hubs.base import WRITE_INTERVAL, Callback, Flushable, Timer, Waiter
 from greenamqp.hubs.reacting import ReactorHub
 from greenamqp.hubs.reactor import Reactor
@@ -40,6 +41,8 @@ class BlockingWaiter(Waiter):
 
     def wait(self, deadline: float | None) -> bool:
         hub = self._hub
+        if hub.is_entered():
+            hub.check_may_wait()
         late = False
         while True:
             with hub.lock:
@@ -80,8 +83,9 @@ class BlockingWaiter(Waiter):
         hub = self._hub
         if self in hub._followers:
             self._rouse()
-        elif hub._leader not in (None, hub._get_ident()) and hub._reactor is not None:
-            # Perhaps the one of another thread, which waits in the loop.
+        elif hub._leader is not None and not hub.busy and hub._reactor is not None:
+            # Perhaps what the leader waits for in the loop: another thread's, or this
+            # one's, interrupted there by a signal handler.
             hub._reactor.wake()
 
     def _rouse(self) -> None:
@@ -100,6 +104,10 @@ class BlockingHub(ReactorHub):
         self._depth = 0
         self._followers: list[BlockingWaiter] = []
         self._turn_at = 0.0
+        # Whether the leader is in the reactor's poll; and whether it was there when it
+        # came to lead once more, of each time: a signal handler interrupted it.
+        self._polling = False
+        self._interrupted: list[bool] = []
         # The thread whose output is gathered, and until when.
         self._gatherer: int | None = None
         self._write_at = 0.0
@@ -111,12 +119,18 @@ class BlockingHub(ReactorHub):
             return False
         self._leader = me
         self._depth += 1
+        self._interrupted.append(self._polling)
+        self._polling = False
         return True
 
     def _follow(self) -> None:
         """Lead no longer; another one who waits does, if there is one."""
         with self.lock:
             self._depth -= 1
+            self._polling = self._interrupted.pop()
+            if self._polling and self._reactor is not None:
+                # What the interrupted poll was for may have been dealt with.
+                self._reactor.wake()
             if self._depth == 0:
                 self._leader = None
                 if self._followers:
@@ -134,6 +148,8 @@ class BlockingHub(ReactorHub):
         self._leader = None
         self._gatherer = None
         self._depth = 0
+        self._polling = False
+        self._interrupted.clear()
         self._followers.clear()
 
     def fileno(self) -> int:
@@ -154,7 +170,15 @@ class BlockingHub(ReactorHub):
             self.write_gathered()
         with self.lock:
             patience = 0.0 if self._work else self._patience(reactor, deadline)
-        due = reactor.poll(patience)
+        self._polling = True
+        try:
+            due = reactor.poll(patience)
+        except (OSError, ValueError):
+            if self._reactor is reactor:
+                raise
+            due = []  # a signal handler cleaned up, and closed it
+        finally:
+            self._polling = False
         with self.lock:
             self._turn_at = self.now() + TURN_INTERVAL
             self._do(reactor, due)
@@ -235,6 +259,8 @@ class BlockingHub(ReactorHub):
             result = function()
         except Exception as exc:
             done(None, exc)
+            if interrupts.struck(exc):
+                raise
         else:
             done(result, None)
 

@@ -9,6 +9,7 @@ are called; and after a fork, in the child, what `_renew` needs.
 from __future__ import annotations
 
 import contextlib
+import sys
 import typing
 
 import eventlet
@@ -32,13 +33,17 @@ class _Timer(Timer):
 
 
 class _Watch(Watch):
-    __slots__ = ("_fd", "_hub", "_reader", "_writer")
+    __slots__ = ("_fd", "_hub", "_on_writable", "_reader", "_writer")
 
     def __init__(self, hub: EventletHub, fd: int, on_readable: Callback) -> None:
         self._hub = hub
         self._fd = fd
 
         def readable(_fd: int) -> None:
+            if sys.exc_info()[0] is not None:
+                # Called while the loop handles an exception, a signal handler's: it
+                # calls once more before it drops the descriptor.
+                hub._call_soon(self._renew)
             # eventlet's loop calls all that is due, also what was removed meanwhile.
             if self._reader is not None:
                 hub._wakeup(on_readable)
@@ -46,6 +51,7 @@ class _Watch(Watch):
         # The listener stays until removed: no epoll_ctl per wait.
         self._reader: typing.Any = hub.loop.add(READ, fd, readable, _throwback, None)
         self._writer: typing.Any = None
+        self._on_writable: Callback | None = None
         hub._watches.add(self)
 
     def want_write(self, on_writable: Callback | None) -> None:
@@ -53,6 +59,7 @@ class _Watch(Watch):
         if self._writer is not None:
             loop.remove(self._writer)
             self._writer = None
+        self._on_writable = on_writable
         if on_writable is not None:
             hub, callback = self._hub, on_writable
 
@@ -63,6 +70,18 @@ class _Watch(Watch):
             self._writer = writer = loop.add(
                 WRITE, self._fd, writable, _throwback, None
             )
+
+    def _renew(self) -> None:
+        """The loop may have dropped the descriptor: have it watched again."""
+        loop = self._hub.loop
+        reader, writer = self._reader, self._writer
+        if reader is None:
+            return
+        if loop.listeners[READ].get(self._fd) is not reader:
+            self._reader = loop.add(READ, self._fd, reader.cb, _throwback, None)
+        if writer is not None and loop.listeners[WRITE].get(self._fd) is not writer:
+            self._writer = None
+            self.want_write(self._on_writable)
 
     def close(self) -> None:
         if self._reader is not None:
@@ -116,6 +135,9 @@ class EventletHub(GreenHub):
 
     def _call_soon(self, callback: Callback) -> None:
         self.loop.schedule_call_global(0, callback)
+
+    def _loop_greenlet(self) -> typing.Any:
+        return self.loop.greenlet
 
     def watch(self, fd: int, on_readable: Callback) -> Watch:
         return _Watch(self, fd, on_readable)

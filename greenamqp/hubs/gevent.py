@@ -86,6 +86,9 @@ class GeventHub(GreenHub):
     def _call_soon(self, callback: Callback) -> None:
         self.hub.loop.run_callback(callback)
 
+    def _loop_greenlet(self) -> typing.Any:
+        return self.hub
+
     def watch(self, fd: int, on_readable: Callback) -> Watch:
         return _Watch(self, fd, on_readable)
 

@@ -15,11 +15,13 @@ from __future__ import annotations
 import abc
 import collections
 import logging
+import math
 import os
 import typing
 
 import greenlet
 
+from greenamqp import interrupts
 from greenamqp.hubs import native
 from greenamqp.hubs.base import Callback, Flushable, Hub, Timer, Waiter, Watch
 
@@ -58,6 +60,8 @@ class GreenWaiter(Waiter):
 
     def wait(self, deadline: float | None) -> bool:
         hub = self._hub
+        if hub.is_entered():
+            hub.check_may_wait()
         while not self._woken:
             if hub.inherited:
                 hub.check()
@@ -75,8 +79,15 @@ class GreenWaiter(Waiter):
                 self.greenlet = None
                 if deadline is not None:
                     hub._expects.pop(self, None)
+                if hub._missed:
+                    hub._try_missed()
         self._woken = False
         return True
+
+    def _is_due(self) -> bool:
+        """Whether its wait is to end, as far as it is in one."""
+        hub = self._hub
+        return self._woken or hub._expects.get(self, math.inf) <= hub.now()
 
     def wake(self) -> None:
         if not self._woken:
@@ -138,6 +149,9 @@ class GreenHub(Hub):
     def __init__(self) -> None:
         super().__init__()
         self._ready: list[GreenWaiter] = []
+        # Those whose green thread was switched to and was not in their wait: a signal
+        # handler came just before that, and waited for something itself.
+        self._missed: list[GreenWaiter] = []
         self._scheduled = False
         self._idle: list[_Worker] = []
         # When the wake-up began, or output left early within it, and after how long
@@ -171,6 +185,16 @@ class GreenHub(Hub):
     def _call_soon(self, callback: Callback) -> None:
         """Have the hub run `callback` in its next turn.  In the hub's thread."""
 
+    @abc.abstractmethod
+    def _loop_greenlet(self) -> greenlet.greenlet | None:
+        """The green thread that the library's loop runs in."""
+
+    def engaged(self) -> bool:
+        """As in the base class; and in the loop's green thread, which nothing but
+        callbacks of the loop and signal handlers run in.  They can interrupt the loop
+        amid what it does to its own timers and descriptors."""
+        return self.is_entered() or getcurrent() is self._loop_greenlet()
+
     # -- wake-ups
 
     def _schedule(self) -> None:
@@ -187,12 +211,20 @@ class GreenHub(Hub):
         if self.inherited:
             return  # of a watch or timer that the parent set
         self.busy = True
+        ready: list[GreenWaiter] = []
+        done = 0
         try:
             if callback is not None:
                 try:
-                    callback()
-                except Exception:
+                    with self.lock:
+                        callback()
+                except Exception as exc:
                     LOG.exception("a callback failed")
+                    if interrupts.struck(exc):
+                        self.cut_off(exc)
+                except BaseException as exc:
+                    self.cut_off(exc)
+                    raise
             ready = self._ready
             if ready:
                 now = self.now()
@@ -208,25 +240,38 @@ class GreenHub(Hub):
                     try:
                         waiter.greenlet.switch()
                     except (KeyboardInterrupt, SystemExit):
-                        self._ready[:0] = ready[done:]
                         raise
                     except BaseException:
                         # A green thread that ends so has us as its parent.  Its
                         # time-outs, too, would end the watch that we were called by.
                         LOG.exception("a green thread ended with an exception")
+                    if waiter.greenlet is not None and waiter._is_due():
+                        self._missed.append(waiter)
                     if self._dirty and self._is_flush_due(now := self.now()):
                         # For each as long as for those before.
                         rest = (now - began) / done * (len(ready) - done)
                         if rest > FLUSH_PRICE:
                             self._flush_early()
                 # Whom these have woken, such as the next worker of a pool.
-                ready = self._ready
+                ready, done = self._ready, 0
             if self._dirty:
                 self._flush_all()
+        except BaseException:
+            # A signal handler raised: the others are to be woken all the same.
+            if ready is not self._ready:
+                self._ready[:0] = ready[done:]
+            raise
         finally:
             self.busy = False
             if self._ready or self._dirty:
                 self._schedule()
+
+    def _try_missed(self) -> None:
+        """Somebody's wait is over, perhaps the one that was in the way of these."""
+        missed, self._missed = self._missed, []
+        self._ready += missed
+        if not self.busy:
+            self._schedule()
 
     def breathe(self) -> None:
         now = self.now()
@@ -250,7 +295,8 @@ class GreenHub(Hub):
 
     def _flush_all(self) -> None:
         self._urgent = False
-        self._flush_dirty()
+        with self.lock:
+            self._flush_dirty()
 
     def flush_now(self, pump: Flushable) -> None:
         if not self.busy:
@@ -326,7 +372,7 @@ class GreenHub(Hub):
                 eventfd, self._eventfd = self._eventfd, -1
             os.close(eventfd)
             if self._from_outside:
-                self._call_soon(self._run_from_outside)
+                self._call_soon(self._wakeup_from_outside)
         if self._alarm_timer is not None and not self._expects:
             self._alarm_timer.cancel()
             self._alarm_timer = None
@@ -335,6 +381,7 @@ class GreenHub(Hub):
     def _let_go(self) -> None:
         super()._let_go()
         self._ready.clear()
+        self._missed.clear()
         self._expects.clear()
         self._idle.clear()
         self._from_outside.clear()
@@ -351,6 +398,9 @@ class GreenHub(Hub):
         except BlockingIOError:
             pass
         self._run_from_outside()
+
+    def _wakeup_from_outside(self) -> None:
+        self._wakeup(self._run_from_outside)
 
     def _run_from_outside(self) -> None:
         while self._from_outside:
@@ -373,7 +423,7 @@ class GreenHub(Hub):
             os.eventfd_write(self._eventfd, 1)
         else:
             # Begun before the last user went: a name that took long to look up.
-            self._call_soon(self._run_from_outside)
+            self._call_soon(self._wakeup_from_outside)
 
     def run_inside(
         self, function: typing.Callable[..., typing.Any], *args: typing.Any

@@ -14,6 +14,7 @@ import collections
 import logging
 import typing
 
+from greenamqp import interrupts
 from greenamqp.hubs import native
 from greenamqp.hubs.base import Callback, Hub, Watch
 from greenamqp.hubs.reactor import Reactor
@@ -28,7 +29,6 @@ class ReactorHub(Hub):
         super().__init__()
         self._get_ident = native.original("threading", "get_ident")
         self._allocate_lock = native.original("threading", "Lock")
-        self.lock = native.original("threading", "RLock")()
         self._reactor: Reactor | None = None
         # What other threads want done in the hub's context, and what is to be done
         # outside of it, between two turns.
@@ -37,8 +37,6 @@ class ReactorHub(Hub):
 
     def _let_go(self) -> None:
         super()._let_go()
-        # Another thread of the parent may have held it; here is none to release it.
-        self.lock = native.original("threading", "RLock")()
         self._calls.clear()
         self._work.clear()
         self._close_reactor()
@@ -84,12 +82,18 @@ class ReactorHub(Hub):
                 done += 1
                 try:
                     callback()
-                except Exception:
+                except Exception as exc:
+                    if interrupts.struck(exc):
+                        raise
                     LOG.exception("a callback failed")
             self._flush_dirty()
+        except BaseException as exc:
+            # A signal handler raised, in the main thread, whose caller hears of it.
+            self.cut_off(exc)
+            raise
         finally:
             self.busy = False
-            # A signal handler raised, in the main thread: the others are to be done.
+            # The others are to be done.
             self._calls.extendleft(reversed(due[done:]))
 
     # -- as in the base class

@@ -56,7 +56,7 @@ class _Watch(Watch):
     def close(self) -> None:
         if self.on_readable is not None:
             self.on_readable = self.on_writable = None
-            self._reactor._forget(self._fd)
+            self._reactor._forget(self._fd, self)
 
 
 class _Timespec(ctypes.Structure):
@@ -107,13 +107,36 @@ class _TimerFd:
         os.close(self.fd)
 
 
+class Channel:
+    """What a reactor is polled by: an epoll set, and an eventfd in it to end a poll."""
+
+    def __init__(self) -> None:
+        self.epoll = native.original("select", "epoll")(flags=select.EPOLL_CLOEXEC)
+        self.eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.epoll.register(self.eventfd, select.EPOLLIN)
+
+    def wake(self) -> None:
+        """End a poll, or the next one."""
+        os.eventfd_write(self.eventfd, 1)
+
+    def close(self) -> None:
+        """Close both.  Idempotent."""
+        eventfd, self.eventfd = self.eventfd, -1
+        if eventfd >= 0:
+            self.epoll.close()
+            os.close(eventfd)
+
+    # A signal handler may raise where it was to be closed.
+    __del__ = close
+
+
 class Reactor:
     """Watches, timers and a wake-up from other threads."""
 
     def __init__(self, timerfd: bool = False) -> None:
-        self._epoll = native.original("select", "epoll")(flags=select.EPOLL_CLOEXEC)
-        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._eventfd, select.EPOLLIN)
+        #: The present one.
+        self.channel = Channel()
+        self._epoll = self.channel.epoll
         #: For who runs it: whether some thread may poll it that is not the owner.
         self.lent = False
         self._watches: dict[int, _Watch] = {}
@@ -125,13 +148,11 @@ class Reactor:
 
     def close(self) -> None:
         """Let go of the epoll set and of its own other descriptors.  Idempotent."""
-        if self._eventfd < 0:
+        if self.channel.eventfd < 0:
             return
-        self._epoll.close()
+        self.channel.close()
         if self._alarm is not None:
             self._alarm.close()
-        os.close(self._eventfd)
-        self._eventfd = -1
         self._watches.clear()
         self._timers.clear()
 
@@ -143,8 +164,9 @@ class Reactor:
         """As :meth:`greenamqp.hubs.base.Hub.watch`."""
         return _Watch(self, fd, on_readable)
 
-    def _forget(self, fd: int) -> None:
-        if self._watches.pop(fd, None) is not None:
+    def _forget(self, fd: int, watch: _Watch) -> None:
+        if self._watches.get(fd) is watch:
+            del self._watches[fd]
             try:
                 self._epoll.unregister(fd)
             except (OSError, ValueError):
@@ -158,7 +180,30 @@ class Reactor:
 
     def wake(self) -> None:
         """End a poll that another thread is in, or the next one."""
-        os.eventfd_write(self._eventfd, 1)
+        self.channel.wake()
+
+    def change_channel(self) -> None:
+        """Have all polled by a new channel.  Whoever polls the old one, and does not
+        come back from that at present, finds its eventfd written, for good, and
+        nothing else in it; it closes it when it has come back."""
+        old = self.channel
+        new = Channel()
+        for fd, watch in self._watches.items():
+            writes = select.EPOLLOUT if watch.on_writable is not None else 0
+            try:
+                new.epoll.register(fd, select.EPOLLIN | writes)
+            except OSError:
+                pass  # closed before its watch
+            else:
+                old.epoll.unregister(fd)
+        self.channel = new
+        self._epoll = new.epoll
+        old.wake()
+
+    def has_due(self, late: float) -> bool:
+        """Whether there is something to poll, or a timer that was due at `late`."""
+        upcoming = self.next_deadline()
+        return (upcoming is not None and upcoming <= late) or bool(self._epoll.poll(0))
 
     def arm(self) -> None:
         """Have the epoll set become readable at the next deadline."""
@@ -172,8 +217,13 @@ class Reactor:
             heapq.heappop(timers)
         return timers[0][0] if timers else None
 
-    def poll(self, timeout: float | None) -> list[Callback]:
+    def poll(
+        self, timeout: float | None, channel: Channel | None = None
+    ) -> list[Callback]:
         """Wait up to `timeout` seconds for watches; returns what is to be called.
+
+        :param channel: the one that was present when the calling thread came to run
+            the reactor, if that may change
 
         Whether a callback is still wanted is to be asked when its turn comes, as an
         earlier one may have closed its watch: each returned callable does.
@@ -181,9 +231,14 @@ class Reactor:
         due: list[Callback] = []
         # epoll counts milliseconds and rounds up, so a timer is not polled for.
         timeout = -1 if timeout is None else min(timeout, _LONGEST_POLL)
-        for fd, events in self._epoll.poll(timeout):
-            if fd == self._eventfd:
-                os.eventfd_read(fd)
+        channel = channel or self.channel
+        for fd, events in channel.epoll.poll(timeout):
+            if fd == channel.eventfd:
+                if channel is self.channel:
+                    try:
+                        os.eventfd_read(fd)
+                    except BlockingIOError:
+                        pass  # a signal handler polled in between
                 continue
             if self._alarm is not None and fd == self._alarm.fd:
                 self._alarm.clear()

@@ -14,6 +14,10 @@ One thread of the hub's own sees to it that somebody always leads.  It does so i
 * otherwise when nobody else does for TAKE_OVER: a thread that was alone mostly comes
   back before that.
 
+* or when the one who leads does not come back, although there is something to do: it
+  may be in a signal handler, which runs in the main thread wherever that is.  It is
+  deposed then, as it is when such a handler waits for something itself.
+
 It gives way when one thread alone was there to wake, and the last time the same one.
 It also does the work that came with messages, see :meth:`ThreadsHub.deliver`, and
 writes what others gathered.  It starts with the first connection and ends with the
@@ -28,15 +32,26 @@ import math
 import typing
 
 from greenamqp.hubs import native
-from greenamqp.hubs.base import WRITE_INTERVAL, Callback, Flushable, Timer, Waiter
+from greenamqp.hubs.base import (
+    WRITE_INTERVAL,
+    Callback,
+    EngagedError,
+    Flushable,
+    Timer,
+    Waiter,
+)
 from greenamqp.hubs.reacting import ReactorHub
-from greenamqp.hubs.reactor import Reactor
+from greenamqp.hubs.reactor import Channel, Reactor
 
 LOG = logging.getLogger(__name__)
 
 # How long nobody leads before the hub's own thread does; it also writes then what was
 # gathered.  Seconds.
 TAKE_OVER = WRITE_INTERVAL
+
+# How often the hub's own thread looks whether another one that leads does what there is
+# to do; the second time in a row that it does not, it is deposed.  Seconds.
+LOOK = 0.5
 
 # How long the end of the interpreter waits for the hub's thread, which a callback of
 # the application may hold up.  Seconds.
@@ -65,6 +80,8 @@ class ThreadWaiter(Waiter):
     def wait(self, deadline: float | None) -> bool:
         hub = self._hub
         hub.check()
+        if hub.is_entered():
+            hub.check_may_wait()
         self.ident = me = hub._get_ident()
         own = hub._own
         if own is not None and own.ident == me:
@@ -77,8 +94,15 @@ class ThreadWaiter(Waiter):
             # In this order: who leads, and goes now, sees us, or else we see that.
             followers.add(self)
         try:
-            if hub._leader is None:
+            leader = hub._leader
+            if leader is None:
                 hub._lead(self, deadline)
+            elif leader.ident == me and isinstance(leader, ThreadWaiter):
+                # This is a signal handler, or the like, and nobody would read until
+                # it returns.
+                with hub.lock:
+                    if hub._leader is leader:
+                        hub._depose(leader)
             if deadline is None:
                 self._lock.acquire()
             elif not self._lock.acquire(timeout=max(0.0, deadline - hub.now())):
@@ -93,6 +117,11 @@ class ThreadWaiter(Waiter):
 
     def _wait_within(self, own: _OwnThread, deadline: float | None) -> bool:
         hub = self._hub
+        if not own.works:
+            raise EngagedError(
+                "this cannot wait for the message bus: it runs in a finalizer or a "
+                "callback that interrupted the driver's own thread"
+            )
         self._within = True
         try:
             while not self._woken:
@@ -101,6 +130,7 @@ class ThreadWaiter(Waiter):
                 hub._step(own, deadline, self)
         finally:
             self._within = False
+            own.works = True
         self._lock.acquire()
         self._woken = False
         return True
@@ -125,7 +155,7 @@ class ThreadWaiter(Waiter):
 class _OwnThread:
     """The hub's own thread, from a first connection to the last."""
 
-    __slots__ = ("alarm", "ident", "reactor", "sleeps", "thread")
+    __slots__ = ("alarm", "ident", "reactor", "sleeps", "thread", "works")
 
     def __init__(self, reactor: Reactor, alarm: typing.Any) -> None:
         self.reactor = reactor
@@ -133,6 +163,8 @@ class _OwnThread:
         self.ident: int | None = None
         #: Whether it sleeps, or is about to, and where: held but to wake it up.
         self.sleeps = False
+        #: Whether it does work that came with messages, which may wait.
+        self.works = False
         self.alarm = alarm
         alarm.acquire()
 
@@ -171,6 +203,10 @@ class ThreadsHub(ReactorHub):
         # was gathered; and whether it did so last time and found nothing.
         self._naps = False
         self._in_vain = False
+        # How many turns others have led, and who led at which when there was something
+        # that it had not done.
+        self._turns = 0
+        self._suspect: tuple[object, int] | None = None
 
     def _let_go(self) -> None:
         super()._let_go()
@@ -244,6 +280,7 @@ class ThreadsHub(ReactorHub):
         """Lead, or sleep for as long as others are to; then do what work there is.
         `waiter` is what is waited for within such work, until `deadline`."""
         reactor = own.reactor
+        own.works = False
         leads = sleeps = False
         patience = None
         with self.lock:
@@ -286,11 +323,13 @@ class ThreadsHub(ReactorHub):
             self._sleep(own, yields, deadline)
         while self._work:
             function = self._work.popleft()
+            own.works = True
             try:
                 function()
             except BaseException:
                 # SystemExit, too: it would end this thread, and every connection.
                 LOG.exception("work that came with a message failed")
+            own.works = False
 
     def _gives_way(self, worked: bool) -> bool:
         """Whether others are to lead now, after a turn: if there was one thread to
@@ -311,11 +350,11 @@ class ThreadsHub(ReactorHub):
         return True
 
     def _sleep(self, own: _OwnThread, yields: float, deadline: float | None) -> None:
-        """For so many seconds, or, if they are none, for as long as others lead."""
-        timeout = yields if yields > 0 else math.inf
+        """For so many seconds, or, if they are none, while others lead: up to LOOK."""
+        timeout = yields if yields > 0 else LOOK
         if deadline is not None:
             timeout = min(timeout, max(0.0, deadline - self.now()))
-        woken = own.alarm.acquire(timeout=-1 if timeout == math.inf else timeout)
+        woken = own.alarm.acquire(timeout=timeout)
         with self.lock:
             if not woken and not own.sleeps:
                 own.alarm.acquire()  # it was woken in the last moment
@@ -323,6 +362,24 @@ class ThreadsHub(ReactorHub):
             if self._own is own:
                 self._naps = False
                 self._flush_dirty()
+                if not woken and yields <= 0:
+                    self._watch_leader(own)
+
+    def _watch_leader(self, own: _OwnThread) -> None:
+        """Depose the thread that leads if it does not do what there is to do.  By the
+        hub's own thread, under the lock."""
+        leader, suspect = self._leader, self._suspect
+        self._suspect = None
+        if leader is None or isinstance(leader, _OwnThread):
+            return
+        try:
+            if own.reactor.has_due(self.now() - LOOK):
+                self._suspect = (leader, self._turns)
+                if self._suspect == suspect:
+                    self._depose(leader)
+        except OSError as exc:
+            # No descriptor is left for another epoll set.  Perhaps at the next look.
+            LOG.warning("cannot take the reader's place: %s", exc)
 
     def _stand_by(self) -> None:
         """Have the hub's own thread lead, if nobody does, and write what was gathered,
@@ -341,21 +398,24 @@ class ThreadsHub(ReactorHub):
         Does nothing if another one leads, and may end before, when the hub does.
         """
         lock = self.lock
-        with lock:
-            reactor = self._reactor
-            if self._leader is not None or reactor is None or waiter._woken:
-                return
-            self._leader = waiter
-            self._alone = True
-            self._followers.discard(waiter)
-            reactor.lent = True
-            patience = self._patience(reactor, deadline)
-        leads = True
+        leads = False
         roused: typing.Collection[ThreadWaiter]
         try:
+            with lock:
+                reactor = self._reactor
+                if self._leader is not None or reactor is None or waiter._woken:
+                    return
+                self._alone = True
+                self._followers.discard(waiter)
+                channel = reactor.channel
+                patience = self._patience(reactor, deadline)
+                reactor.lent = True
+                self._leader = waiter
+                leads = True
             while leads:
-                due = reactor.poll(patience)
+                due = reactor.poll(patience, channel)
                 with lock:
+                    self._turns += 1
                     if self._leader is waiter:
                         self._do(reactor, due)
                     roused = self._take_roused()
@@ -368,22 +428,44 @@ class ThreadsHub(ReactorHub):
                     if leads:
                         patience = self._patience(reactor, deadline)
                     else:
-                        self._resign(waiter, reactor)
+                        self._resign(waiter, reactor, channel)
                 for each in roused:
                     each._lock.release()
         finally:
-            if leads:
+            if leads or self._leader is waiter:
                 # A signal handler raised.
+                assert reactor is not None
                 with lock:
                     self._alone = False
-                    self._resign(waiter, reactor)
+                    self._resign(waiter, reactor, channel)
                     roused = self._take_roused()
                 for each in roused:
                     each._lock.release()
 
-    def _resign(self, waiter: ThreadWaiter, reactor: Reactor) -> None:
+    def _depose(self, waiter: ThreadWaiter) -> None:
+        """Have the hub's own thread lead, while `waiter` leads and does not come back.
+        Under the lock.
+
+        :raises OSError: there are too many descriptors
+        """
+        assert self._reactor is not None
+        self._reactor.change_channel()
+        self._reactor.lent = False
+        self._leader = None
+        self._alone = False
+        if not waiter._woken and not waiter.idle:
+            self._followers.add(waiter)
+        self._yields_until = -math.inf
+        self._wake_own()
+
+    def _resign(
+        self, waiter: ThreadWaiter, reactor: Reactor, channel: Channel
+    ) -> None:
         """`waiter` leads no longer: the hub's own thread does, sooner or later.  Under
         the lock."""
+        if channel is not reactor.channel:
+            channel.close()  # it was deposed
+            return
         reactor.lent = False
         if self._leader is not waiter:
             reactor.close()  # the hub ended, and its own thread left this to us
@@ -519,6 +601,13 @@ class ThreadsHub(ReactorHub):
             self._wake_own()
 
     def call_inside(self, callback: Callback) -> None:
+        if self.is_entered():
+            # Perhaps amid what is below, or anything else.
+            self._calls.append(callback)
+            reactor = self._reactor
+            if reactor is not None and not self.busy:
+                reactor.wake()
+            return
         with self.lock:
             self._calls.append(callback)
             if self._leader is None:

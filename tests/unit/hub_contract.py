@@ -495,7 +495,7 @@ def thrown_out_by_a_timeout(env):
 
 @check(GREEN)
 def thrown_out_in_the_moment_of_the_wake(env):
-    first, second = env.hub.waiter(), env.hub.waiter()
+    before, first, second = env.hub.waiter(), env.hub.waiter(), env.hub.waiter()
     left = []
 
     class Thrown(Exception):
@@ -509,17 +509,22 @@ def thrown_out_in_the_moment_of_the_wake(env):
         second.wait(None)
         left.append("second")
 
+    def thrower():
+        before.wait(None)
+        # It is among those that were woken, and then it waits somewhere else.
+        thread.throw(Thrown())
+
     thread = env.spawn(victim)
+    other = env.spawn(thrower)
     env.pause()
     env.pause()
     done = env.event()
 
-    def wake_and_throw():
-        # It is among those that were woken, and then it waits somewhere else.
+    def wake():
+        before.wake()
         first.wake()
-        thread.throw(Thrown())
 
-    env.hub.call_inside(wake_and_throw)
+    env.hub.call_inside(wake)
     env.turn()
     env.turn()
     assert left == ["first"]
@@ -528,6 +533,7 @@ def thrown_out_in_the_moment_of_the_wake(env):
     done.wait()
     assert left == ["first", "second"]
     assert env.errors == []
+    env.kill(other)
 
 
 @check(GREEN)
@@ -806,6 +812,34 @@ def an_error_of_the_stream_is_told(env):
     assert got == ["reset"]
     one.close()
     listener.close()
+
+
+@check(("eventlet", "eventlet-asyncio"))
+def a_descriptor_that_the_loop_dropped_is_watched_again(env):
+    """eventlet drops one when an exception comes up to its loop, a signal handler's."""
+    with pair() as (one, other):
+        read, wrote = env.event(), env.event()
+
+        def readable():
+            with contextlib.suppress(BlockingIOError):
+                one.recv(1)
+                read.set()
+
+        def writable():
+            watch.want_write(None)
+            wrote.set()
+
+        watch = env.hub.watch(one.fileno(), readable)
+        for wanted, event in ((None, read), (writable, wrote)):
+            watch.want_write(wanted)
+            try:
+                raise ValueError("of a signal handler")
+            except ValueError:
+                env.hub.loop.squelch_exception(one.fileno(), sys.exc_info())
+            env.pause()
+            other.send(b"x")
+            event.wait()
+        watch.close()
 
 
 @check()

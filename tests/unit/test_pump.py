@@ -161,8 +161,9 @@ def test_an_error_of_the_stream_is_told_the_engine(number):
     rig.assert_over()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 @pytest.mark.parametrize("where", ["recv_into", "process", "send", "data_sent"])
-def test_a_signal_handler_that_raises_ends_the_connection(where):
+def test_a_signal_handler_that_raises_ends_the_connection(where, error):
     """Whether the bytes at hand were moved cannot be known any more."""
     rig = Rig().start()
     owner = rig.stream if where in ("recv_into", "send") else rig.engine
@@ -171,17 +172,18 @@ def test_a_signal_handler_that_raises_ends_the_connection(where):
     def interrupted(*args):
         setattr(owner, where, method)
         method(*args)
-        raise KeyboardInterrupt
+        raise error
 
     setattr(owner, where, interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         if where in ("recv_into", "process"):
             rig.stream.inbound += b"some bytes"
             rig.world.watches[rig.stream.fileno()].on_readable()
         else:
             rig.engine.output += b"some bytes"
             rig.pump.flush()
-    assert rig.engine.aborted == ["KeyboardInterrupt interrupted the connection's work"]
+    (reason,) = rig.engine.aborted
+    assert reason == f"{error.__name__} interrupted the connection's work"
     rig.assert_over()
 
 
