@@ -3,19 +3,20 @@
 
 Works with each of eventlet's own hubs, ``EVENTLET_HUB=asyncio`` included: only
 ``add``, ``remove``, ``schedule_call_global`` and ``switch`` of eventlet's BaseHub
-are called; and after a fork, in the child, what `_renew` needs.
+are called; and after a fork, in the child, what `_renew` needs.  Where the loop gets an
+exception out of a timer or a descriptor, it tells us, see `EventletHub._look_on`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
 import typing
 
 import eventlet
 from eventlet import hubs as eventlet_hubs
 from eventlet.hubs.hub import READ, WRITE, BaseHub
 
+from greenamqp import interrupts
 from greenamqp.hubs import native
 from greenamqp.hubs.base import Callback, Timer, Watch
 from greenamqp.hubs.green import GreenHub, logged
@@ -33,17 +34,13 @@ class _Timer(Timer):
 
 
 class _Watch(Watch):
-    __slots__ = ("_fd", "_hub", "_on_writable", "_reader", "_writer")
+    __slots__ = ("_hub", "_on_writable", "_reader", "_writer", "fd")
 
     def __init__(self, hub: EventletHub, fd: int, on_readable: Callback) -> None:
         self._hub = hub
-        self._fd = fd
+        self.fd = fd
 
         def readable(_fd: int) -> None:
-            if sys.exc_info()[0] is not None:
-                # Called while the loop handles an exception, a signal handler's: it
-                # calls once more before it drops the descriptor.
-                hub._call_soon(self._renew)
             # eventlet's loop calls all that is due, also what was removed meanwhile.
             if self._reader is not None:
                 hub._wakeup(on_readable)
@@ -68,18 +65,18 @@ class _Watch(Watch):
                     hub._wakeup(callback)
 
             self._writer = writer = loop.add(
-                WRITE, self._fd, writable, _throwback, None
+                WRITE, self.fd, writable, _throwback, None
             )
 
-    def _renew(self) -> None:
-        """The loop may have dropped the descriptor: have it watched again."""
+    def renew(self) -> None:
+        """Have the descriptor watched again, if the loop has dropped it."""
         loop = self._hub.loop
         reader, writer = self._reader, self._writer
         if reader is None:
             return
-        if loop.listeners[READ].get(self._fd) is not reader:
-            self._reader = loop.add(READ, self._fd, reader.cb, _throwback, None)
-        if writer is not None and loop.listeners[WRITE].get(self._fd) is not writer:
+        if loop.listeners[READ].get(self.fd) is not reader:
+            self._reader = loop.add(READ, self.fd, reader.cb, _throwback, None)
+        if writer is not None and loop.listeners[WRITE].get(self.fd) is not writer:
             self._writer = None
             self.want_write(self._on_writable)
 
@@ -97,7 +94,21 @@ class _Watch(Watch):
             if listener is not None:
                 BaseHub.remove(self._hub.loop, listener)
         self._reader = self._writer = None
-        return self._fd
+        return self.fd
+
+
+def _was_ours(timer: typing.Any, exc: BaseException) -> bool:
+    """Whether a timer that failed was to call us."""
+    callbacks = [*getattr(timer, "tpl", ())[:1]]
+    traceback = exc.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_globals.get("__name__", "").startswith("greenamqp."):
+            return True
+        callbacks.append(frame.f_locals.get("cb"))
+        traceback = traceback.tb_next
+    modules = [getattr(callback, "__module__", None) or "" for callback in callbacks]
+    return any(module.startswith("greenamqp.") for module in modules)
 
 
 def _throwback(*_error: object) -> None:
@@ -115,6 +126,39 @@ class EventletHub(GreenHub):
         self._watches: set[_Watch] = set()
         if native.eventlet_loop_inherited(self.loop):
             _renew(self.loop)
+        self._look_on()
+
+    def _look_on(self) -> None:
+        """Hear of what the loop does with exceptions.
+
+        A signal handler may raise in the few steps between the loop and us.  Then it
+        forgets a timer without a word, and drops the descriptor.
+        """
+        loop = self.loop
+        squelch_timer = loop.squelch_timer_exception
+        squelch = loop.squelch_exception
+
+        def timer_failed(timer: typing.Any, exc_info: typing.Any) -> None:
+            squelch_timer(timer, exc_info)
+            if _was_ours(timer, exc_info[1]):
+                self._struck(exc_info[1])
+
+        def descriptor_failed(fd: int, exc_info: typing.Any) -> None:
+            squelch(fd, exc_info)
+            ours = [watch for watch in self._watches if watch.fd == fd]
+            for watch in ours:
+                watch.renew()
+            if ours:
+                self._struck(exc_info[1])
+
+        loop.squelch_timer_exception = timer_failed
+        loop.squelch_exception = descriptor_failed
+
+    def _struck(self, exc: BaseException) -> None:
+        if not self.inherited and interrupts.struck(exc):
+            self.cut_off(exc)
+            self._scheduled = False
+            self._schedule()
 
     def forked(self) -> None:
         """Part the child's eventlet loop from the parent's, whose epoll set it shares.

@@ -256,11 +256,15 @@ class GreenHub(Hub):
                 ready, done = self._ready, 0
             if self._dirty:
                 self._flush_all()
-        except BaseException:
+        except BaseException as exc:
             # A signal handler raised: the others are to be woken all the same.
             if ready is not self._ready:
                 self._ready[:0] = ready[done:]
-            raise
+            if not isinstance(exc, Exception):
+                raise
+            # The loop would do no better.
+            LOG.exception("a wake-up failed")
+            self.cut_off(exc)
         finally:
             self.busy = False
             if self._ready or self._dirty:
@@ -316,6 +320,12 @@ class GreenHub(Hub):
             self._dirty.append(pump)
             if not self.busy:
                 self._schedule()
+
+    def _revive(self) -> None:
+        self._alarm = math.inf
+        if self._expects:
+            self._set_alarm(min(self._expects.values()))
+        super()._revive()
 
     # -- deadlines of waiters
 
