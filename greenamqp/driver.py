@@ -404,7 +404,8 @@ def _forgotten(client: Client) -> None:
     which may be anywhere."""
     if client.forget():
         warnings.warn(
-            f"a transport to {client.connection.host} was not cleaned up: call its cleanup()",
+            f"a transport to {client.connection.host} was not cleaned up: "
+            "call its cleanup()",
             ResourceWarning,
             stacklevel=2,
         )
