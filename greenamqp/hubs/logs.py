@@ -24,6 +24,7 @@ import contextlib
 import contextvars
 import logging
 import sys
+import time
 import typing
 import weakref
 
@@ -133,6 +134,9 @@ class _Outside(logging.Filter):
                         self._emit(*self._waiting[0])
                     finally:
                         self._waiting.popleft()
+                    # Who waits for the handler's lock has its turn, or would wait for
+                    # as long as there are records.
+                    time.sleep(0)
                 lost, self._lost = self._lost, 0
             finally:
                 self._drains.release()
