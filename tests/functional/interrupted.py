@@ -59,7 +59,7 @@ def main(url: str, topic: str, kind: str) -> None:
             client.cast({}, "cast")
             seen["sent"] += 1
         except exceptions.MessageDeliveryFailure as exc:
-            if "nothing can wait here" not in str(exc):
+            if "cannot wait for the message bus" not in str(exc):
                 wrong.append(repr(exc))
             seen["refused"] += 1
             notifier.info({}, "interrupted", {})
