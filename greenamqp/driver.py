@@ -173,6 +173,7 @@ class GreenAMQPDriver(base.BaseDriver):
                     retries=retry,
                     settled="rpc-cast" in opts.pre_settled,
                     mandatory=mandatory,
+                    impatient=True,
                 )
                 return None
             reply = client.call(

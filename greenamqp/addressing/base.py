@@ -191,7 +191,7 @@ class Addresser(abc.ABC):
         :raises NotImplementedError: if a policy is asked for that the bus cannot keep
         """
         if target.fanout:
-            return Node(self.multicast(target, service))
+            return Node(self.multicast(target, service), may_be_unheard=True)
         if target.server:
             return self._queue(self.unicast(target, service), target)
         return self._queue(self.anycast(target, service), target)

@@ -111,6 +111,7 @@ class Client:
         settled: bool = False,
         repeatable: bool = False,
         mandatory: bool = False,
+        impatient: bool = False,
     ) -> None:
         """Send and wait until the next hop has accepted.  May block until `deadline`.
 
@@ -120,6 +121,7 @@ class Client:
         :param settled: ask for no outcome
         :param repeatable: whether it may be sent again when its outcome is unknown
         :param mandatory: fail at once when nobody is there to take it
+        :param impatient: fail soon when nobody is there: see `absence`
         :raises TimeoutError: at the deadline, saying what was waited for
         :raises MessageDeliveryFailure: refused, rejected, or retries exhausted
         :raises MessageUndeliverable: nobody is there, and it was mandatory
@@ -139,6 +141,7 @@ class Client:
             waiter,
             mandatory,
         )
+        entry.impatient = impatient
         self._submit(entry)
         try:
             while not entry.done:

@@ -94,6 +94,7 @@ class Outgoing:
         "error",
         "expires",
         "format",
+        "impatient",
         "last_reason",
         "mandatory",
         "message",
@@ -103,6 +104,7 @@ class Outgoing:
         "settled",
         "what",
         "waiter",
+        "wanting_since",
     )
 
     is_call = False
@@ -136,6 +138,10 @@ class Outgoing:
         # Whether it fails when nobody is there to take it.
         self.mandatory = mandatory
         self.waiter = waiter
+        # Whether it does not wait for long for somebody to be there.
+        self.impatient = False
+        # When it was first found that nobody is there to take it.
+        self.wanting_since: float | None = None
         # Told of an error where nobody waits.
         self.on_failure: typing.Callable[[Exception], None] | None = None
         self.attempts = 0

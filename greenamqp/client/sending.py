@@ -7,7 +7,7 @@ import collections
 import typing
 import uuid
 
-from greenamqp.client import notices
+from greenamqp.client import absence, notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outcome import Verdict, judge
 from greenamqp.client.outgoing import Call, Destination, Outgoing
@@ -48,6 +48,9 @@ _PERMANENT = frozenset(
 )
 
 
+_NOBODY = "the message bus gives no credit: is there a consumer?"
+
+
 class SendingLink(WantedLink[Sender]):
     """See the module.  Hub's context or lock.
 
@@ -59,6 +62,7 @@ class SendingLink(WantedLink[Sender]):
     """
 
     __slots__ = (
+        "_absence_timer",
         "_limit",
         "_make_room",
         "_replies",
@@ -87,6 +91,8 @@ class SendingLink(WantedLink[Sender]):
         self.refusal = ""
         # Bytes that it takes in one message; 0: any number.
         self._limit = 0
+        # Set while some of what is pending waits for somebody to be there.
+        self._absence_timer: Timer | None = None
         # What the peer released, until its pause is over.
         self._resting: dict[Outgoing, Timer] = {}
 
@@ -110,6 +116,8 @@ class SendingLink(WantedLink[Sender]):
         self.pending.append(entry)
         if link is None:
             self.want()
+        else:
+            self._look_for_consumer()
 
     def _ready(self, link: Sender, entry: Outgoing) -> bool:
         if self.phase is not Phase.UP or link.credit <= 0:
@@ -171,7 +179,55 @@ class SendingLink(WantedLink[Sender]):
                 break
             pending.popleft()
             self._transmit(link, entry)
+        self._look_for_consumer()
         self._context.flush()
+
+    # -- nobody there
+
+    def _look_for_consumer(self) -> None:
+        """On a router no credit, and nothing under way, means that nobody is there:
+        what does not wait for that for ever is seen to.  See `absence`."""
+        link = self.link
+        if not self.pending or link is None or not self._context.bus.is_router:
+            return
+        if self.phase is not Phase.UP or link.credit > 0 or link.unsettled:
+            return
+        now = self._context.hub.now()
+        waiting, self.pending = self.pending, collections.deque()
+        upcoming = None
+        for entry in waiting:
+            patience = absence.patience(entry, self.node)
+            if patience is not None:
+                until = self._wanting_since(entry, now) + patience
+                if until <= now:
+                    absence.conclude(entry, self.node, self.address, _NOBODY)
+                    continue
+                upcoming = until if upcoming is None else min(until, upcoming)
+            self.pending.append(entry)
+        if self._absence_timer is not None:
+            self._absence_timer.cancel()
+            self._absence_timer = None
+        if upcoming is not None:
+            self._absence_timer = self._context.hub.call_at(
+                upcoming, self._look_again
+            )
+
+    def _look_again(self) -> None:
+        self._absence_timer = None
+        self._look_for_consumer()
+
+    def _calm(self, phase: Phase) -> None:
+        super()._calm(phase)
+        if self._absence_timer is not None:
+            self._absence_timer.cancel()
+            self._absence_timer = None
+
+    def _wanting_since(self, entry: Outgoing, now: float) -> float:
+        """When nobody was there for this one, or for those before it."""
+        if entry.wanting_since is None:
+            before = self.pending[0].wanting_since if self.pending else None
+            entry.wanting_since = now if before is None else before
+        return entry.wanting_since
 
     # -- the life of its link
 
@@ -311,16 +367,21 @@ class SendingLink(WantedLink[Sender]):
         if entry.is_call:
             # No server has it: no reply can come, and none may be waited for.
             self._replies.forget(typing.cast(Call, entry))
+        context = self._context
+        now = context.hub.now()
+        if context.bus.is_router and entry.impatient:
+            if self._wanting_since(entry, now) + absence.PATIENCE <= now:
+                entry.failed(reason)
+                return
         if not entry.may_retry():
             entry.failed(reason)
             return
-        context = self._context
         longest = context.options.link_retry_delay
         if context.bus.is_router:
             longest = min(longest, LONGEST_ROUTER_PAUSE)
         pause = min(FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16), longest)
         self._resting[entry] = context.hub.call_at(
-            context.hub.now() + pause, lambda: self._resend(entry)
+            now + pause, lambda: self._resend(entry)
         )
 
     def _resend(self, entry: Outgoing) -> None:

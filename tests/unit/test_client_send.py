@@ -8,7 +8,8 @@ import pytest
 from oslo_messaging import Target, exceptions
 
 from greenamqp.addressing import Node, Service
-from greenamqp.client import Destination
+from greenamqp.client import Destination, absence
+from greenamqp.client.sending import LONGEST_ROUTER_PAUSE
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED
 from greenamqp.engine.connection import LINKS_PER_SESSION
@@ -157,9 +158,96 @@ def test_released_is_tried_again_after_growing_pauses():
         assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3, 3, 3])
 
 
+ROUTER = {"product": "qpid-dispatch-router"}
+FANOUT = Destination.of(Target(topic="t", fanout=True), Service.RPC)
+
+
+def nobody(**kinds):
+    """On a router, a link without credit: nobody is there."""
+    return fakes.setting(network=ROUTER | {"credit": 0}, **kinds)
+
+
+def up(s):
+    """Connect, and attach the links to where the tests send."""
+    waiting = [s.call(timeout=1), s.cast(timeout=1, destination=FANOUT)]
+    s.world.advance(5)
+    assert all(task.done for task in waiting)
+
+
+def test_a_fanout_to_nobody_is_done_after_a_grace_and_then_at_once():
+    with nobody() as s:
+        up(s)
+        first = s.cast(destination=FANOUT)
+        s.world.advance(absence.GRACE - 0.1)
+        second = s.cast(destination=FANOUT)
+        assert not first.done
+        s.world.advance(0.1)
+        assert first.result() is None
+        assert second.result() is None
+        assert s.peer.received == []
+
+
+def test_a_fanout_goes_to_whom_the_grace_brings():
+    with nobody() as s:
+        up(s)
+        task = s.cast("body", destination=FANOUT)
+        s.world.advance(absence.GRACE / 2)
+        (link,) = [
+            link for address, link in s.peer.inbound.items() if "multicast" in address
+        ]
+        link.flow(10)
+        s.world.settle()
+        assert task.result() is None
+        assert bodies(s.peer) == ["body"]
+
+
+def test_a_cast_to_nobody_fails_soon_and_a_call_or_notification_waits():
+    with nobody() as s:
+        up(s)
+        cast = s.cast(impatient=True)
+        mandatory = s.cast(mandatory=True)
+        patient = [s.call(timeout=20), s.notify(timeout=20)]
+        s.world.advance(absence.GRACE)
+        with pytest.raises(exceptions.MessageUndeliverable):
+            mandatory.result()
+        assert not cast.done
+        s.world.advance(absence.PATIENCE - absence.GRACE)
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="no credit"):
+            cast.result()
+        assert not any(task.done for task in patient)
+        s.world.advance(20)
+        for task in patient:
+            with pytest.raises(TimeoutError):
+                task.result()
+
+
+def test_a_cast_that_a_router_releases_fails_soon():
+    with fakes.setting(network=ROUTER) as s:
+        s.up()
+        s.peer.outcome = outcomes(RELEASED)
+        cast = s.cast(impatient=True)
+        s.world.advance(absence.PATIENCE + LONGEST_ROUTER_PAUSE)
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="nobody there"):
+            cast.result()
+
+
+def test_no_credit_because_of_what_is_under_way_is_no_absence():
+    with fakes.setting(network=ROUTER | {"credit": 2}) as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        tasks = [s.cast(impatient=True) for _ in range(4)]
+        s.world.advance(2 * absence.PATIENCE)
+        assert not any(task.done for task in tasks)
+        for received in list(s.peer.received):
+            s.peer.settle(received, ACCEPTED)
+            received.link.flow(2)
+        s.peer.outcome = outcomes(ACCEPTED)
+        s.world.settle()
+        assert [task.result() for task in tasks[:2]] == [None, None]
+
+
 def test_what_a_router_released_rests_for_a_second_at_most():
-    network = {"product": "qpid-dispatch-router"}
-    with fakes.setting(link_retry_delay=10, network=network) as s:
+    with fakes.setting(link_retry_delay=10, network=ROUTER) as s:
         s.up()
         s.peer.outcome = outcomes(*[RELEASED] * 6, ACCEPTED)
         task = s.notify()

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a message waits on a router while nobody is there to take it.
+
+A router stores nothing: it gives no credit while an address has no consumer, and
+releases what came too late.  Nothing says whether one will ever come; in a mesh it
+takes up to a second until a new one is known everywhere.  So, from when it was first
+found out:
+
+====================  =========  =====================================================
+message               waits      then
+====================  =========  =====================================================
+fanout                GRACE      it is done: nobody needs to listen
+with at_least_once    GRACE      MessageUndeliverable
+cast                  PATIENCE   MessageDeliveryFailure: a caller that stands still for
+                                 as long as a call's time-out is not helped
+call, notification    -          its own time-out, as somebody may come until then
+====================  =========  =====================================================
+
+Seconds.  On a bus that stores, none of this is asked.
+"""
+
+from __future__ import annotations
+
+from greenamqp.addressing import Node
+from greenamqp.client.outgoing import Outgoing
+
+GRACE = 1.0
+PATIENCE = 3.0
+
+#: What a fanout waits for its outcome on a router, which tells it when the slowest of
+#: all consumers has settled: one that does not return must not hold up everybody.
+FANOUT_PATIENCE = 0.25
+
+
+def patience(entry: Outgoing, node: Node) -> float | None:
+    """How long this one waits while nobody is there; None: its own time-out."""
+    if entry.mandatory or node.may_be_unheard:
+        return GRACE
+    return PATIENCE if entry.impatient else None
+
+
+def conclude(entry: Outgoing, node: Node, address: str | None, reason: str) -> None:
+    """It has waited that long."""
+    if entry.mandatory:
+        entry.undeliverable(address)
+    elif node.may_be_unheard:
+        entry.accepted()
+    else:
+        entry.failed(reason)
