@@ -595,7 +595,8 @@ def test_the_commands_options():
     [
         (("--user", "no-colon-hidden"), 2, "number 1 is not NAME:PASSWORD"),
         (("--product", "nobody"), 2, "qpid-cpp"),
-        (("--max-links", "0"), 2, "max_links"),
+        (("--max-links", "0"), 2, "--max-links"),
+        (("--port", "99999"), 2, "0 to 65535"),
         (("--max-memory", "lots"), 2, "--max-memory"),
         (("--tls-cert", "/does/not/exist.pem"), 2, "/does/not/exist.pem"),
         (("--tls-key", "x"), 2, "tls_cert"),
