@@ -3,8 +3,10 @@
 
 A message goes from a sender's link straight to a receiver's, and the receiver's
 outcome goes back to the sender: settlement is end to end.  A sender gets credit only
-while there is a receiver.  An unsettled message that finds receivers but none with
-credit waits, and is counted in its sender's window; a settled one is dropped.
+while there is a receiver; what is left of it when the last receiver goes stays, until
+the sender's next message, for nobody, has its link drained.  An unsettled message that
+finds receivers but none with credit waits, and is counted in its sender's window; a
+settled one is dropped.
 
 An address is either *multicast* (each receiver gets a copy, and the sender hears one
 outcome for all) or not (one receiver gets the message, in turn).  Of several outcomes

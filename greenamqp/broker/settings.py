@@ -50,19 +50,24 @@ class Product:
         return properties
 
 
+def _router(name: str, version: str) -> Product:
+    return Product(
+        name,
+        version,
+        offered_capabilities=("ANONYMOUS-RELAY", "qd.streaming-links"),
+        router=True,
+        credit=250,
+        idle_timeout=16.0,
+        max_frame_size=16384,
+    )
+
+
 PRODUCTS = {
     product.name: product
     for product in (
         Product("greenamqp", _version()),
-        Product(
-            "qpid-dispatch-router",
-            "1.19.0",
-            offered_capabilities=("ANONYMOUS-RELAY", "qd.streaming-links"),
-            router=True,
-            credit=250,
-            idle_timeout=16.0,
-            max_frame_size=16384,
-        ),
+        _router("qpid-dispatch-router", "1.19.0"),
+        _router("skupper-router", "3.4.2"),
         Product(
             "qpid-cpp",
             "1.40.0",
