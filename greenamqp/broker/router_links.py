@@ -197,12 +197,12 @@ class RouterSender(_RouterIncoming):
         address.attach_sender(self)
 
     def top_up(self) -> None:
-        if self.address.receivers:
+        if self.address.reachable:
             super().top_up()
 
     def receive(self, delivery: typing.Any, data: bytes) -> None:
         self._send(self.address, delivery, data)
-        if not self.address.receivers:
+        if not self.address.reachable:
             # What was left when the last receiver went stayed with the peer; now it
             # has used some of it in vain, and is not to go on with the rest.
             self.link.drain()

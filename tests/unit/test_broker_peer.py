@@ -19,7 +19,7 @@ from greenamqp.engine import (
     Terminus,
 )
 from greenamqp.engine.link import EXPIRE_NEVER
-from tests.unit.bus import Bus, decoded, message, send
+from tests.unit.bus import Bus, decoded, drains_of, message, send
 
 hold = None  # for a receiver that settles nothing by itself
 
@@ -838,18 +838,6 @@ def test_router_drains_no_anonymous_terminus(router):
     send(router, sender, "nobody", address="y")
     assert sender.context == [("nobody", RELEASED, None)]
     assert not drains and sender.credit == 250
-
-
-def drains_of(sender) -> list:
-    """When the broker asked for the credit, as a sender notes it and gives it."""
-    drains = []
-
-    def drain(link):
-        drains.append(link.credit)
-        link.drained()
-
-    sender.on_drain = drain
-    return drains
 
 
 @pytest.mark.parametrize(

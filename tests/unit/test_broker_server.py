@@ -20,7 +20,7 @@ from proton.utils import BlockingConnection
 
 from greenamqp.broker import Broker
 from greenamqp.connection import tls
-from greenamqp.engine import Connection, Sasl, Terminus, capi
+from greenamqp.engine import Connection, LinkState, Sasl, Terminus, capi
 from tests.unit.bus import message
 from tests.unit.wire import Recorder
 
@@ -172,6 +172,31 @@ def test_it_leaves_nothing_behind():
         kind, error = made.handler.events[1]
         assert kind == "closed" and error.condition == "amqp:connection:forced"
         made.close()
+    assert (open_files(), threading.active_count()) == before
+
+
+def test_a_mesh_leaves_nothing_behind():
+    before = open_files(), threading.active_count()
+    router = {"product": "skupper-router", "mesh_delay": 0.0}
+    one = Broker(hub="threads", **router).start()
+    other = Broker(neighbour=one, **router).start()
+    made = SocketClient(other.port).wait_opened()
+    link = made.engine.create_receiver(Terminus("x"))
+    made.wait(lambda: link.state is LinkState.ATTACHED)
+    port = one.port
+    one.kill()
+    one.kill()
+    one.start()
+    assert one.port == port
+    sender = SocketClient(one.port).wait_opened()
+    waiting = sender.engine.create_sender(Terminus("x"))
+    sender.wait(lambda: waiting.credit == 250)
+    other.kill()
+    made.wait(lambda: made.engine.failed)
+    one.stop()
+    other.start().stop()
+    made.close()
+    sender.close()
     assert (open_files(), threading.active_count()) == before
 
 
