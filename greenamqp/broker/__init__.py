@@ -10,8 +10,8 @@ process; :class:`Broker` runs the same one inside a process::
 Rooms, from the bottom: ``encoding`` (bytes of messages), ``store`` (queues and
 addresses) and ``router`` (what a router does instead), ``namespace`` (what is where),
 ``links`` and ``router_links`` (engine links tied to them), ``peer`` (a connection),
-``core`` (a broker without sockets), ``server`` (sockets).  None of them but the last
-does I/O; all run in one hub's context.
+``core`` (a broker without sockets), ``mesh`` (two of them), ``server`` (sockets).  None
+of them but the last does I/O; all run in one hub's context.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import os
 import typing
 
 from greenamqp import hubs
+from greenamqp.broker.mesh import Mesh
 from greenamqp.broker.namespace import Namespace
 from greenamqp.broker.server import Server
 from greenamqp.broker.settings import PRODUCTS, Settings
@@ -47,9 +48,12 @@ class Broker:
         process is monkey patched, else in a native thread), ``eventlet``, ``gevent``,
         ``threads`` (a native thread of its own), ``blocking`` (whenever somebody
         waits in this thread), or a hub
+    :param neighbour: another router, which runs already: the two are a mesh, both on
+        its hub, each time that both run
     :param settings: all settings at once
     :param fields: fields of :class:`Settings`
-    :raises ValueError: naming a setting whose value is not allowed
+    :raises ValueError: naming a setting whose value is not allowed, or if the two
+        cannot be a mesh
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Broker:
         port: int = 0,
         *,
         hub: str | hubs.Hub = "auto",
+        neighbour: Broker | None = None,
         settings: Settings | None = None,
         **fields: typing.Any,
     ) -> None:
@@ -68,6 +73,14 @@ class Broker:
         self._hub: hubs.Hub | None = None
         self._server: Server | None = None
         self._pid = 0
+        self._mesh: Mesh | None = None
+        self._neighbour = neighbour
+        if neighbour is not None:
+            both = (self, neighbour)
+            routers = all(each.settings.behaviour.router for each in both)
+            if not routers or neighbour._neighbour is not None:
+                raise ValueError("a mesh is of two brokers that behave as routers")
+            neighbour._neighbour = self
 
     def start(self) -> Broker:
         """Listen and serve; returns itself.
@@ -85,6 +98,7 @@ class Broker:
         def start() -> None:
             with hub.lock:
                 server.start()
+                self._join(server)
 
         try:
             hub.run_inside(start)
@@ -96,7 +110,30 @@ class Broker:
         self.port = server.port
         return self
 
+    def _join(self, server: Server) -> None:
+        neighbour = self._neighbour
+        if neighbour is None or neighbour._server is None:
+            return
+        if neighbour._mesh is not None:
+            neighbour._mesh.end()  # what it still thinks of one that died
+        self._mesh = neighbour._mesh = Mesh(
+            server.core,
+            neighbour._server.core,
+            lambda delay, call: server.hub.call_at(server.hub.now() + delay, call),
+        )
+
+    def _leave(self, server: Server) -> None:
+        mesh, self._mesh = self._mesh, None
+        if mesh is not None:
+            neighbour = self._neighbour
+            if neighbour is not None and neighbour._server is not None:
+                mesh.died(server.core)
+            else:
+                mesh.end()
+
     def _choose_hub(self) -> hubs.Hub:
+        if self._neighbour is not None and self._neighbour._hub is not None:
+            return self._neighbour._hub
         wanted = self._hub_wanted
         if isinstance(wanted, hubs.Hub):
             return wanted
@@ -114,20 +151,33 @@ class Broker:
 
         Takes up to two seconds if peers do not answer.
         """
+        self._end(in_order=True)
+
+    def kill(self) -> None:
+        """Cut all connections and be gone, as a process that is killed.  Idempotent;
+        it may be started again."""
+        self._end(in_order=False)
+
+    def _end(self, in_order: bool) -> None:
         server, hub = self._server, self._hub
         self._server = self._hub = None
         if server is None or hub is None or self._pid != os.getpid():
             return
 
-        def stop() -> None:
+        def end() -> None:
             drained = hub.waiter()
             with hub.lock:
-                server.stop(drained)
+                self._leave(server)
+                if in_order:
+                    server.stop(drained)
+                else:
+                    server.die()
+                    return
             drained.wait(hub.now() + STOP_TIMEOUT)
             with hub.lock:
                 server.kill()
 
-        hub.run_inside(stop)
+        hub.run_inside(end)
         hub.release()
 
     def __enter__(self) -> Broker:

@@ -7,6 +7,7 @@ peer per connection and moves the bytes of its engine.  All in one thread.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import logging
 import socket
@@ -43,6 +44,9 @@ class Core:
         self.clock = clock
         self.usage = Usage(settings.max_memory)
         self.namespaces: dict[str, Namespace | RouterNamespace] = {}
+        #: of a router: called with a virtual host and an address that has its first
+        #: receiver, or none any more
+        self.on_receivers: typing.Callable[[str, str], None] | None = None
         identity = uuid.uuid4().hex
         self.container_id = (
             f"Router.{identity[:12]}"
@@ -74,11 +78,29 @@ class Core:
             )
         made: Namespace | RouterNamespace
         if self.settings.behaviour.router:
-            made = RouterNamespace(name, self.settings, self.container_id, self.usage)
+            made = RouterNamespace(
+                name,
+                self.settings,
+                self.container_id,
+                self.usage,
+                functools.partial(self._receivers_changed, name),
+            )
         else:
             made = Namespace(name, self.settings, self.usage, self.clock, self._reclaim)
         self.namespaces[name] = made
         return made
+
+    def _receivers_changed(self, vhost: str, address: str) -> None:
+        if self.on_receivers is not None:
+            self.on_receivers(vhost, address)
+
+    def routers(self) -> list[tuple[str, RouterNamespace]]:
+        """The virtual hosts of a router, by name."""
+        return [
+            (name, namespace)
+            for name, namespace in self.namespaces.items()
+            if isinstance(namespace, RouterNamespace)
+        ]
 
     def _is_local(self, hostname: str) -> bool:
         if hostname.lower() in self._hostnames:

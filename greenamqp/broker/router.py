@@ -3,8 +3,10 @@
 
 A message goes from a sender's link straight to a receiver's, and the receiver's
 outcome goes back to the sender: settlement is end to end.  A sender gets credit only
-while there is a receiver.  An unsettled message that finds receivers but none with
-credit waits, and is counted in its sender's window; a settled one is dropped.
+while there is a receiver; what is left of it when the last receiver goes stays, until
+the sender's next message, for nobody, has its link drained.  An unsettled message that
+finds receivers but none with credit waits, and is counted in its sender's window; a
+settled one is dropped.
 
 An address is either *multicast* (each receiver gets a copy, and the sender hears one
 outcome for all) or not (one receiver gets the message, in turn).  Of several outcomes
@@ -33,6 +35,11 @@ from greenamqp.broker.store import Kind, Usage
 LOG = logging.getLogger(__name__)
 
 _TEMPORARY = "amqp:/_topo/0/"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether an address is one that a router made, which names that router."""
+    return name.startswith(_TEMPORARY)
 
 
 class Result(typing.NamedTuple):
@@ -105,12 +112,23 @@ class Transit:
 
 
 class RouterAddress:
-    """An address of a router: its receivers, and the senders that wait for one."""
+    """An address of a router: its receivers, and the senders that wait for one.
 
-    def __init__(self, name: str, multicast: bool) -> None:
+    :param on_receivers: called when there are receivers, and when there are none
+    """
+
+    def __init__(
+        self,
+        name: str,
+        multicast: bool,
+        on_receivers: typing.Callable[[str], None] | None = None,
+    ) -> None:
         self.name = name
         self.multicast = multicast
+        self._on_receivers = on_receivers
         self.receivers: list[Receiver] = []
+        #: the receivers that another router has, as one
+        self.beyond: Receiver | None = None
         self.senders: set[Sender] = set()
         self._ready: collections.deque[Receiver] = collections.deque()
         # Messages that wait for credit: of all receivers, or, multicast, of one each.
@@ -120,12 +138,17 @@ class RouterAddress:
     def __repr__(self) -> str:
         return f"<RouterAddress {self.name!r}>"
 
+    @property
+    def reachable(self) -> bool:
+        """Whether there are receivers, as far as is known."""
+        return bool(self.receivers) or self.beyond is not None
+
     # -- senders
 
     def attach_sender(self, sender: Sender) -> None:
         """`sender` names this address; it gets credit while there are receivers."""
         self.senders.add(sender)
-        if self.receivers:
+        if self.reachable:
             sender.give_credit()
 
     def detach_sender(self, sender: Sender) -> None:
@@ -142,10 +165,19 @@ class RouterAddress:
                 waiting.extend(kept)
 
     def send(
-        self, sender: Sender, token: typing.Any, data: bytes, settled: bool
+        self,
+        sender: Sender,
+        token: typing.Any,
+        data: bytes,
+        settled: bool,
+        farther: bool = True,
     ) -> None:
-        """Pass a message on; the sender hears of its outcome, now or later."""
-        if not self.receivers:
+        """Pass a message on; the sender hears of its outcome, now or later.
+
+        :param farther: whether it may go to another router; if not, it came from there
+        """
+        beyond = self.beyond if farther else None
+        if not self.receivers and beyond is None:
             if settled:
                 sender.passed(token)
             else:
@@ -153,7 +185,10 @@ class RouterAddress:
             return
         transit = Transit(sender, token, data, settled)
         if self.multicast:
-            self._multicast(transit)
+            self._multicast(transit, beyond)
+        elif not self.receivers:
+            assert beyond is not None
+            self._deliver(beyond, transit)
         elif self._ready:
             receiver = self._ready.popleft()
             self._deliver(receiver, transit)
@@ -167,8 +202,10 @@ class RouterAddress:
         if settled:
             sender.passed(token)
 
-    def _multicast(self, transit: Transit) -> None:
-        transit.open = len(self.receivers)
+    def _multicast(self, transit: Transit, beyond: Receiver | None) -> None:
+        transit.open = len(self.receivers) + (beyond is not None)
+        if beyond is not None:
+            self._deliver(beyond, transit)
         for receiver in list(self.receivers):
             if receiver.credit > 0 and not self._backlog[receiver]:
                 self._deliver(receiver, transit)
@@ -189,8 +226,19 @@ class RouterAddress:
         if self.multicast:
             self._backlog[receiver] = collections.deque()
         if first:
-            for sender in list(self.senders):
-                sender.give_credit()
+            self._give_credit()
+            if self._on_receivers is not None:
+                self._on_receivers(self.name)
+
+    def _give_credit(self) -> None:
+        for sender in list(self.senders):
+            sender.give_credit()
+
+    def set_beyond(self, receiver: Receiver | None) -> None:
+        """Another router has receivers, or has none any more."""
+        self.beyond = receiver
+        if receiver is not None:
+            self._give_credit()
 
     def detach_receiver(self, receiver: Receiver) -> None:
         """`receiver` is gone; who it had messages of hears from its link."""
@@ -204,6 +252,8 @@ class RouterAddress:
             pending, self._pending = self._pending, collections.deque()
             for transit in pending:
                 transit.outcome(RELEASED)
+            if self._on_receivers is not None:
+                self._on_receivers(self.name)
 
     def ready(self, receiver: Receiver) -> None:
         """`receiver` has credit."""
@@ -226,10 +276,19 @@ class RouterAddress:
 
 
 class RouterNamespace:
-    """The addresses of one virtual host of a router."""
+    """The addresses of one virtual host of a router.
+
+    :param on_receivers: called with the name of an address that has its first
+        receiver, and when the last one is gone
+    """
 
     def __init__(
-        self, name: str, settings: Settings, router_id: str, usage: Usage
+        self,
+        name: str,
+        settings: Settings,
+        router_id: str,
+        usage: Usage,
+        on_receivers: typing.Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
         self._usage = usage
@@ -237,6 +296,7 @@ class RouterNamespace:
         self.connections = 0
         self.addresses: dict[str, RouterAddress] = {}
         self._router_id = router_id
+        self._on_receivers = on_receivers
 
     def lookup(self, name: str) -> RouterAddress | None:
         """The address, if anybody is attached to it."""
@@ -271,13 +331,14 @@ class RouterNamespace:
                 "amqp:resource-limit-exceeded",
                 f"there are {self.settings.max_addresses} addresses already",
             )
-        address = self.addresses[name] = RouterAddress(name, multicast)
+        address = RouterAddress(name, multicast, self._on_receivers)
+        self.addresses[name] = address
         self._usage.addresses += 1
         return address
 
     def release(self, address: RouterAddress) -> None:
         """Somebody detached: an address that nobody is attached to is no more."""
-        if not address.receivers and not address.senders:
+        if not address.reachable and not address.senders:
             if self.addresses.get(address.name) is address:
                 del self.addresses[address.name]
                 self._usage.addresses -= 1

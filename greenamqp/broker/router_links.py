@@ -111,7 +111,8 @@ class RouterReceiver(Endpoint):
         if outcome == capi.RELEASED:
             result = RELEASED
         elif outcome == capi.MODIFIED:
-            result = Result("modified", (error["failed"], error["undeliverable"]))
+            # Whatever the receiver said of the delivery: for a router it has failed.
+            result = Result("modified", (True, error["undeliverable"]))
         elif outcome == capi.REJECTED:
             given = (error.condition, error.description) if error else None
             result = Result("rejected", given)
@@ -134,11 +135,14 @@ class _RouterIncoming(Incoming):
 
     def __init__(self, peer: Peer, namespace: RouterNamespace, link: Receiver) -> None:
         super().__init__(peer, link)
-        # Credit goes back nearly as outcomes come: the window is all that there is.
-        self.low = self.window // 10
         self.namespace = namespace
         #: messages whose outcome is due
         self.open = 0
+        link.on_drained = self._on_drained
+
+    def _on_drained(self, link: Receiver, credit: int) -> None:
+        self.credit -= credit
+        self.top_up()
 
     def top_up(self) -> None:
         self._grant(self.window - self.open)
@@ -162,16 +166,11 @@ class _RouterIncoming(Incoming):
         else:
             self.link.settle(token, _OUTCOMES[result.name])
         self.peer.touch()
-        self._freed()
+        self.top_up()
 
     def passed(self, token: typing.Any) -> None:
         self.link.settle(token)
-        self._freed()
-
-    def _freed(self) -> None:
-        free = self.window - self.open - self.credit
-        if free >= self.low or self.credit <= 0:
-            self.top_up()
+        self.top_up()
 
     def _send(self, address: RouterAddress, delivery: typing.Any, data: bytes) -> None:
         settled = self.link.presettled(delivery)
@@ -198,12 +197,16 @@ class RouterSender(_RouterIncoming):
         address.attach_sender(self)
 
     def top_up(self) -> None:
-        # What is left when the last receiver goes stays with the peer.
-        if self.address.receivers:
+        if self.address.reachable:
             super().top_up()
 
     def receive(self, delivery: typing.Any, data: bytes) -> None:
         self._send(self.address, delivery, data)
+        if not self.address.reachable:
+            # What was left when the last receiver went stayed with the peer; now it
+            # has used some of it in vain, and is not to go on with the rest.
+            self.link.drain()
+            self.peer.touch()
 
     def _gone(self, failed: bool) -> None:
         self.address.detach_sender(self)
@@ -224,12 +227,12 @@ class AnonymousRouterSender(_RouterIncoming):
                 condition="amqp:precondition-failed",
                 description="there is no 'to'",
             )
-            return
-        address = self.namespace.lookup(name)
-        if address is not None:
+        elif (address := self.namespace.lookup(name)) is not None:
             self._send(address, delivery, data)
+            return
         else:
             self.link.settle(delivery, capi.RELEASED)
+        self.top_up()
 
     def _gone(self, failed: bool) -> None:
         self.namespace.drop(self)

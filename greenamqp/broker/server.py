@@ -151,17 +151,25 @@ class Server:
     def stop(self, drained: Waiter) -> None:
         """Listen no more and close all connections in order; `drained` is woken when
         the last is gone."""
+        self._take_no_more()
+        self._drained = drained
+        for accepted in list(self.connections):
+            accepted.peer.close("amqp:connection:forced", "the broker is stopped")
+        self._look_whether_drained()
+
+    def die(self) -> None:
+        """Be gone without a word, as a process that is killed."""
+        self._take_no_more()
+        self.drop_connections()
+
+    def _take_no_more(self) -> None:
         self._stop_listening()
         if self._maintenance is not None:
             self._maintenance.cancel()
             self._maintenance = None
-        self._drained = drained
         for handshake in self._handshakes:
             handshake.cancel()
         self._handshakes.clear()
-        for accepted in list(self.connections):
-            accepted.peer.close("amqp:connection:forced", "the broker is stopped")
-        self._look_whether_drained()
 
     def kill(self) -> None:
         """Close what is left as it is."""

@@ -50,19 +50,24 @@ class Product:
         return properties
 
 
+def _router(name: str, version: str) -> Product:
+    return Product(
+        name,
+        version,
+        offered_capabilities=("ANONYMOUS-RELAY", "qd.streaming-links"),
+        router=True,
+        credit=250,
+        idle_timeout=16.0,
+        max_frame_size=16384,
+    )
+
+
 PRODUCTS = {
     product.name: product
     for product in (
         Product("greenamqp", _version()),
-        Product(
-            "qpid-dispatch-router",
-            "1.19.0",
-            offered_capabilities=("ANONYMOUS-RELAY", "qd.streaming-links"),
-            router=True,
-            credit=250,
-            idle_timeout=16.0,
-            max_frame_size=16384,
-        ),
+        _router("qpid-dispatch-router", "1.19.0"),
+        _router("skupper-router", "3.4.2"),
         Product(
             "qpid-cpp",
             "1.40.0",
@@ -92,6 +97,9 @@ class Settings:
     :ivar max_links: of one connection
     :ivar max_sessions: of one connection
     :ivar max_addresses: of all virtual hosts together, bound queues included
+    :ivar mesh_delay: after which a router knows of a new receiver at its neighbour, at
+        the latest; up to 1
+    :ivar mesh_timeout: after which a router knows that its neighbour died
     :ivar trace: write every frame to standard error
     :ivar tls_cert: PEM file of the broker's certificate: it speaks TLS alone
     :ivar tls_key: PEM file of its key; empty: it is in `tls_cert`
@@ -120,6 +128,8 @@ class Settings:
     max_sessions: int = 8_192
     max_addresses: int = 100_000
     max_virtual_hosts: int = 1_000
+    mesh_delay: float = 0.66
+    mesh_timeout: float = 3.0
     trace: bool = False
     tls_cert: str = ""
     tls_key: str = ""
@@ -154,6 +164,12 @@ class Settings:
             raise ValueError(
                 "tls_key, tls_ca and tls_require_client_cert go with tls_cert, which is"
                 " not given"
+            )
+        if not 0 <= self.mesh_delay <= 1:
+            raise ValueError(f"mesh_delay must be 0 to 1; it is {self.mesh_delay}")
+        if not self.mesh_timeout >= 0:
+            raise ValueError(
+                f"mesh_timeout must be 0 or more; it is {self.mesh_timeout}"
             )
         if self.idle_timeout < 0:
             raise ValueError(

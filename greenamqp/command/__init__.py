@@ -58,13 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action=_Version, help="print the version")
     subparsers = parser.add_subparsers(metavar="command", required=True)
+    asked = parser
     for name, (module_name, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         if name == chosen:
             module = importlib.import_module(module_name)
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+            asked = subparser
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        # Left to itself argparse shows the usage of the top level, which says nothing
+        # of the options of the subcommand.
+        asked.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return args.run(args)
     except KeyboardInterrupt:

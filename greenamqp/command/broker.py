@@ -12,8 +12,16 @@ import dataclasses
 import logging
 import signal
 import sys
+import typing
 
 from greenamqp.broker.settings import MIB, PRODUCTS, Settings
+
+# The largest port, the most sessions (a channel has 16 bits), the longest idle time-out
+# (AMQP gives it 32 bits of milliseconds), and what fits into proton's fields otherwise.
+_MAX_PORT = 65_535
+_MAX_SESSIONS = 65_536
+_MAX_IDLE_TIMEOUT = 4_294_967
+_MOST = {"N": 2**31 - 1, "BYTES": 2**63 - 1}
 
 #: Options that are a number of something: (option, setting, unit, help).
 _LIMITS = (
@@ -53,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", help="listen there (%(default)s)"
     )
     parser.add_argument(
-        "--port", type=int, default=5672, help="0 picks a free one (%(default)s)"
+        "--port",
+        type=lambda text: _whole(text, 0, _MAX_PORT),
+        default=5672,
+        help="0 picks a free one (%(default)s)",
     )
     parser.add_argument(
         "--product",
@@ -95,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--idle-timeout",
-        type=float,
+        type=_idle_timeout,
         default=defaults["idle_timeout"],
         metavar="SECONDS",
         help="a client that is silent for so long is taken for lost; 0: never "
@@ -124,7 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option,
             dest=name,
-            type=_number,
+            type=_limit(_MAX_SESSIONS if name == "max_sessions" else _MOST[unit]),
             default=defaults[name],
             metavar=unit,
             help=f"{text} ({_readable(defaults[name], unit)})",
@@ -143,11 +154,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _number(text: str) -> int:
-    """A whole number, with k, M or G for 1024 of the one before."""
-    factors = {"k": 1024, "m": MIB, "g": 1024 * MIB}
-    factor = factors.get(text[-1:].lower(), 1)
-    return int(text[:-1] if factor > 1 else text) * factor
+def _limit(most: int) -> typing.Callable[[str], int]:
+    """What reads a whole number, with k, M or G for 1024 of the one before."""
+
+    def read(text: str) -> int:
+        factors = {"k": 1024, "m": MIB, "g": 1024 * MIB}
+        factor = factors.get(text[-1:].lower(), 1)
+        return _whole(text, 1, most, factor)
+
+    return read
+
+
+def _whole(text: str, least: int, most: int, factor: int = 1) -> int:
+    """:raises argparse.ArgumentTypeError: naming the range"""
+    try:
+        value = int(text[:-1] if factor > 1 else text) * factor
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from {least} to {most}"
+        )
+    return value
+
+
+def _idle_timeout(text: str) -> float:
+    """:raises argparse.ArgumentTypeError: naming the range"""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= _MAX_IDLE_TIMEOUT:  # nan is not, either
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number from 0 to {_MAX_IDLE_TIMEOUT}"
+        )
+    return value
 
 
 def _readable(value: object, unit: str) -> str:

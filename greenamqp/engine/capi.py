@@ -11,7 +11,8 @@ Relied upon, and checked at import by :func:`check`:
 
 * events: ``pn_collector_peek/pop``, ``pn_event_type/link/delivery``;
 * transport: ``pn_transport_push/peek/pop/tick/capacity/pending``;
-* links: ``pn_link_send/recv/advance/flow/credit/drained/get_drain/current``;
+* links: ``pn_link_send/recv/advance/flow/credit/current`` and
+  ``pn_link_drain/drained/get_drain``;
 * deliveries: ``pn_delivery`` and ``pn_delivery_*``, ``pn_disposition_*``;
 * messages: ``pn_message_*`` and the ``pn_data_*`` of their bodies.
 
@@ -48,7 +49,8 @@ REQUIRED = (
     "pn_transport_tick pn_transport_capacity pn_transport_pending "
     "pn_transport_closed pn_transport_get_remote_idle_timeout "
     "pn_link_send pn_link_recv pn_link_advance pn_link_flow pn_link_credit "
-    "pn_link_drained pn_link_get_drain pn_link_is_sender pn_link_current "
+    "pn_link_drain pn_link_drained pn_link_get_drain pn_link_is_sender "
+    "pn_link_current "
     "pn_delivery pn_delivery_pending pn_delivery_partial pn_delivery_aborted "
     "pn_delivery_readable pn_delivery_updated pn_delivery_settled "
     "pn_delivery_settle pn_delivery_update pn_delivery_remote_state "

@@ -514,11 +514,12 @@ class Receiver(Link):
     """Receives messages.  ``on_message(receiver, delivery, data)`` gives each whole
     message: its encoded bytes in a memoryview that is valid during the callback.
     ``on_dropped(receiver, reason)`` says that the peer aborted one.
+    ``on_drained(receiver, credit)`` says how much credit the peer gave back.
 
     Credit is the caller's business: :meth:`flow` grants it, nothing else does.
     """
 
-    __slots__ = ("_receive_limit", "on_dropped", "on_message")
+    __slots__ = ("_receive_limit", "on_drained", "on_dropped", "on_message")
 
     is_sender = False
 
@@ -528,6 +529,7 @@ class Receiver(Link):
             typing.Callable[[Receiver, Delivery, memoryview], None] | None
         ) = None
         self.on_dropped: typing.Callable[[Receiver, str], None] | None = None
+        self.on_drained: typing.Callable[[Receiver, int], None] | None = None
         self._receive_limit = connection.max_message_size
 
     def flow(self, credit: int) -> None:
@@ -538,6 +540,12 @@ class Receiver(Link):
         """
         if self.state is LinkState.ATTACHED:
             lib.pn_link_flow(self._pn, credit)
+
+    def drain(self) -> None:
+        """Ask the peer to use up its credit or give it back (section 2.6.7), until
+        the next :meth:`flow`; ignored once the link is closed."""
+        if self.state is LinkState.ATTACHED:
+            lib.pn_link_drain(self._pn, 0)
 
     def settle(
         self,
@@ -627,4 +635,7 @@ class Receiver(Link):
             self.on_dropped(self, reason)
 
     def _flow(self) -> None:
-        """The sender's flow tells only what is available; nothing to do."""
+        """The sender tells what is available, or that it gives credit back."""
+        given_back = lib.pn_link_drained(self._pn)
+        if given_back > 0 and self.on_drained is not None:
+            self.on_drained(self, given_back)

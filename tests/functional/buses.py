@@ -61,22 +61,25 @@ _EXCHANGES = "queues and fanouts are named after the topic alone"
 _NO_QUEUE = "an RPC queue is made by its server; there is none before"
 _NO_LEGACY = "it has no addresses of the legacy form"
 
+_ROUTER = {
+    "store": "a router stores nothing",
+    "absent": "a router stores nothing",
+    "pools": _NO_POOLS,
+    "pool_names": _NO_POOLS,
+    "pool_store": _NO_POOLS,
+    "ttl": "a router stores nothing and does not look at the ttl",
+    "policy": "a router stores nothing",
+    "mandatory": "without a consumer it gives no credit, and says no more",
+    "backlog": "a router stores nothing",
+}
+
 #: Bus -> feature -> why it cannot be tested there.
 LACKS: dict[str, dict[str, str]] = {
     "greenamqp": {
         "mandatory": "AMQP 1.0 has no mandatory flag; a broker stores the request",
     },
-    "qpid-dispatch-router": {
-        "store": "a router stores nothing",
-        "absent": "a router stores nothing",
-        "pools": _NO_POOLS,
-        "pool_names": _NO_POOLS,
-        "pool_store": _NO_POOLS,
-        "ttl": "a router stores nothing and does not look at the ttl",
-        "policy": "a router stores nothing",
-        "mandatory": "without a consumer it gives no credit, and says no more",
-        "backlog": "a router stores nothing",
-    },
+    "qpid-dispatch-router": _ROUTER,
+    "skupper-router": _ROUTER,
     "qpid-cpp": {
         "pools": _NO_POOLS,
         "pool_names": _NO_POOLS,

@@ -118,7 +118,7 @@ class Client:
 
     def cut(self) -> None:
         """The connection breaks, as the broker sees it."""
-        self.bus.wires = [
+        self.bus.wires[:] = [
             wire for wire in self.bus.wires if self.engine not in wire.ends
         ]
         self.peer.engine.abort("cut")
@@ -180,3 +180,15 @@ def send(bus: Bus, sender: Sender, *bodies: object, **fields) -> list:
         sender.send(message(body, **fields), body, settled)
     bus.run()
     return sender.context
+
+
+def drains_of(sender) -> list:
+    """When the broker asked for the credit, as a sender notes it and gives it."""
+    drains = []
+
+    def drain(link):
+        drains.append(link.credit)
+        link.drained()
+
+    sender.on_drain = drain
+    return drains

@@ -18,7 +18,7 @@ from greenamqp.engine.link import EXPIRE_NEVER
 from tests.unit.bus import Bus, message, send
 from tests.unit.wire import feed, output
 
-PRODUCTS = ["greenamqp", "qpid-dispatch-router", "qpid-cpp"]
+PRODUCTS = ["greenamqp", "qpid-dispatch-router", "skupper-router", "qpid-cpp"]
 
 
 @functools.cache

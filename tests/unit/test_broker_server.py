@@ -20,7 +20,7 @@ from proton.utils import BlockingConnection
 
 from greenamqp.broker import Broker
 from greenamqp.connection import tls
-from greenamqp.engine import Connection, Sasl, Terminus, capi
+from greenamqp.engine import Connection, LinkState, Sasl, Terminus, capi
 from tests.unit.bus import message
 from tests.unit.wire import Recorder
 
@@ -172,6 +172,31 @@ def test_it_leaves_nothing_behind():
         kind, error = made.handler.events[1]
         assert kind == "closed" and error.condition == "amqp:connection:forced"
         made.close()
+    assert (open_files(), threading.active_count()) == before
+
+
+def test_a_mesh_leaves_nothing_behind():
+    before = open_files(), threading.active_count()
+    router = {"product": "skupper-router", "mesh_delay": 0.0}
+    one = Broker(hub="threads", **router).start()
+    other = Broker(neighbour=one, **router).start()
+    made = SocketClient(other.port).wait_opened()
+    link = made.engine.create_receiver(Terminus("x"))
+    made.wait(lambda: link.state is LinkState.ATTACHED)
+    port = one.port
+    one.kill()
+    one.kill()
+    one.start()
+    assert one.port == port
+    sender = SocketClient(one.port).wait_opened()
+    waiting = sender.engine.create_sender(Terminus("x"))
+    sender.wait(lambda: waiting.credit == 250)
+    other.kill()
+    made.wait(lambda: made.engine.failed)
+    one.stop()
+    other.start().stop()
+    made.close()
+    sender.close()
     assert (open_files(), threading.active_count()) == before
 
 
@@ -595,7 +620,8 @@ def test_the_commands_options():
     [
         (("--user", "no-colon-hidden"), 2, "number 1 is not NAME:PASSWORD"),
         (("--product", "nobody"), 2, "qpid-cpp"),
-        (("--max-links", "0"), 2, "max_links"),
+        (("--max-links", "0"), 2, "--max-links"),
+        (("--port", "99999"), 2, "0 to 65535"),
         (("--max-memory", "lots"), 2, "--max-memory"),
         (("--tls-cert", "/does/not/exist.pem"), 2, "/does/not/exist.pem"),
         (("--tls-key", "x"), 2, "tls_cert"),

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The greenamqp command itself."""
 
+import argparse
 import subprocess
 import sys
 
 import pytest
 
 from greenamqp import command
+from greenamqp.command import broker
 
 
 def test_help_names_every_subcommand(capsys):
@@ -44,6 +46,63 @@ def test_bad_numbers_are_named(arguments, capsys):
     assert exited.value.code == 2
     shown = capsys.readouterr().err
     assert arguments[0] in shown and f"value: '{arguments[1]}'" in shown
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "allowed"),
+    [
+        ("--port", "99999", "0 to 65535"),
+        ("--port", "-1", "0 to 65535"),
+        ("--port", "amqp", "0 to 65535"),
+        ("--idle-timeout", "-1", "0 to 4294967"),
+        ("--idle-timeout", "nan", "0 to 4294967"),
+        ("--idle-timeout", "inf", "0 to 4294967"),
+        ("--idle-timeout", "4294968", "0 to 4294967"),
+        ("--idle-timeout", "long", "0 to 4294967"),
+        ("--max-message-size", "0", "1 to 9223372036854775807"),
+        ("--max-message-size", "8589934592G", "1 to 9223372036854775807"),
+        ("--max-queue-messages", "-5", "1 to 2147483647"),
+        ("--max-queue-bytes", "-1k", "1 to 9223372036854775807"),
+        ("--max-memory", "M", "1 to 9223372036854775807"),
+        ("--max-connections", "0", "1 to 2147483647"),
+        ("--max-links", "many", "1 to 2147483647"),
+        ("--max-sessions", "65537", "1 to 65536"),
+    ],
+)
+def test_numbers_of_the_broker_have_a_range(option, wrong, allowed, capsys):
+    with pytest.raises(SystemExit) as exited:
+        command.main(["broker", f"{option}={wrong}"])
+    assert exited.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("usage: greenamqp broker")
+    last = shown.splitlines()[-1]
+    assert f"argument {option}: '{wrong}'" in last and f"from {allowed}" in last
+
+
+def test_every_number_of_the_broker_has_a_range(capsys):
+    parser = argparse.ArgumentParser()
+    broker.add_arguments(parser)
+    numbers = [
+        action
+        for action in parser._actions
+        if isinstance(action.default, int | float) and action.nargs != 0
+    ]
+    assert len(numbers) > 8
+    for action in numbers:
+        with pytest.raises(SystemExit):
+            parser.parse_args([f"{action.option_strings[0]}=-7"])
+        assert "'-7' is not a" in capsys.readouterr().err
+        assert parser.parse_args([f"{action.option_strings[0]}=7"])
+
+
+@pytest.mark.parametrize("name", list(command.COMMANDS))
+def test_an_unknown_option_shows_the_usage_of_its_command(name, capsys):
+    with pytest.raises(SystemExit) as exited:
+        command.main([name, "--nosuch"])
+    assert exited.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"usage: greenamqp {name} ")
+    assert shown.endswith("unrecognized arguments: --nosuch\n")
 
 
 def test_a_subcommand_that_was_not_asked_for_is_not_imported():

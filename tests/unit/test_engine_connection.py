@@ -722,6 +722,36 @@ def test_drain_gives_credit_back():
     assert receiver.credit == receiver.queued
 
 
+def test_a_receiver_takes_its_credit_back():
+    client, server, wire = joined()
+    sender = client.create_sender(Terminus("a"))
+    wire.run()
+    link = server.handler.links[0]
+    given_back = []
+    link.on_drained = lambda link, credit: given_back.append(credit)
+    link.flow(10)
+    wire.run()
+    sender.send(b"\x00\x53\x77\x40", None)
+    link.drain()
+    wire.run()
+    assert (sender.credit, link.credit, given_back) == (0, 0, [9])
+    link.flow(5)
+    wire.run()
+    assert sender.credit == 5, "it is drained no more"
+    wire.run()
+    assert given_back == [9]
+
+
+def test_draining_a_link_that_is_gone_does_nothing():
+    client, server, wire = joined()
+    client.create_sender(Terminus("a"))
+    wire.run()
+    link = server.handler.links[0]
+    link.close()
+    link.drain()
+    wire.run()
+
+
 # -- letting go
 
 
