@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from greenamqp.hubs import logs
 from tests import features
 
 # Seconds after which a test is taken for hanging. It prints every stack and ends
@@ -57,3 +58,21 @@ def pytest_runtest_protocol(item: pytest.Item):
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+class _AllLogged(pytest.LogCaptureFixture):
+    """Waits for the records that were made in a hub and leave outside of it."""
+
+    @property
+    def handler(self):
+        while logs.waiting():  # the guard ends it
+            logs.drain()
+            os.sched_yield()
+        return super().handler
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """pytest's own, with all that was logged so far."""
+    caplog.__class__ = _AllLogged
+    return caplog

@@ -122,6 +122,8 @@ class SendingLink(WantedLink[Sender]):
     def _ready(self, link: Sender, entry: Outgoing) -> bool:
         if self.phase is not Phase.UP or link.credit <= 0:
             return False
+        if self._context.engine is None:
+            return False  # a signal handler interrupted the telling of the loss
         return not entry.is_call or self._replies.address is not None
 
     def _transmit(self, link: Sender, entry: Outgoing) -> None:

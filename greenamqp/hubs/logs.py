@@ -145,6 +145,10 @@ class _Outside(logging.Filter):
                     "%s log records were lost: their handlers were too slow", lost
                 )
 
+    def waiting(self) -> bool:
+        """Whether a handler has not had all yet."""
+        return bool(self._waiting)
+
     def forked(self) -> None:
         """In a child: the parent emits them."""
         self._prepare()
@@ -155,6 +159,9 @@ _outside = _Outside()
 
 #: Hand over all that waits, where handlers may wait.
 drain = _outside.drain
+
+#: Whether some of what was logged waits to be handed over.
+waiting = _outside.waiting
 
 #: For :mod:`greenamqp.fork`.
 forked = _outside.forked

@@ -227,7 +227,7 @@ def test_many_targets_share_sessions(url, rabbitmq):
         hub = driver.use_hub()
         for listener in listeners:
             assert listener.wait_attached(hub.now() + PATIENCE)
-        engine = driver._connected().engine
+        engine = driver._connected().connection.engine
         assert engine._session_count <= 5
         for topic in topics[:3] + topics[-3:]:
             client.prepare(topic=topic).cast({}, "hear", value=topic)

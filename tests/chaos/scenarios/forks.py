@@ -120,7 +120,7 @@ def use_in_child(parent: Parent, count: int) -> dict:
     found["calls"] = load.calls
     found["wrong"] = load.wrong
     found["parent"] = parent.client.call({}, "pid")
-    engine = parent.driver._connected().engine
+    engine = parent.driver._connected().connection.engine
     found["container"] = engine._pyngus._pn_connection.container
     for name, use in {
         "fileno": parent.listener.fileno,
@@ -221,7 +221,7 @@ def _in_process(url: str, options: dict, world: str) -> None:
     transport = stage.transport(url, **options)
     client = stage.client(transport, TOPIC)
     values = [client.call({}, "echo", value=number) for number in range(50)]
-    engine = transport._driver._connected().engine
+    engine = transport._driver._connected().connection.engine
     stage.say(
         "child",
         right=values == list(range(50)),
