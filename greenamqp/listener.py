@@ -69,9 +69,10 @@ class _Arrival(typing.NamedTuple):
     listener: Listener
     inlet: ReceivingLink
     link: Receiver
-    delivery: Delivery
+    #: None: it was accepted on arrival.
+    delivery: Delivery | None
     message: Received
-    #: Whether the bus settled it when it sent it: it will not come again.
+    #: Whether it is settled already: the bus will not give it again.
     settled: bool
 
 
@@ -141,6 +142,12 @@ class Incoming(base.IncomingMessage):
                 return
             if outcome == ACCEPTED and self._unique_id is not None:
                 arrival.listener.remember(self._unique_id)
+            if outcome == RELEASED and arrival.settled:
+                if not arrival.listener.put_back(arrival):
+                    self._client.notices.add(
+                        notices.LOST, id=self.msg_id, address=arrival.inlet.address
+                    )
+                return
             inlet, link, delivery = arrival.inlet, arrival.link, arrival.delivery
             if outcome == ACCEPTED and self.may_come_again:
                 settled = inlet.acknowledge(link, delivery)
@@ -390,7 +397,30 @@ class Listener(base.Listener):
             self._reject(inlet, link, delivery, None, str(exc))
             return
         settled = link.presettled(delivery)
-        self._queue.append(_Arrival(self, inlet, link, delivery, message, settled))
+        arrival = _Arrival(self, inlet, link, delivery, message, settled)
+        if inlet.awaited and not settled and self._is_accepted_on_arrival(message):
+            inlet.accept_on_arrival(link, delivery)
+            arrival = arrival._replace(delivery=None, settled=True)
+        self._enqueue(arrival)
+
+    def _is_accepted_on_arrival(self, message: Received) -> bool:
+        """Whether the sender is not to wait until a message is worked on, where nothing
+        is stored on the way: a cast would fail that is executed later; a notifier would
+        send the next one of a batch only when the batch was handed over."""
+        if self._kind.may_come_again:
+            return self.batch_size > 1
+        return not message.reply_to
+
+    def put_back(self, arrival: _Arrival) -> bool:
+        """Have a message that is settled come again from here, as the bus will not give
+        it again.  Returns whether that can be.  Lock."""
+        if self._stopped:
+            return False
+        self._enqueue(arrival)
+        return True
+
+    def _enqueue(self, arrival: _Arrival) -> None:
+        self._queue.append(arrival)
         if self._ready_fd is not None:
             self._ready_fd.show(True)
         for waiter in self._waiters:

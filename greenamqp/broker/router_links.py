@@ -131,18 +131,28 @@ class RouterReceiver(Endpoint):
 class _RouterIncoming(Incoming):
     """A link on which the router receives: what is unsettled counts in its window."""
 
-    __slots__ = ("namespace", "open")
+    __slots__ = ("_settled", "namespace", "open")
 
     def __init__(self, peer: Peer, namespace: RouterNamespace, link: Receiver) -> None:
         super().__init__(peer, link)
         self.namespace = namespace
         #: messages whose outcome is due
         self.open = 0
+        # What its sender has settled, and some receiver not yet.
+        self._settled: set[typing.Any] = set()
         link.on_drained = self._on_drained
+        link.on_settled = self._on_settled
 
     def _on_drained(self, link: Receiver, credit: int) -> None:
         self.credit -= credit
         self.top_up()
+
+    def _on_settled(self, link: Receiver, delivery: typing.Any) -> None:
+        """Its sender waits for no outcome: it counts in the window no longer."""
+        self._settled.add(delivery)
+        self.open -= 1
+        self.top_up()
+        self.peer.touch()
 
     def top_up(self) -> None:
         self._grant(self.window - self.open)
@@ -152,6 +162,10 @@ class _RouterIncoming(Incoming):
 
     def settle(self, token: typing.Any, result: Result) -> None:
         if self not in self.peer.links:
+            return
+        if token in self._settled:
+            self._settled.remove(token)
+            self.link.settle(token)
             return
         self.open -= 1
         detail = result.detail

@@ -16,6 +16,10 @@ cast                  PATIENCE   MessageDeliveryFailure: a caller that stands st
 call, notification    -          its own time-out, as somebody may come until then
 ====================  =========  =====================================================
 
+A fanout that did find consumers has an outcome when the slowest of them has settled.
+It waits FANOUT_PATIENCE for that, and is done; while it was in vain for the one before
+it, not at all.
+
 Seconds.  On a bus that stores, none of this is asked.
 """
 
@@ -27,8 +31,6 @@ from greenamqp.client.outgoing import Outgoing
 GRACE = 1.0
 PATIENCE = 3.0
 
-#: What a fanout waits for its outcome on a router, which tells it when the slowest of
-#: all consumers has settled: one that does not return must not hold up everybody.
 FANOUT_PATIENCE = 0.25
 
 

@@ -362,6 +362,7 @@ class Client:
             if context.closed:
                 entry.failed("the transport was cleaned up")
                 return
+            self.connection.catch_up()
             if entry.is_call and self.replies.address is None:
                 # First of all: it may have links that are not in use detached.
                 self.replies.want()
@@ -416,7 +417,7 @@ class Client:
             if entry.is_call and entry.attempts:
                 reason = silence or "no reply"
             elif entry.attempts:
-                reason = "no outcome from the message bus"
+                reason = "no outcome from the message bus: it may still arrive"
             else:
                 reason = "the message bus gives no credit: is there a consumer?"
         return f"{entry.what} to {entry.destination} timed out: {reason}"

@@ -55,6 +55,13 @@ NOT_SETTLED = Kind(
     "{count} messages cannot be settled, as their links are gone: the message bus will "
     "deliver them again; the first: {id} from {address}",
 )
+LOST = Kind(
+    logging.WARNING,
+    "message {id} from {address} cannot be requeued, and is lost: it was settled when "
+    "it came, and its listener takes no more",
+    "{count} messages cannot be requeued, and are lost: they were settled when they "
+    "came, and their listeners take no more; the first: {id} from {address}",
+)
 
 
 class Notices:

@@ -67,16 +67,18 @@ class ReceivingLink(WantedLink[Receiver]):
     flow frame then serves many messages, and a slow consumer holds no more than its
     window.
 
+    :ivar awaited: whether senders wait for what becomes of their messages here, since
+        nothing is stored between them and us
     :ivar format: what its messages are in
     """
 
     __slots__ = (
-        "_awaited",
         "_held",
         "_held_timer",
         "_owner",
         "_returned",
         "_was_up",
+        "awaited",
         "format",
     )
 
@@ -88,8 +90,7 @@ class ReceivingLink(WantedLink[Receiver]):
         self._returned = 0
         # Whether the link was up before it was detached.
         self._was_up = False
-        # Whether senders wait for what becomes of their messages here.
-        self._awaited = context.bus.is_router
+        self.awaited = context.bus.is_router
         # What is acknowledged, and waits for more to be settled with it.
         self._held: list[Delivery] = []
         self._held_timer: Timer | None = None
@@ -204,6 +205,12 @@ class ReceivingLink(WantedLink[Receiver]):
     def _dropped(self, link: Receiver, reason: str) -> None:
         self.give_back(link)
 
+    def accept_on_arrival(self, link: Receiver, delivery: Delivery) -> None:
+        """Settle a message that on_message is given as accepted.  Its credit is due
+        when it is done with: settle it once more then, as None."""
+        link.settle(delivery, ACCEPTED)
+        self._context.flush_soon()
+
     def settle(
         self,
         link: Receiver,
@@ -215,15 +222,19 @@ class ReceivingLink(WantedLink[Receiver]):
         """Settle a message that on_message was given, and return its credit; it is
         written before long.
 
-        Returns False if its link is gone: the bus will deliver it again.
+        :param delivery: None: it was accepted on arrival
+        :return: False if its link is gone: the bus will deliver it again
         """
+        if delivery is None:
+            self.give_back(link)
+            return True
         if not link.settle(
             delivery, outcome, condition=condition, description=description
         ):
             return False
         self.give_back(link)
         context = self._context
-        if self._awaited:
+        if self.awaited:
             context.flush_soon()
         else:
             context.flush_late()
@@ -239,6 +250,7 @@ class ReceivingLink(WantedLink[Receiver]):
         delay = context.bus.settle_delay
         if (
             not delay
+            or delivery is None
             or not context.hub.punctual
             or link is not self.link
             or link.credit <= 0  # the bus waits for it

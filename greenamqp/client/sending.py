@@ -64,9 +64,12 @@ class SendingLink(WantedLink[Sender]):
     __slots__ = (
         "_absence_timer",
         "_limit",
+        "_loose",
+        "_loose_timer",
         "_make_room",
         "_replies",
         "_resting",
+        "_settled_late",
         "address",
         "destination",
         "last_used",
@@ -93,6 +96,11 @@ class SendingLink(WantedLink[Sender]):
         self._limit = 0
         # Set while some of what is pending waits for somebody to be there.
         self._absence_timer: Timer | None = None
+        # Fanouts on a router, whose outcome is waited for briefly: until when.
+        self._loose: collections.deque[tuple[float, Outgoing]] = collections.deque()
+        self._loose_timer: Timer | None = None
+        # Whether the latest of them had no outcome in that time.
+        self._settled_late = False
         # What the peer released, until its pause is over.
         self._resting: dict[Outgoing, Timer] = {}
 
@@ -156,6 +164,40 @@ class SendingLink(WantedLink[Sender]):
         link.send(data, entry, entry.settled)
         if entry.settled:
             entry.accepted()
+        elif self.node.may_be_unheard and context.bus.is_router:
+            self._let_loose(entry)
+
+    # -- fanouts on a router
+
+    def _let_loose(self, entry: Outgoing) -> None:
+        """A router tells the outcome of a fanout when the slowest of all consumers has
+        settled: one that is stuck must not hold up who sends.  See `absence`."""
+        if self._settled_late:
+            entry.accepted()
+        self._loose.append((self._context.hub.now() + absence.FANOUT_PATIENCE, entry))
+        if self._loose_timer is None:
+            self._time_loose()
+
+    def _time_loose(self) -> None:
+        self._loose_timer = None
+        if self._loose:
+            self._loose_timer = self._context.hub.call_at(
+                self._loose[0][0], self._settle_loose
+            )
+
+    def _settle_loose(self) -> None:
+        """The patience with some is over: let the router forget them, or it would give
+        no more credit."""
+        now = self._context.hub.now()
+        link = self.link
+        while self._loose and self._loose[0][0] <= now:
+            entry = self._loose.popleft()[1]
+            if link is not None and link.oldest is entry:
+                link.settle_oldest()
+                self._settled_late = True
+                entry.accepted()
+        self._time_loose()
+        self._context.flush()
 
     def _ttl(self, entry: Outgoing) -> float | None:
         """How long a message may live from now on.  Seconds."""
@@ -220,6 +262,11 @@ class SendingLink(WantedLink[Sender]):
 
     def _calm(self, phase: Phase) -> None:
         super()._calm(phase)
+        self._loose.clear()
+        if self._loose_timer is not None:
+            self._loose_timer.cancel()
+            self._loose_timer = None
+        self._settled_late = False
         if self._absence_timer is not None:
             self._absence_timer.cancel()
             self._absence_timer = None
@@ -340,6 +387,7 @@ class SendingLink(WantedLink[Sender]):
         self, link: Sender, entry: Outgoing, outcome: int, error: typing.Any
     ) -> None:
         self.rejoin(link)
+        self._settled_late = False
         if outcome == ACCEPTED:
             entry.accepted()
             return

@@ -150,6 +150,11 @@ class BusConnection:
         if self.state is State.IDLE:
             self._connect()
 
+    def catch_up(self) -> None:
+        """Before something is sent: see :meth:`Pump.catch_up`."""
+        if self._pump is not None:
+            self._pump.catch_up()
+
     def flush(self) -> None:
         """Have what the engine holds written."""
         if self._pump is not None:

@@ -24,9 +24,15 @@ from greenamqp.hubs import Hub, Timer, Watch
 # One read and one write take up to this much.  Bytes.
 BUFFER_SIZE = 64 * 1024
 
+# An engine's deadline that is this long over, in seconds, says that the hub did not
+# run: long enough for a busy machine's hub not to be meant.
+BEHIND = 0.2
+
 # How often one wake-up reads again because the buffer came back full: enough for a
 # burst of large messages, few enough that other connections get their turn.
 READS_PER_WAKEUP = 8
+
+_NEVER = float("inf")
 
 
 class Stream(typing.Protocol):
@@ -79,6 +85,8 @@ class Pump:
         self._watch: Watch | None = None
         self._timer: Timer | None = None
         self._armed: float | None = None
+        # When the hub will be found not to have run.
+        self._late = _NEVER
         self._blocked = False
         # When the engine was last told that time passes.
         self._ticked: float | None = None
@@ -174,6 +182,17 @@ class Pump:
         if patience and self._charge is None:
             self._charge = GUARD.add(stream, patience)
         return True
+
+    def catch_up(self) -> None:
+        """Read what has come, if the hub did not run for a while.
+
+        For who is about to send.  The peer may have taken this process for dead and
+        closed the connection: what is not written to it yet can go over another one,
+        of what is written nobody knows what became.
+        """
+        if self.hub.now() > self._late:
+            self._late = _NEVER
+            self._readable()
 
     def abort(self, reason: str) -> None:
         """Give the connection up: the engine tells its handler the reason."""
@@ -291,10 +310,11 @@ class Pump:
 
     def _arm(self, deadline: float | None) -> None:
         self._armed = self._due = deadline
+        self._late = _NEVER if deadline is None else deadline + BEHIND
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if deadline is not None and deadline != float("inf"):
+        if deadline is not None and deadline != _NEVER:
             self._timer = self.hub.call_at(deadline, self._deadline_came)
 
     def _deadline_came(self) -> None:

@@ -463,6 +463,13 @@ class Sender(Link):
         self._unsettled.clear()
         return handles
 
+    def settle_oldest(self) -> None:
+        """Settle the message that has waited longest: its outcome is of no interest
+        any more, and will not come.  The peer need not keep it in mind either."""
+        delivery = next(iter(self._unsettled))
+        del self._unsettled[delivery]
+        pn_delivery_settle(delivery)
+
     def drained(self) -> None:
         """Give back the credit that is left, where the peer asked to drain."""
         lib.pn_link_drained(self._pn)
@@ -514,12 +521,20 @@ class Receiver(Link):
     """Receives messages.  ``on_message(receiver, delivery, data)`` gives each whole
     message: its encoded bytes in a memoryview that is valid during the callback.
     ``on_dropped(receiver, reason)`` says that the peer aborted one.
-    ``on_drained(receiver, credit)`` says how much credit the peer gave back.
+    ``on_drained(receiver, credit)`` says how much credit the peer gave back;
+    ``on_settled(receiver, delivery)`` that it settled before we did: it waits for no
+    outcome any more.
 
     Credit is the caller's business: :meth:`flow` grants it, nothing else does.
     """
 
-    __slots__ = ("_receive_limit", "on_drained", "on_dropped", "on_message")
+    __slots__ = (
+        "_receive_limit",
+        "on_drained",
+        "on_dropped",
+        "on_message",
+        "on_settled",
+    )
 
     is_sender = False
 
@@ -530,6 +545,7 @@ class Receiver(Link):
         ) = None
         self.on_dropped: typing.Callable[[Receiver, str], None] | None = None
         self.on_drained: typing.Callable[[Receiver, int], None] | None = None
+        self.on_settled: typing.Callable[[Receiver, Delivery], None] | None = None
         self._receive_limit = connection.max_message_size
 
     def flow(self, credit: int) -> None:
@@ -599,6 +615,8 @@ class Receiver(Link):
             self._abort(delivery, "the peer aborted it")
             return
         if not pn_delivery_readable(delivery):
+            if self.on_settled is not None and pn_delivery_settled(delivery):
+                self.on_settled(self, delivery)
             return
         size = pn_delivery_pending(delivery)
         if 0 < self._receive_limit < size:

@@ -82,6 +82,16 @@ def test_without_the_guard_the_connection_is_dropped_and_comes_back(workers):
         assert 2 * IDLE < seconds
 
 
+@pytest.mark.parametrize("workers", [{}], indirect=True)
+def test_a_call_right_after_it_is_not_lost(workers):
+    """The broker has closed the connection, and the hub did not run to learn of it."""
+    for worker in workers:
+        worker.tell(block=3 * IDLE, call="at once")
+    for worker in workers:
+        assert worker.expect("answered")["value"] == "at once"
+        worker.finish()
+
+
 @pytest.mark.parametrize("workers", [{"heartbeat_guard": True}], indirect=True)
 def test_the_guard_keeps_the_connection(workers):
     # Then again with requests that are about to be written all the time.

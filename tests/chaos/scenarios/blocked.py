@@ -23,7 +23,8 @@ class Endpoint:
 
 
 def serve(stage: Stage, url: str, options: dict) -> None:
-    """Do what the test says: call VALUE, or block SECONDS."""
+    """Do what the test says: block SECONDS, or call VALUE, or one right after the
+    other."""
     transport = stage.transport(url, **options)
     server = stage.server(transport, "topic", Endpoint(stage))
     client = stage.client(transport, "topic")
@@ -38,8 +39,9 @@ def serve(stage: Stage, url: str, options: dict) -> None:
             if order.get("busy"):
                 casts.join()
             beats = sum(charge.beats for charge in GUARD._charges)
-            stage.say("blocked", beats=beats)
-            continue
+            if "call" not in order:
+                stage.say("blocked", beats=beats)
+                continue
         try:
             stage.say("answered", value=client.call({}, "echo", value=order["call"]))
         except oslo_messaging.MessagingException as exc:
