@@ -21,7 +21,7 @@ from oslo_messaging import Target, exceptions
 
 #: For each kind how many calls, and the seconds between two signals, at random.  One
 #: that raises may cost the connection.
-PLANS = {"sends": (1500, 0.0002, 0.01), "raises": (1000, 0.0001, 0.004)}
+PLANS = {"sends": (1500, 0.0002, 0.01), "raises": (200, 0.0001, 0.01)}
 
 
 class TimeLimit(Exception):

@@ -10,7 +10,6 @@ from oslo_messaging import Target
 from tests.functional import world
 from tests.functional.harness import Program
 
-pytestmark = [pytest.mark.needs("amqp"), pytest.mark.proves("call", "cast")]
 
 
 class Endpoint:
@@ -48,6 +47,8 @@ def interrupted(bus):
         program.kill()
 
 
+@pytest.mark.needs("amqp")
+@pytest.mark.proves("call", "cast")
 def test_a_handler_that_sends(interrupted):
     """It is told where it cannot wait; nothing is lost, doubled or mixed up."""
     said, casts = interrupted("sends")
@@ -59,6 +60,7 @@ def test_a_handler_that_sends(interrupted):
     assert casts == said["sent"]
 
 
+@pytest.mark.any_bus  # it is about the connection, which each costs some time
 @pytest.mark.skipif(
     world.current() == "eventlet-asyncio",
     reason="eventlet's asyncio hub does not outlive what is raised in its loop",
@@ -69,4 +71,4 @@ def test_a_handler_that_raises(interrupted):
     assert said["wrong"] == []
     assert said["caught"] > 0
     # A request whose connection was given up may be told as unknown.
-    assert said["answered"] + said["caught"] + said["raised"] == 1000
+    assert said["answered"] + said["caught"] + said["raised"] == 200
