@@ -193,14 +193,24 @@ def test_what_is_under_way_when_the_connection_breaks(any_world, forwarder, url)
         worker.tell(call="patient")
         forwarder.go()
         forwarder.accept()
-        heard = [worker.hear() for _ in range(3)]
-        assert {(m["say"], m["value"]) for m in heard} == {
+        heard = []
+        while len(heard) < 3:
+            heard.append(told(worker))
+            if heard[-1] == ("notified", "before"):
+                heard.pop()  # once more: its acknowledgement was stalled as well
+        assert set(heard) == {
             ("answered", "patient"),
             ("accepted", "kept"),
             ("notified", "kept"),
         }
         assert forwarder.figures()["accepted"] == before + 1
         worker.finish()
+
+
+def told(worker: Worker) -> tuple[str, str]:
+    """What the worker says next, and of which message."""
+    message = worker.hear()
+    return message["say"], message["value"]
 
 
 def unread(pid: int, port: int) -> int:
