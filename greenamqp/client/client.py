@@ -32,6 +32,9 @@ LOG = logging.getLogger("greenamqp.client")
 # How often replies that nobody waits for are looked through for old ones.  Seconds.
 SWEEP_INTERVAL = 1.0
 
+# Links that find no room together are not each given some.  Seconds.
+ROOM_HOLDS = 0.25
+
 
 def _has_vhost_prefix(product: str) -> bool:
     return addressing.Bus(product).has_vhost_prefix
@@ -87,6 +90,8 @@ class Client:
         self._count = itertools.count(1)
         self._unattended: list[Outgoing] = []
         self._idle_timer: Timer | None = None
+        # Until when room that was made for one link serves others as well.
+        self._room_until = 0.0
         self._sweep: Timer | None = None
 
     # -- for the driver
@@ -529,26 +534,35 @@ class Client:
 
     def _detach_idle(self) -> None:
         """Detach sending links that were not used for a while."""
-        self._detach_unused(
-            self.hub.now() - self.options.default_sender_link_timeout
-        )
+        since = self.hub.now() - self.options.default_sender_link_timeout
+        self._detach([link for link in self._unused() if link.last_used <= since])
         self._schedule_idle()
 
-    def _detach_unused(self, since: float) -> bool:
-        """Detach those that were not used since this instant; returns whether there
-        were any."""
-        unused = [
-            link
-            for link in self._links.values()
-            if link.last_used <= since and not link.in_use
-        ]
-        for link in unused:
+    def _unused(self) -> list[SendingLink]:
+        return [link for link in self._links.values() if not link.in_use]
+
+    def _detach(self, links: list[SendingLink]) -> None:
+        for link in links:
             link.close()
             del self._links[link.destination]
         self.context.flush()
-        return bool(unused)
 
     def _make_room(self) -> bool:
-        """The connection holds no further link.  Returns whether some that are not in
-        use were detached for one."""
-        return self._detach_unused(self.hub.now())
+        """The connection holds no further link, by its own or the bus's count.  Returns
+        whether others were given up for one: of those that are not in use the older
+        half, or what one subscription has, which another connection receives then."""
+        now = self.hub.now()
+        if now < self._room_until:
+            return True  # it was made a moment ago, for another one
+        self._room_until = now + ROOM_HOLDS
+        if self._give_up_links():
+            return True
+        self._room_until = now
+        return False
+
+    def _give_up_links(self) -> bool:
+        unused = sorted(self._unused(), key=lambda link: link.last_used)
+        if not unused:
+            return self.room.give_one_up()
+        self._detach(unused[: (len(unused) + 1) // 2])
+        return True

@@ -9,7 +9,7 @@ import uuid
 from greenamqp.addressing import Node
 from greenamqp.client import notices
 from greenamqp.client.context import LINK_NAME, Context
-from greenamqp.client.wanted import Phase, WantedLink
+from greenamqp.client.wanted import FIRST_PAUSE, Phase, WantedLink, is_full
 from greenamqp.engine import (
     ACCEPTED,
     RELEASED,
@@ -23,11 +23,6 @@ from greenamqp.engine import (
 )
 from greenamqp.hubs import Timer
 from greenamqp.management import Refused
-
-# A link that was up, and may have gone with another one's session, is attached again
-# after this pause.  Seconds.
-FIRST_RETRY_PAUSE = 0.5
-
 
 # Acknowledgements that may wait for more of them, in parts of a window.
 HELD_SHARE = 4
@@ -178,11 +173,11 @@ class ReceivingLink(WantedLink[Receiver]):
         delay: float = context.options.link_retry_delay
         was_up, self._was_up = self._was_up, False
         self.alone = not was_up
-        if was_up and context.bus.refusal_ends_session:
-            # Perhaps it was in the session of another link, that was refused or not
-            # answered.
-            delay = min(delay, FIRST_RETRY_PAUSE)
+        if was_up:
+            delay = min(delay, FIRST_PAUSE)
         self.forget_declarations()
+        if not was_up and is_full(error) and self._owner.displace():
+            return
         if not self._owner.stopped:
             reason = error or "no reason given"
             self._owner.refusal = f"{self.address}: {reason}"

@@ -9,7 +9,7 @@ import uuid
 
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outgoing import Call, Reply
-from greenamqp.client.wanted import WantedLink
+from greenamqp.client.wanted import FIRST_PAUSE, WantedLink, is_full
 from greenamqp.engine import (
     REJECTED,
     DecodeError,
@@ -32,7 +32,8 @@ class Replies(WantedLink[Receiver]):
     It is attached with the first call.  Its credit is never less than the number of
     calls that wait, so that a router drops no reply for want of credit.
 
-    :param make_room: has links that are not in use detached
+    :param make_room: has links that are not in use detached, and says whether there
+        were any
     :param ready: called when the address is known: calls may leave
     :ivar address: where replies are to be sent; None while there is no such place
     :ivar refusal: why there is none, for those who time out meanwhile
@@ -126,8 +127,11 @@ class Replies(WantedLink[Receiver]):
     def _not_created(self, error: LocalProtocolError | ValueError) -> None:
         self.refusal = f"no link for replies: {error}"
         LOG.error("%s", self.refusal)
-        self._make_room()
-        self.rest()
+        self._rest_for_room()
+
+    def _rest_for_room(self) -> None:
+        """There are too many links: in place of one that is not in use, before long."""
+        self.rest(FIRST_PAUSE if self._make_room() else None)
 
     def _declaring(self) -> None:
         self.refusal = "waiting for the message bus to declare a queue for replies"
@@ -161,10 +165,15 @@ class Replies(WantedLink[Receiver]):
         LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
         self.forget_declarations()
+        was_up = self.address is not None
         self._address_lost(self.refusal)
         if isinstance(error, SessionStalled):
             self._elsewhere()
             self.want()
+        elif was_up:
+            self.rest(FIRST_PAUSE)
+        elif is_full(error):
+            self._rest_for_room()
         else:
             self.rest()
 

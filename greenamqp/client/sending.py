@@ -12,7 +12,7 @@ from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outcome import Verdict, judge
 from greenamqp.client.outgoing import Call, Destination, Outgoing
 from greenamqp.client.replies import Replies
-from greenamqp.client.wanted import Phase, WantedLink
+from greenamqp.client.wanted import FIRST_PAUSE, Phase, WantedLink, is_full
 from greenamqp.engine import (
     ACCEPTED,
     LinkLimitError,
@@ -70,6 +70,7 @@ class SendingLink(WantedLink[Sender]):
         "_replies",
         "_resting",
         "_settled_late",
+        "_was_up",
         "address",
         "destination",
         "last_used",
@@ -92,6 +93,8 @@ class SendingLink(WantedLink[Sender]):
         self.pending: collections.deque[Outgoing] = collections.deque()
         self.last_used = context.hub.now()
         self.refusal = ""
+        # Whether the link was up before it was detached.
+        self._was_up = False
         # Bytes that it takes in one message; 0: any number.
         self._limit = 0
         # Set while some of what is pending waits for somebody to be there.
@@ -307,12 +310,15 @@ class SendingLink(WantedLink[Sender]):
 
     def _not_created(self, error: LocalProtocolError | ValueError) -> None:
         # Room comes with the peer's answers to the detaches.
-        made = isinstance(error, LinkLimitError) and self._make_room()
-        self._refused(
-            str(error),
-            not isinstance(error, LocalProtocolError),
-            FIRST_RETRY_PAUSE if made else None,
-        )
+        if isinstance(error, LinkLimitError) and self._make_room():
+            self._wait_for_room(str(error))
+        else:
+            self._refused(str(error), not isinstance(error, LocalProtocolError))
+
+    def _wait_for_room(self, reason: str) -> None:
+        """Others were given up for this link: try again when they are."""
+        self.refusal = reason
+        self._rest_if_needed(FIRST_RETRY_PAUSE)
 
     def _declaring(self) -> None:
         self.refusal = f"waiting for the message bus to declare {self.address}"
@@ -334,6 +340,7 @@ class SendingLink(WantedLink[Sender]):
 
     def _attached(self, link: Sender) -> None:
         self.refusal = ""
+        self._was_up = True
         self._limit = link.max_message_size
         self.send_pending()
 
@@ -350,9 +357,13 @@ class SendingLink(WantedLink[Sender]):
                 self.want()
             return
         self.forget_declarations()
+        was_up, self._was_up = self._was_up, False
         again = self._lost_outcomes(link, reason)
         permanent = error is not None and error.condition in _PERMANENT
-        self._refused(reason, permanent)
+        if not was_up and is_full(error) and self._make_room():
+            self._wait_for_room(reason)
+        else:
+            self._refused(reason, permanent, FIRST_PAUSE if was_up else None)
         self.pending.extendleft(reversed(again))
         self._rest_if_needed()
 
@@ -467,7 +478,7 @@ class SendingLink(WantedLink[Sender]):
     def connection_lost(self, reason: str) -> None:
         """The link went with the connection, or there was none: what may be sent
         when it is back waits on, within its retries."""
-        self.alone = False
+        self.alone = self._was_up = False
         link = self.went_down()
         again = self._lost_outcomes(link, reason) if link is not None else []
         waiting, self.pending = self.pending, collections.deque()

@@ -183,6 +183,8 @@ class Room:
         self._further: Room | None = None
         self.subscriptions: dict[Subscription, None] = {}
         self.links_held = 0
+        # How many they may have, where the bus refused one more.
+        self._limit: int | None = None
         self.departing: set[ReceivingLink] = set()
 
     def take_on(self, subscription: Subscription) -> None:
@@ -203,7 +205,8 @@ class Room:
     @property
     def _capacity(self) -> int:
         assert self.context.engine is not None
-        return self.context.engine.room_for_links(KEPT_SESSIONS)
+        room = self.context.engine.room_for_links(KEPT_SESSIONS)
+        return room if self._limit is None else min(room, self._limit)
 
     @property
     def overfull(self) -> bool:
@@ -231,8 +234,15 @@ class Room:
         if len(subscription.links) >= self.links_held:
             return False
         subscription.detach()
+        self._limit = self.links_held
         self.pass_on(subscription)
         return True
+
+    def give_one_up(self) -> bool:
+        """Have the latest subscription received over another connection, as there is no
+        room for what sends or replies.  Returns whether there was one to spare."""
+        latest = next(reversed(self.subscriptions), None)
+        return latest is not None and self.displace(latest)
 
     def remove(self, subscription: Subscription) -> None:
         """It is wanted no longer."""

@@ -40,6 +40,16 @@ from greenamqp.management import Refused
 L = typing.TypeVar("L", Sender, Receiver)
 
 
+# A link that was up is attached again after this pause: whatever took it, an operator
+# or the end of another link's session, is over as a rule.  Seconds.
+FIRST_PAUSE = 0.5
+
+
+def is_full(error: RemoteError | None) -> bool:
+    """Whether the bus refused a link because there are too many already."""
+    return error is not None and error.condition == "amqp:resource-limit-exceeded"
+
+
 class Phase(enum.Enum):
     """Where a wanted link is; see the table in the module."""
 

@@ -239,7 +239,9 @@ class BlockingHub(ReactorHub):
         def run() -> None:
             try:
                 function(*args)
-            except Exception:
+            except Exception as exc:
+                if interrupts.struck(exc):
+                    raise
                 LOG.exception("a deferred function failed")
 
         self._work.append(run)

@@ -117,6 +117,8 @@ class _Outside(logging.Filter):
         self._waiting.append((record, about_another))
         if hub is not None:
             hub.call_inside(lambda: hub.spawn(self.drain))
+        else:
+            self.drain()  # who did may have been interrupted by a signal handler
         return False
 
     def _emit(self, record: logging.LogRecord, about_another: bool) -> None:

@@ -141,17 +141,56 @@ def test_descriptor_of_a_listener_on_a_further_connection(hub, bus, unique, brok
     assert connections(port) == 1  # the sender's
 
 
+@pytest.fixture
+def narrow():
+    """A broker that refuses links beyond six of a connection; it does not say so
+    before."""
+    made = buses.EmbeddedBroker("--max-links", "6")
+    yield made
+    made.stop()
+
+
+def test_servers_that_use_up_a_brokers_limit(bus, serve, unique, narrow):
+    """They are on as many connections as it takes."""
+    topics = [unique() for _ in range(5)]
+    serve(narrow.url, topics)
+    ask(bus.client(Target(topic="none"), bus.rpc_transport(url=narrow.url)), topics)
+
+
+def test_listeners_leave_room_for_replies(bus, serve, unique, narrow):
+    """And for what their process sends."""
+    topic = unique()
+    serve(narrow.url, [topic])
+    transport = bus.rpc_transport(url=narrow.url)
+    listeners = [
+        transport._driver.listen(Target(topic=unique(), server="s"), 1, None)
+        for _ in range(4)
+    ]
+    ask(bus.client(Target(topic="none"), transport), [topic])
+    for listener in listeners:
+        listener.cleanup()
+
+
+def test_a_caller_of_more_servers_than_it_may_have_links(bus, serve, unique, narrow):
+    topic = unique()
+    serve(narrow.url, [topic])
+    client = bus.client(Target(topic="none"), bus.rpc_transport(url=narrow.url))
+    for number in range(30):
+        client.prepare(topic=f"absent-{number}").cast({}, "echo", value=1)
+        ask(client, [topic])
+
+
 def test_a_limit_that_the_broker_keeps_is_named(bus, unique, caplog):
-    """Links beyond the broker's own limit are refused, not counted: what could not be
-    subscribed to, and why, is in the log."""
-    broker = buses.EmbeddedBroker("--max-links", "4")
+    """Where not even one subscription has room: what could not be subscribed to, and
+    why, is in the log."""
+    broker = buses.EmbeddedBroker("--max-links", "2")
     try:
         options = {"oslo_messaging_amqp": {"default_send_timeout": 5}}
         transport = bus.rpc_transport(url=broker.url, options=options)
         first = transport._driver.listen(Target(topic=unique(), server="s"), 1, None)
         second = transport._driver.listen(Target(topic=unique(), server="s"), 1, None)
         assert "not subscribed yet after 5 s: " in caplog.text
-        assert "a connection may have 4 links" in caplog.text.split("not subscribed")[1]
+        assert "a connection may have 2 links" in caplog.text.split("not subscribed")[1]
         for listener in (first, second):
             listener.cleanup()
         transport.cleanup()

@@ -11,7 +11,6 @@ from tests.functional import world
 from tests.functional.harness import Program
 
 
-
 class Endpoint:
     def __init__(self):
         self.casts = 0

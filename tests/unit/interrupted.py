@@ -448,10 +448,10 @@ def a_slow_handler_stops_no_other_thread(env: Env) -> None:
 
 
 #: Calls within which signals come.
-CALLS = 1500
+CALLS = 500
 
 #: How many exceptions signal handlers raise.
-LIMITS = 500
+LIMITS = 200
 
 
 def _while_interrupted(env: Env, do: typing.Callable[[], object]) -> int:

@@ -7,6 +7,7 @@ import pytest
 from oslo_messaging import exceptions
 
 from greenamqp.client import Destination
+from greenamqp.client.wanted import FIRST_PAUSE
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED, Message
 from tests.unit import fakes
@@ -469,9 +470,9 @@ def test_the_reply_link_is_closed_by_the_peer():
             task.result()
         s.peer.received.clear()
         next_one = s.call()
-        s.world.advance(5)
+        s.world.advance(FIRST_PAUSE / 2)
         assert s.peer.received == []
-        s.world.advance(2)
+        s.world.advance(FIRST_PAUSE / 2)
         (request,) = s.peer.received
         s.peer.reply(request, "answer")
         s.world.settle()

@@ -5,6 +5,7 @@ import pytest
 from oslo_messaging import Target
 
 from greenamqp.addressing import Node
+from greenamqp.client.wanted import FIRST_PAUSE
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED, Message, capi
 from greenamqp.engine.connection import LINKS_PER_SESSION
@@ -520,13 +521,14 @@ def test_a_link_closed_by_the_peer_is_attached_again(caplog):
     with fakes.setting(link_retry_delay=9) as s:
         consumer = attached(s, "a", "b")
         s.peer.outbound["a"].close("amqp:resource-deleted", "queue deleted")
-        s.world.advance(8)
+        s.world.settle()
+        s.world.advance(FIRST_PAUSE / 2)
         assert "queue deleted" in caplog.text
         assert not consumer.subscription.attached
         s.peer.send("b", Message("x"))
         s.world.settle()
         assert consumer.bodies == ["x"]
-        s.world.advance(2)
+        s.world.advance(FIRST_PAUSE / 2)
         assert consumer.subscription.attached
         assert s.peer.outbound["a"].credit == 10
 

@@ -770,7 +770,7 @@ def test_no_link_left_for_replies(freed):
         s.up()
         # Links that are in use, unlike those of senders, make no room.
         names = [f"a{n}" for n in range(LINKS_PER_SESSION - 1)]
-        s.client.subscribe(
+        subscription = s.client.subscribe(
             lambda addresser: [Node(name) for name in names], 10, print
         )
         s.world.settle()
@@ -780,7 +780,7 @@ def test_no_link_left_for_replies(freed):
         s.world.settle()
         assert len(s.peer.received) == sent
         if freed:
-            s.peer.outbound["a7"].close()
+            s.client.unsubscribe(subscription)
             s.world.advance(6)
             s.peer.reply(s.peer.received[-1], "answer")
             s.world.settle()
