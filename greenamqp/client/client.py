@@ -21,7 +21,7 @@ from greenamqp.client.turns import Turns
 from greenamqp.client.watch import Watch
 from greenamqp.connection.failover import Host
 from greenamqp.connection.life import BusConnection
-from greenamqp.engine import Connection, Delivery, Sender
+from greenamqp.engine import Connection, Delivery
 from greenamqp.formats import Format
 from greenamqp.hubs import Hub, Timer, logs
 from greenamqp.policy import Policies
@@ -472,11 +472,14 @@ class Client:
         context.turns = Turns()
         context.watch = Watch(
             self.hub,
+            self.connection.where,
             context.bus.patience,
+            context.pursuits,
             engine,
             context.management,
-            self._senders,
+            self._links.values,
             context.flush,
+            self.connection.leave,
         )
         if self.replies.waiting or any(
             entry.is_call for link in self._links.values() for entry in link.pending
@@ -502,11 +505,6 @@ class Client:
         # After those: what they keep for another attempt is not waited for.
         self.replies.connection_lost(reason)
         self._down = True
-
-    def _senders(self) -> list[Sender]:
-        """The links that messages are sent by."""
-        links = [link.link for link in self._links.values()]
-        return [link for link in links if link is not None]
 
     def _stop_timers(self) -> None:
         for timer in (self._idle_timer, self._sweep):

@@ -85,6 +85,7 @@ class SendingLink(WantedLink[Sender]):
         self._replies = replies
         self._make_room = make_room
         self.destination = destination
+        self.alone = destination in context.pursuits
         self.address: str | None = None
         self.pending: collections.deque[Outgoing] = collections.deque()
         self.last_used = context.hub.now()
@@ -105,6 +106,13 @@ class SendingLink(WantedLink[Sender]):
             or self.phase is Phase.DECLARING
             or (self.link is not None and self.link.unsettled)
         )
+
+    @property
+    def missed(self) -> bool:
+        """Whether anybody waits for what its link was given, or for the link."""
+        link = self.link
+        handles = link.handles if link is not None else ()
+        return any(not entry.done for entry in (*self.pending, *handles))
 
     def submit(self, entry: Outgoing) -> None:
         """Send now if that is possible, else when it is."""
@@ -256,6 +264,8 @@ class SendingLink(WantedLink[Sender]):
         )
         link.on_credit = self._credit
         link.on_settled = self._settled
+        assert self._context.watch is not None
+        self._context.watch.attaching(link)
         return link
 
     def _not_created(self, error: LocalProtocolError | ValueError) -> None:
@@ -285,19 +295,27 @@ class SendingLink(WantedLink[Sender]):
         elif not self.declare():
             self.send_pending()
 
+    def _answered(self, link: Sender) -> bool:
+        """The bus said something to the attach, or it is wanted no longer.  Returns
+        whether that was waited for."""
+        watch = self._context.watch
+        return watch is not None and watch.answered(link)
+
     def _attached(self, link: Sender) -> None:
+        self._answered(link)
         self.refusal = ""
         self._limit = link.max_message_size
         self.send_pending()
 
     def _detached(self, link: Sender, error: RemoteError | None) -> None:
+        attaching = self._answered(link)
         reason = str(error) if error is not None else "the peer detached the link"
         self._context.notices.add(
             notices.LINK_CLOSED, address=self.address, reason=reason
         )
         if isinstance(error, SessionStalled):
             # The bus does not answer in the link's session: on in another one.
-            self.alone = link.unsettled > 0
+            self.alone = attaching or link.unsettled > 0
             self.pending.extendleft(reversed(self._lost_outcomes(link, reason)))
             if self.pending:
                 self.want()
@@ -339,7 +357,9 @@ class SendingLink(WantedLink[Sender]):
     def _settled(
         self, link: Sender, entry: Outgoing, outcome: int, error: typing.Any
     ) -> None:
-        self.rejoin(link)
+        if self.alone:
+            self._context.pursuits.answered(self.destination)
+            self.rejoin(link)
         if outcome == ACCEPTED:
             entry.accepted()
             return
@@ -419,7 +439,8 @@ class SendingLink(WantedLink[Sender]):
     def connection_lost(self, reason: str) -> None:
         """The link went with the connection, or there was none: what may be sent
         when it is back waits on, within its retries."""
-        self.alone = False
+        # Where an outcome is missing still, nobody else is to wait with it.
+        self.alone = self.destination in self._context.pursuits
         link = self.went_down()
         again = self._lost_outcomes(link, reason) if link is not None else []
         waiting, self.pending = self.pending, collections.deque()
@@ -446,6 +467,7 @@ class SendingLink(WantedLink[Sender]):
         """Detach the link; what waits is the caller's to see to."""
         link = self.go()
         if link is not None:
+            self._answered(link)
             link.close()
 
     def fail_all(self, reason: str) -> None:

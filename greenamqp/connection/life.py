@@ -165,6 +165,14 @@ class BusConnection:
         if self._pump is not None:
             self.hub.flush_late(self._pump)
 
+    def leave(self, reason: str) -> None:
+        """It is of no use to the owner: make another one, to the next host where there
+        are several.  Not from a callback of the engine."""
+        if self.state is State.UP:
+            assert self.engine is not None
+            self.engine.close()
+            self._lost(reason)
+
     def begin_close(self, waiter: Waiter) -> None:
         """Say goodbye to the peer; nothing is told to the owner any more.
 

@@ -463,6 +463,11 @@ class Sender(Link):
         self._unsettled.clear()
         return handles
 
+    @property
+    def handles(self) -> typing.Iterable[typing.Any]:
+        """Those of the messages that wait for their outcome, the oldest first."""
+        return self._unsettled.values()
+
     def drained(self) -> None:
         """Give back the credit that is left, where the peer asked to drain."""
         lib.pn_link_drained(self._pn)
