@@ -42,6 +42,9 @@ GROUP = cfg.OptGroup(
 #: What may be sent pre-settled.
 PRE_SETTLED = ("rpc-call", "rpc-reply", "rpc-cast", "notify")
 
+#: Seconds for a notification that is not tried for ever, where no option says it.
+NOTIFY_TIMEOUT = 30
+
 _OLD_GROUP: dict[str, typing.Any] = {"deprecated_group": "amqp1"}
 
 _connection = [
@@ -193,9 +196,11 @@ _sending = [
     ),
     cfg.IntOpt(
         "default_notify_timeout",
-        default=30,
         min=5,
-        help="Seconds within which a notification must be delivered.",
+        help="Seconds within which a notification must be delivered. By default, where "
+        "the notifier's retry is -1, it is tried for as long as there is no message "
+        "bus to take it; 30 where the bus says that nobody is there to take it, or "
+        "where retry is a number.",
     ),
     cfg.IntOpt(
         "default_sender_link_timeout",

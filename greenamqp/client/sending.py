@@ -232,6 +232,14 @@ class SendingLink(WantedLink[Sender]):
             self._absence_timer.cancel()
             self._absence_timer = None
 
+    def _in_vain(self, entry: Outgoing) -> bool:
+        """Whether nobody is there for this one for as long as it waits for that."""
+        patience = absence.patience(entry, self.node)
+        if patience is None:
+            return False
+        now = self._context.hub.now()
+        return self._wanting_since(entry, now) + patience <= now
+
     def _wanting_since(self, entry: Outgoing, now: float) -> float:
         """When nobody was there for this one, or for those before it."""
         if entry.wanting_since is None:
@@ -323,21 +331,31 @@ class SendingLink(WantedLink[Sender]):
         self.forget_declarations()
         again = self._lost_outcomes(link, reason)
         permanent = error is not None and error.condition in _PERMANENT
-        self._refused(reason, permanent)
+        absent = error is not None and error.condition == "amqp:not-found"
+        self._refused(reason, permanent, absent=absent)
         self.pending.extendleft(reversed(again))
         self._rest_if_needed()
 
     def _refused(
-        self, reason: str, permanent: bool, pause: float | None = None
+        self,
+        reason: str,
+        permanent: bool,
+        pause: float | None = None,
+        absent: bool = False,
     ) -> None:
-        """There is no link, or no use in it: what may not be tried again fails."""
+        """There is no link, or no use in it: what may not be tried again fails.
+
+        :param absent: whether that is because nobody is there
+        """
         self.refusal = reason
         waiting, self.pending = self.pending, collections.deque()
         for entry in waiting:
             entry.last_reason = reason
             if entry.done:
                 continue
-            if permanent or not entry.may_retry():
+            endless = entry.deadline is None
+            in_vain = absent and endless and self._in_vain(entry)
+            if permanent or in_vain or not entry.may_retry():
                 where = f"{self.address}: " if self.address else ""
                 entry.failed(f"{where}{reason}")
             else:
@@ -378,11 +396,12 @@ class SendingLink(WantedLink[Sender]):
         elif verdict is Verdict.FAILED:
             entry.failed(reason)
         else:
-            if verdict is Verdict.AGAIN_DECLARED:
+            absent = verdict is Verdict.AGAIN_DECLARED
+            if absent:
                 self.forget_declarations()
-            self._again(entry, reason)
+            self._again(entry, reason, absent)
 
-    def _again(self, entry: Outgoing, reason: str) -> None:
+    def _again(self, entry: Outgoing, reason: str, absent: bool) -> None:
         if entry.done:
             return
         entry.last_reason = reason
@@ -390,11 +409,12 @@ class SendingLink(WantedLink[Sender]):
             # No server has it: no reply can come, and none may be waited for.
             self._replies.forget(typing.cast(Call, entry))
         context = self._context
-        now = context.hub.now()
-        if context.bus.is_router and entry.impatient:
-            if self._wanting_since(entry, now) + absence.PATIENCE <= now:
-                entry.failed(reason)
-                return
+        waits_for_somebody = (context.bus.is_router and entry.impatient) or (
+            absent and entry.deadline is None
+        )
+        if waits_for_somebody and self._in_vain(entry):
+            entry.failed(reason)
+            return
         if not entry.may_retry():
             entry.failed(reason)
             return
@@ -403,7 +423,7 @@ class SendingLink(WantedLink[Sender]):
             longest = min(longest, LONGEST_ROUTER_PAUSE)
         pause = min(FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16), longest)
         self._resting[entry] = context.hub.call_at(
-            now + pause, lambda: self._resend(entry)
+            context.hub.now() + pause, lambda: self._resend(entry)
         )
 
     def _resend(self, entry: Outgoing) -> None:
@@ -448,6 +468,8 @@ class SendingLink(WantedLink[Sender]):
             if entry.done:
                 continue
             entry.last_reason = reason
+            if entry.deadline is None:
+                entry.wanting_since = None  # there is no bus to say so
             # A reply that has not left yet is not sent again, but for the first time.
             if (entry.on_failure and not entry.attempts) or entry.may_retry():
                 self.pending.append(entry)

@@ -684,18 +684,19 @@ class Setting(typing.NamedTuple):
     def send(
         self,
         body: str = "{}",
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
         destination: Destination = RPC,
         what: str = "notification",
         **options: typing.Any,
     ) -> Task:
         """Begin to send something."""
+        deadline = None if timeout is None else self.world.now() + timeout
         return self.world.go(
             self.client.send,
             what,
             destination,
             lambda format: Message(body),
-            deadline=self.world.now() + timeout,
+            deadline=deadline,
             **options,
         )
 

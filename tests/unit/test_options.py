@@ -68,7 +68,11 @@ PREDECESSOR = {
 }
 
 # Where this driver's defaults are others, on purpose: these lost messages.
-DEVIATIONS = {"idle_timeout": 30, "pre_settled": ["rpc-reply"]}
+DEVIATIONS = {
+    "idle_timeout": 30,
+    "pre_settled": ["rpc-reply"],
+    "default_notify_timeout": None,
+}
 
 BY_NAME = {option.dest: option for option in options.OPTIONS}
 
