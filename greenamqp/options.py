@@ -351,6 +351,18 @@ _new = [
     ),
 ]
 
+_failover = [
+    cfg.IntOpt(
+        "silent_host_timeout",
+        default=5,
+        min=0,
+        help="Where the transport URL has several hosts: seconds without a byte from "
+        "the one at hand, which is asked for a sign of life several times meanwhile, "
+        "after which the next one is taken; idle_timeout where that is shorter, or 0. "
+        "0: idle_timeout alone counts.",
+    ),
+]
+
 _queues = [
     cfg.FloatOpt(
         "queue_expires",
@@ -409,6 +421,7 @@ OPTIONS: list[cfg.Opt] = [
     *_lifetime,
     *_credit,
     *_new,
+    *_failover,
     *_queues,
     *_rabbit,
 ]

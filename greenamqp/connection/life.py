@@ -120,6 +120,14 @@ class BusConnection:
         # When the connection came up.
         self._up_since = 0.0
         self._patience = CONNECT_TIMEOUT if len(hosts) == 1 else CONNECT_TIMEOUT_OF_MANY
+        # Seconds of silence after which the peer counts as lost.
+        self._idle_timeout = float(options.idle_timeout)
+        silent = options.silent_host_timeout
+        if len(hosts) > 1 and silent and silent < self._idle_timeout:
+            # The peer is told, and sends an empty frame more often than that, also
+            # where it takes nothing from those who publish: an alarm of RabbitMQ's is
+            # no reason to go elsewhere, as it holds for the whole cluster.
+            self._idle_timeout = float(silent)
         # When the attempt that is under way counts as failed.
         self._attempt_until = 0.0
         self._guarded = bool(options.heartbeat_guard)
@@ -263,7 +271,13 @@ class BusConnection:
         self._refused_links = 0
         self._timer = self.hub.call_at(self._attempt_until, self._opening_timed_out)
         self.engine = self._new_engine()
-        self._pump = Pump(self.hub, stream, self.engine, self._pump_closed)
+        self._pump = Pump(
+            self.hub,
+            stream,
+            self.engine,
+            self._pump_closed,
+            self.options.idle_timeout,
+        )
         self.engine.open()
         self._pump.start()
 
@@ -286,7 +300,7 @@ class BusConnection:
                 "pid": os.getpid(),
                 "node": platform.node() or "unknown",
             },
-            idle_timeout=options.idle_timeout,
+            idle_timeout=self._idle_timeout,
             channel_max=CHANNEL_MAX,
             links_per_session=self._links_per_session,
             sasl=sasl,

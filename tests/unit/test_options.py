@@ -332,6 +332,20 @@ def test_idle_timeout(seconds):
         assert len(s.network.attempts) >= 2
 
 
+@effect("silent_host_timeout")
+@pytest.mark.parametrize("seconds", [3, 20, 0])
+def test_silent_host_timeout(seconds):
+    with fakes.driver(
+        "amqp://one:5672,two:5672/", silent_host_timeout=seconds, idle_timeout=40
+    ) as s:
+        s.up()
+        s.peer.silent = True
+        s.world.advance((seconds or 40) * 0.9)
+        assert len(s.network.attempts) == 1
+        s.world.advance((seconds or 40) * 0.6)
+        assert len(s.network.attempts) == 2
+
+
 @effect("trace")
 @pytest.mark.parametrize("trace", [True, False])
 def test_trace(trace, capfd):
