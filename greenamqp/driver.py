@@ -210,7 +210,8 @@ class GreenAMQPDriver(base.BaseDriver):
         """Send a notification; returns when the message bus has accepted it.
 
         :param retry: further attempts where the bus gives it back, or the connection
-            is lost
+            is lost.  None or -1: for ever, unless ``default_notify_timeout`` is set,
+            or the bus says that nobody is there to take it
         :raises MessageDeliveryFailure: with the reason
         """
         if logs.is_muted():
@@ -241,6 +242,10 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> None:
         opts = self._options
         unique_id = client.unique_id()
+        timeout = opts.default_notify_timeout
+        if timeout is None and retry is not None and retry >= 0:
+            timeout = options.NOTIFY_TIMEOUT
+        deadline = None if timeout is None else client.hub.now() + timeout
         try:
             client.send(
                 "notification",
@@ -248,7 +253,7 @@ class GreenAMQPDriver(base.BaseDriver):
                 lambda format: format.notification(
                     message, ctxt, unique_id, envelope=version == 2.0
                 ),
-                deadline=client.hub.now() + opts.default_notify_timeout,
+                deadline=deadline,
                 retries=retry,
                 settled="notify" in opts.pre_settled,
                 repeatable=True,

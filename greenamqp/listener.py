@@ -52,9 +52,9 @@ from greenamqp.hubs import Hub, Timer, Waiter, native
 
 LOG = logging.getLogger(__name__)
 
-# Messages that were acknowledged and would be known again, for each that a listener
-# may hold: when a connection breaks, the bus may not have heard of the latest, and
-# gives them once more.
+# Messages that were had and would be known again, for each that a listener may hold:
+# when a connection breaks, the bus may not have heard of the latest acknowledgements,
+# and gives them once more.
 REMEMBERED = 4
 
 # What is done to a message with an outcome, for messages to people.
@@ -140,8 +140,8 @@ class Incoming(base.IncomingMessage):
             arrival, self._arrival = self._arrival, None
             if arrival is None:
                 return
-            if outcome == ACCEPTED and self._unique_id is not None:
-                arrival.listener.remember(self._unique_id)
+            if self._unique_id is not None:
+                self._remember(arrival.listener, self._unique_id, outcome)
             if outcome == RELEASED and arrival.settled:
                 if not arrival.listener.put_back(arrival):
                     self._client.notices.add(
@@ -160,6 +160,12 @@ class Incoming(base.IncomingMessage):
                     address=arrival.inlet.address,
                     outcome=_DONE[outcome],
                 )
+
+
+    def _remember(self, listener: Listener, unique_id: str, outcome: int) -> None:
+        """Have its copies known.  Lock."""
+        if outcome == ACCEPTED:
+            listener.remember(unique_id)
 
 
 class AnyIncoming(Incoming):
@@ -195,6 +201,11 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         if outcome == RELEASED:
             self._done()  # no reply will come
         super()._settle_now(outcome)
+
+    def _remember(self, listener: Listener, unique_id: str, outcome: int) -> None:
+        # Its copies are known since it was taken; but not if others may have it.
+        if outcome == RELEASED:
+            listener.forget(unique_id)
 
     def _done(self) -> bool:
         """It is not at work any more; returns whether others are."""
@@ -350,8 +361,10 @@ class Listener(base.Listener):
         self._kind = kind
         self._may_be_foreign = kind.may_be_foreign
         self._queue: collections.deque[_Arrival] = collections.deque()
-        # What was acknowledged of late, where messages say who they are.
-        self._acknowledged: dict[str, None] = {}
+        # What was acknowledged of late, where messages say who they are; of requests,
+        # what was taken: those that wait for a worker are executed as well, whatever
+        # became of their link.
+        self._had: dict[str, None] = {}
         self._waiters: list[Waiter] = []
         self._ready_fd: _ReadyFd | None = None
         self._stopped = False
@@ -460,15 +473,19 @@ class Listener(base.Listener):
         )
 
     def remember(self, unique_id: str) -> None:
-        """A message was acknowledged: should it come again, it is a copy.  Lock."""
-        acknowledged = self._acknowledged
-        acknowledged[unique_id] = None
-        if len(acknowledged) > REMEMBERED * self.prefetch_size:
-            del acknowledged[next(iter(acknowledged))]
+        """A message was had: should it come again, it is a copy.  Lock."""
+        had = self._had
+        had[unique_id] = None
+        if len(had) > REMEMBERED * self.prefetch_size:
+            del had[next(iter(had))]
+
+    def forget(self, unique_id: str) -> None:
+        """It was given back: should it come again, it is no copy.  Lock."""
+        self._had.pop(unique_id, None)
 
     def _drop_copy(self, arrival: _Arrival, unique_id: str) -> None:
         LOG.info(
-            "a copy of a message from %s that was acknowledged before (%s) was dropped",
+            "a copy of a message from %s that came before (%s) was dropped",
             arrival.inlet.address,
             unique_id,
         )
@@ -506,9 +523,14 @@ class Listener(base.Listener):
                     str(exc),
                 )
                 continue
-            if request.unique_id in self._acknowledged:
-                self._drop_copy(arrival, request.unique_id)
-                continue
+            unique_id = request.unique_id
+            if unique_id is not None:
+                if unique_id in self._had:
+                    self._drop_copy(arrival, unique_id)
+                    continue
+                if not self._kind.may_come_again:
+                    with lock:
+                        self.remember(unique_id)
             taken.append(self._kind(self._client, arrival, request))
         if not self._queue and self._ready_fd is not None:
             with lock:

@@ -42,6 +42,9 @@ GROUP = cfg.OptGroup(
 #: What may be sent pre-settled.
 PRE_SETTLED = ("rpc-call", "rpc-reply", "rpc-cast", "notify")
 
+#: Seconds for a notification that is not tried for ever, where no option says it.
+NOTIFY_TIMEOUT = 30
+
 _OLD_GROUP: dict[str, typing.Any] = {"deprecated_group": "amqp1"}
 
 _connection = [
@@ -193,9 +196,11 @@ _sending = [
     ),
     cfg.IntOpt(
         "default_notify_timeout",
-        default=30,
         min=5,
-        help="Seconds within which a notification must be delivered.",
+        help="Seconds within which a notification must be delivered. By default, where "
+        "the notifier's retry is -1, it is tried for as long as there is no message "
+        "bus to take it; 30 where the bus says that nobody is there to take it, or "
+        "where retry is a number.",
     ),
     cfg.IntOpt(
         "default_sender_link_timeout",
@@ -346,6 +351,18 @@ _new = [
     ),
 ]
 
+_failover = [
+    cfg.IntOpt(
+        "silent_host_timeout",
+        default=5,
+        min=0,
+        help="Where the transport URL has several hosts: seconds without a byte from "
+        "the one at hand, which is asked for a sign of life several times meanwhile, "
+        "after which the next one is taken; idle_timeout where that is shorter, or 0. "
+        "0: idle_timeout alone counts.",
+    ),
+]
+
 _queues = [
     cfg.FloatOpt(
         "queue_expires",
@@ -404,6 +421,7 @@ OPTIONS: list[cfg.Opt] = [
     *_lifetime,
     *_credit,
     *_new,
+    *_failover,
     *_queues,
     *_rabbit,
 ]

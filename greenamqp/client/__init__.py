@@ -21,7 +21,8 @@ Within: ``client`` (what the driver asks), ``outgoing`` (a message on its way),
 ``wanted`` (the life of a link, with its table), ``sending``, ``receiving`` and
 ``replies`` (the three kinds of it), ``outcome`` (what an outcome means, a table),
 ``subscription`` (what a listener receives, and the room for it), ``watch`` (leaves
-sessions in which the bus stands still), ``turns`` (links that may be refused),
+sessions in which the bus stands still), ``pursuit`` (when a missing outcome is waited
+for no longer), ``turns`` (links that may be refused),
 ``context`` (what all of these share).
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a message waits on a router while nobody is there to take it.
+"""How long a message waits while nobody is there to take it.
 
 A router stores nothing: it gives no credit while an address has no consumer, and
 releases what came too late.  Nothing says whether one will ever come; in a mesh it
@@ -14,13 +14,16 @@ with at_least_once    GRACE      MessageUndeliverable
 cast                  PATIENCE   MessageDeliveryFailure: a caller that stands still for
                                  as long as a call's time-out is not helped
 call, notification    -          its own time-out, as somebody may come until then
+one with no time-out  ENDURANCE  MessageDeliveryFailure: it waits for ever for a bus,
+                                 not for somebody that the bus says is not there
 ====================  =========  =====================================================
 
 A fanout that did find consumers has an outcome when the slowest of them has settled.
 It waits FANOUT_PATIENCE for that, and is done; while it was in vain for the one before
 it, not at all.
 
-Seconds.  On a bus that stores, none of this is asked.
+Seconds.  On a bus that stores, only the last is asked: what it releases, rejects as
+not found, or has no place for by that name.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from greenamqp.client.outgoing import Outgoing
 
 GRACE = 1.0
 PATIENCE = 3.0
+ENDURANCE = 30.0
 
 FANOUT_PATIENCE = 0.25
 
@@ -38,7 +42,9 @@ def patience(entry: Outgoing, node: Node) -> float | None:
     """How long this one waits while nobody is there; None: its own time-out."""
     if entry.mandatory or node.may_be_unheard:
         return GRACE
-    return PATIENCE if entry.impatient else None
+    if entry.impatient:
+        return PATIENCE
+    return ENDURANCE if entry.deadline is None else None
 
 
 def conclude(entry: Outgoing, node: Node, address: str | None, reason: str) -> None:

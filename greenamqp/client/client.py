@@ -21,9 +21,9 @@ from greenamqp.client.turns import Turns
 from greenamqp.client.watch import Watch
 from greenamqp.connection.failover import Host
 from greenamqp.connection.life import BusConnection
-from greenamqp.engine import Connection, Delivery, Sender
+from greenamqp.engine import Connection, Delivery
 from greenamqp.formats import Format
-from greenamqp.hubs import Hub, Timer, logs
+from greenamqp.hubs import Hub, Timer, Waiter, logs
 from greenamqp.policy import Policies
 
 # One name for all of the room: where in it something is logged is nobody's business.
@@ -34,6 +34,10 @@ SWEEP_INTERVAL = 1.0
 
 # Links that find no room together are not each given some.  Seconds.
 ROOM_HOLDS = 0.25
+
+# A message that waits for ever is told of in the log when it has waited for so long.
+# Seconds.
+LONG_WAIT = 30.0
 
 
 def _has_vhost_prefix(product: str) -> bool:
@@ -111,7 +115,7 @@ class Client:
         destination: Destination,
         compose: Compose,
         *,
-        deadline: float,
+        deadline: float | None,
         retries: int | None = None,
         settled: bool = False,
         repeatable: bool = False,
@@ -122,6 +126,9 @@ class Client:
 
         :param what: how errors name it
         :param compose: makes the message; what it raises is raised here
+        :param deadline: None: there is none while the bus does not say that nobody is
+            there to take it (see `absence`), but for what a log handler sends, which
+            the rest of the program may wait for: that waits for LONG_WAIT
         :param retries: further attempts allowed; None or negative: any number
         :param settled: ask for no outcome
         :param repeatable: whether it may be sent again when its outcome is unknown
@@ -149,6 +156,8 @@ class Client:
         entry.impatient = impatient
         self._submit(entry)
         try:
+            if deadline is None:
+                self._endure(entry, waiter)
             while not entry.done:
                 if not waiter.wait(deadline):
                     break
@@ -158,6 +167,28 @@ class Client:
             raise TimeoutError(self._late(entry))
         if entry.error is not None:
             raise entry.error
+
+    def _endure(self, entry: Outgoing, waiter: Waiter) -> None:
+        """Wait for what has no deadline, until that is to be told of.
+
+        :raises TimeoutError: it waits no longer
+        """
+        until = self.hub.now() + LONG_WAIT
+        while not entry.done:
+            if waiter.wait(until) or entry.done:
+                continue
+            if logs.in_handler():
+                raise TimeoutError(self._late(entry))
+            # Who sends log records would have this one wait as well, and so on.
+            with logs.muted():
+                LOG.warning(
+                    "%s to %s has waited for %g s, and waits on: %s",
+                    entry.what,
+                    entry.destination,
+                    LONG_WAIT,
+                    self._waits_for(entry),
+                )
+            return
 
     def call(
         self,
@@ -413,6 +444,10 @@ class Client:
 
         :param silence: a server that was silent for too long, if that is the reason
         """
+        reason = self._waits_for(entry, silence)
+        return f"{entry.what} to {entry.destination} timed out: {reason}"
+
+    def _waits_for(self, entry: Outgoing, silence: str = "") -> str:
         reason = entry.last_reason
         if not reason and self.context.engine is None:
             reason = self.connection.why_down()
@@ -425,7 +460,7 @@ class Client:
                 reason = "no outcome from the message bus: it may still arrive"
             else:
                 reason = "the message bus gives no credit: is there a consumer?"
-        return f"{entry.what} to {entry.destination} timed out: {reason}"
+        return reason
 
     def _sweep_unattended(self) -> None:
         self._sweep = None
@@ -478,11 +513,14 @@ class Client:
         context.turns = Turns()
         context.watch = Watch(
             self.hub,
+            self.connection.where,
             context.bus.patience,
+            context.pursuits,
             engine,
             context.management,
-            self._senders,
+            self._links.values,
             context.flush,
+            self.connection.leave,
         )
         if self.replies.waiting or any(
             entry.is_call for link in self._links.values() for entry in link.pending
@@ -508,11 +546,6 @@ class Client:
         # After those: what they keep for another attempt is not waited for.
         self.replies.connection_lost(reason)
         self._down = True
-
-    def _senders(self) -> list[Sender]:
-        """The links that messages are sent by."""
-        links = [link.link for link in self._links.values()]
-        return [link for link in links if link is not None]
 
     def _stop_timers(self) -> None:
         for timer in (self._idle_timer, self._sweep):

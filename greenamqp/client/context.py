@@ -7,6 +7,7 @@ import typing
 
 from greenamqp import addressing
 from greenamqp.client.notices import Notices
+from greenamqp.client.pursuit import Pursuits
 from greenamqp.client.turns import Turns
 from greenamqp.client.watch import Watch
 from greenamqp.connection.life import BusConnection
@@ -27,6 +28,7 @@ class Context:
         likely one
     :ivar bus: who the peer says it is, or the last one
     :ivar turns: whose turn it is to attach a link that may be refused
+    :ivar pursuits: where outcomes are missing
     :ivar closed: whether the client was closed
     """
 
@@ -43,6 +45,7 @@ class Context:
         self.format = addressing.likely_format(options)
         self.bus = addressing.Bus()
         self.turns = Turns()
+        self.pursuits = Pursuits()
         self.closed = False
         self.engine: Connection | None = None
         self.addresser: addressing.Addresser | None = None

@@ -332,3 +332,5 @@ class ReceivingLink(WantedLink[Receiver]):
         management = self._context.management
         if self.node.remove is not None and management is not None:
             management.delete_queue(self.node.remove)
+            # What it is bound to may go with it.
+            self.forget_declarations()

@@ -89,6 +89,7 @@ class SendingLink(WantedLink[Sender]):
         self._replies = replies
         self._make_room = make_room
         self.destination = destination
+        self.alone = destination in context.pursuits
         self.address: str | None = None
         self.pending: collections.deque[Outgoing] = collections.deque()
         self.last_used = context.hub.now()
@@ -116,6 +117,13 @@ class SendingLink(WantedLink[Sender]):
             or self.phase is Phase.DECLARING
             or (self.link is not None and self.link.unsettled)
         )
+
+    @property
+    def missed(self) -> bool:
+        """Whether anybody waits for what its link was given, or for the link."""
+        link = self.link
+        handles = link.handles if link is not None else ()
+        return any(not entry.done for entry in (*self.pending, *handles))
 
     def submit(self, entry: Outgoing) -> None:
         """Send now if that is possible, else when it is."""
@@ -274,6 +282,14 @@ class SendingLink(WantedLink[Sender]):
             self._absence_timer.cancel()
             self._absence_timer = None
 
+    def _in_vain(self, entry: Outgoing) -> bool:
+        """Whether nobody is there for this one for as long as it waits for that."""
+        patience = absence.patience(entry, self.node)
+        if patience is None:
+            return False
+        now = self._context.hub.now()
+        return self._wanting_since(entry, now) + patience <= now
+
     def _wanting_since(self, entry: Outgoing, now: float) -> float:
         """When nobody was there for this one, or for those before it."""
         if entry.wanting_since is None:
@@ -306,6 +322,8 @@ class SendingLink(WantedLink[Sender]):
         )
         link.on_credit = self._credit
         link.on_settled = self._settled
+        assert self._context.watch is not None
+        self._context.watch.attaching(link)
         return link
 
     def _not_created(self, error: LocalProtocolError | ValueError) -> None:
@@ -338,20 +356,28 @@ class SendingLink(WantedLink[Sender]):
         elif not self.declare():
             self.send_pending()
 
+    def _answered(self, link: Sender) -> bool:
+        """The bus said something to the attach, or it is wanted no longer.  Returns
+        whether that was waited for."""
+        watch = self._context.watch
+        return watch is not None and watch.answered(link)
+
     def _attached(self, link: Sender) -> None:
+        self._answered(link)
         self.refusal = ""
         self._was_up = True
         self._limit = link.max_message_size
         self.send_pending()
 
     def _detached(self, link: Sender, error: RemoteError | None) -> None:
+        attaching = self._answered(link)
         reason = str(error) if error is not None else "the peer detached the link"
         self._context.notices.add(
             notices.LINK_CLOSED, address=self.address, reason=reason
         )
         if isinstance(error, SessionStalled):
             # The bus does not answer in the link's session: on in another one.
-            self.alone = link.unsettled > 0
+            self.alone = attaching or link.unsettled > 0
             self.pending.extendleft(reversed(self._lost_outcomes(link, reason)))
             if self.pending:
                 self.want()
@@ -360,24 +386,35 @@ class SendingLink(WantedLink[Sender]):
         was_up, self._was_up = self._was_up, False
         again = self._lost_outcomes(link, reason)
         permanent = error is not None and error.condition in _PERMANENT
+        absent = error is not None and error.condition == "amqp:not-found"
         if not was_up and is_full(error) and self._make_room():
             self._wait_for_room(reason)
         else:
-            self._refused(reason, permanent, FIRST_PAUSE if was_up else None)
+            pause = FIRST_PAUSE if was_up else None
+            self._refused(reason, permanent, pause, absent=absent)
         self.pending.extendleft(reversed(again))
         self._rest_if_needed()
 
     def _refused(
-        self, reason: str, permanent: bool, pause: float | None = None
+        self,
+        reason: str,
+        permanent: bool,
+        pause: float | None = None,
+        absent: bool = False,
     ) -> None:
-        """There is no link, or no use in it: what may not be tried again fails."""
+        """There is no link, or no use in it: what may not be tried again fails.
+
+        :param absent: whether that is because nobody is there
+        """
         self.refusal = reason
         waiting, self.pending = self.pending, collections.deque()
         for entry in waiting:
             entry.last_reason = reason
             if entry.done:
                 continue
-            if permanent or not entry.may_retry():
+            endless = entry.deadline is None
+            in_vain = absent and endless and self._in_vain(entry)
+            if permanent or in_vain or not entry.may_retry():
                 where = f"{self.address}: " if self.address else ""
                 entry.failed(f"{where}{reason}")
             else:
@@ -397,7 +434,9 @@ class SendingLink(WantedLink[Sender]):
     def _settled(
         self, link: Sender, entry: Outgoing, outcome: int, error: typing.Any
     ) -> None:
-        self.rejoin(link)
+        if self.alone:
+            self._context.pursuits.answered(self.destination)
+            self.rejoin(link)
         self._settled_late = False
         if outcome == ACCEPTED:
             entry.accepted()
@@ -417,11 +456,12 @@ class SendingLink(WantedLink[Sender]):
         elif verdict is Verdict.FAILED:
             entry.failed(reason)
         else:
-            if verdict is Verdict.AGAIN_DECLARED:
+            absent = verdict is Verdict.AGAIN_DECLARED
+            if absent:
                 self.forget_declarations()
-            self._again(entry, reason)
+            self._again(entry, reason, absent)
 
-    def _again(self, entry: Outgoing, reason: str) -> None:
+    def _again(self, entry: Outgoing, reason: str, absent: bool) -> None:
         if entry.done:
             return
         entry.last_reason = reason
@@ -429,11 +469,12 @@ class SendingLink(WantedLink[Sender]):
             # No server has it: no reply can come, and none may be waited for.
             self._replies.forget(typing.cast(Call, entry))
         context = self._context
-        now = context.hub.now()
-        if context.bus.is_router and entry.impatient:
-            if self._wanting_since(entry, now) + absence.PATIENCE <= now:
-                entry.failed(reason)
-                return
+        waits_for_somebody = (context.bus.is_router and entry.impatient) or (
+            absent and entry.deadline is None
+        )
+        if waits_for_somebody and self._in_vain(entry):
+            entry.failed(reason)
+            return
         if not entry.may_retry():
             entry.failed(reason)
             return
@@ -442,7 +483,7 @@ class SendingLink(WantedLink[Sender]):
             longest = min(longest, LONGEST_ROUTER_PAUSE)
         pause = min(FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16), longest)
         self._resting[entry] = context.hub.call_at(
-            now + pause, lambda: self._resend(entry)
+            context.hub.now() + pause, lambda: self._resend(entry)
         )
 
     def _resend(self, entry: Outgoing) -> None:
@@ -478,7 +519,9 @@ class SendingLink(WantedLink[Sender]):
     def connection_lost(self, reason: str) -> None:
         """The link went with the connection, or there was none: what may be sent
         when it is back waits on, within its retries."""
-        self.alone = self._was_up = False
+        self._was_up = False
+        # Where an outcome is missing still, nobody else is to wait with it.
+        self.alone = self.destination in self._context.pursuits
         link = self.went_down()
         again = self._lost_outcomes(link, reason) if link is not None else []
         waiting, self.pending = self.pending, collections.deque()
@@ -486,6 +529,8 @@ class SendingLink(WantedLink[Sender]):
             if entry.done:
                 continue
             entry.last_reason = reason
+            if entry.deadline is None:
+                entry.wanting_since = None  # there is no bus to say so
             # A reply that has not left yet is not sent again, but for the first time.
             if (entry.on_failure and not entry.attempts) or entry.may_retry():
                 self.pending.append(entry)
@@ -505,6 +550,7 @@ class SendingLink(WantedLink[Sender]):
         """Detach the link; what waits is the caller's to see to."""
         link = self.go()
         if link is not None:
+            self._answered(link)
             link.close()
 
     def fail_all(self, reason: str) -> None:

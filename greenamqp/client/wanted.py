@@ -9,6 +9,7 @@ how they come by one is the same, and written here::
     WANTED       want(), something is to be declared       DECLARING
     WANTED       want(), nothing is                        ATTACHING
     DECLARING    it is there                               ATTACHING, or UP
+    DECLARING    what it builds on went meanwhile          DECLARING, or RESTING
     DECLARING    it is refused                             RESTING
     ATTACHING    the peer's Attach                         UP
     ATTACHING    refused, or no room for it                RESTING
@@ -36,6 +37,11 @@ from greenamqp.client.context import Context
 from greenamqp.engine import LocalProtocolError, Receiver, RemoteError, Sender
 from greenamqp.hubs import Timer
 from greenamqp.management import Refused
+
+# How often a declaration is begun anew without a pause because a part of it went: an
+# exchange of RabbitMQ's that removes itself goes with its last queue, also between its
+# own declaration and that of a new queue's binding.
+DECLARED_ANEW = 3
 
 L = typing.TypeVar("L", Sender, Receiver)
 
@@ -70,7 +76,15 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         of its own: it may be refused, or may hold up others
     """
 
-    __slots__ = ("_context", "_rest_timer", "alone", "link", "node", "phase")
+    __slots__ = (
+        "_anew",
+        "_context",
+        "_rest_timer",
+        "alone",
+        "link",
+        "node",
+        "phase",
+    )
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -79,6 +93,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self.node = Node()
         self.alone = False
         self._rest_timer: Timer | None = None
+        # How often the declaration was begun anew.
+        self._anew = 0
 
     # -- what a subclass says
 
@@ -224,6 +240,15 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         if self.phase is not Phase.DECLARING:
             return
         self.phase = self._settled_phase()
+        if refused is not None and refused.gone and self._anew < DECLARED_ANEW:
+            self._anew += 1
+            self.forget_declarations()
+            if self.link is None:
+                self.want()
+            else:
+                self.declare()
+            return
+        self._anew = 0
         if refused is not None:
             self._not_declared(refused)
         elif self.link is None:

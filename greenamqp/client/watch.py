@@ -8,67 +8,102 @@ that was asked for in a session is not answered for
 :attr:`greenamqp.addressing.Bus.patience` seconds, the session is left: its links are
 detached, and go on in others.  Which of them was at fault is not known; each that
 waited for something has a session of its own from then on, until it has got an answer.
+If that does not help a link that sends, the connection is left: see `pursuit`.
 
-A link that sends in a session of its own is left to wait there: it holds up nobody, and
-what has no outcome in an alarm of the bus is not sent again and again.
+All this is for a bus that answers.  One that is frozen, or that holds back all who
+publish because its memory or disk is full, answers nothing, and to send again would
+only make copies.  So before anything is left the bus is asked for a session, which
+takes it no time; until it answers, all wait, and then once more for as long as before.
 """
 
 from __future__ import annotations
 
+import logging
 import typing
 
-from greenamqp.engine import Connection, Link, Receiver, Sender
+from greenamqp.client.pursuit import Pursuits
+from greenamqp.engine import Connection, Link, Sender
 from greenamqp.hubs import Hub, Timer
 from greenamqp.management import Management
+
+# One name for all of the room: where in it something is logged is nobody's business.
+LOG = logging.getLogger("greenamqp.client")
+
+
+class Sending(typing.Protocol):
+    """A link that sends, over any number of links of the engine in turn."""
+
+    destination: typing.Any
+    link: Sender | None
+
+    @property
+    def missed(self) -> bool:
+        """Whether anybody waits for what its link was given, or for the link."""
 
 
 class Watch:
     """See the module.  One for each connection; hub's context or lock.
 
+    :param where: the bus, for messages to people
+    :param pursuits: what is known of the destinations, also over former connections
     :param senders: the links that send, whose outcomes are waited for
     :param left: called after links were given up
+    :param leave: leaves the connection, for the reason given
     """
 
     def __init__(
         self,
         hub: Hub,
+        where: str,
         patience: float | None,
+        pursuits: Pursuits,
         connection: Connection,
         management: Management,
-        senders: typing.Callable[[], typing.Iterable[Sender]],
+        senders: typing.Callable[[], typing.Iterable[Sending]],
         left: typing.Callable[[], None],
+        leave: typing.Callable[[str], None],
     ) -> None:
         self._hub = hub
+        self._where = where
         self._patience = patience
+        self._pursuits = pursuits
         self._connection = connection
         self._management = management
         self._senders = senders
         self._left = left
+        self._leave = leave
         # In the order in which they were attached, and when.
-        self._attaching: dict[Receiver, float] = {}
+        self._attaching: dict[Link, float] = {}
         # When an attach was last answered in a session: hundreds of them take a while.
         self._heard: dict[object, float] = {}
         # What each link waited for when it was looked at, and since when.
         self._waits: dict[Link, tuple[object, float]] = {}
+        # Whether the bus was asked if it answers at all, and has not yet.
+        self._asking = False
+        # Whether it was found that it does not.
+        self._mute = False
         self._timer: Timer | None = None
         if patience is not None:
             self._look_later(patience)
 
     def stop(self) -> None:
         """The connection is gone."""
+        self._patience = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def attaching(self, link: Receiver) -> None:
+    def attaching(self, link: Link) -> None:
         """The peer's answer to this one's attach is waited for."""
         if self._patience is not None:
             self._attaching[link] = self._hub.now()
 
-    def answered(self, link: Receiver) -> None:
-        """It came, or is waited for no longer."""
-        if self._attaching.pop(link, None) is not None:
+    def answered(self, link: Link) -> bool:
+        """It came, or is waited for no longer.  Returns whether it was waited for."""
+        waited = self._attaching.pop(link, None) is not None
+        if waited:
             self._heard[link.session] = self._hub.now()
+        return waited
 
     def _look_later(self, patience: float) -> None:
         self._timer = self._hub.call_at(self._hub.now() + patience / 2, self._look)
@@ -76,41 +111,122 @@ class Watch:
     def _look(self) -> None:
         patience = self._patience
         assert patience is not None
-        late = self._late(self._hub.now() - patience)
-        for link in late:
-            self._connection.leave_session(
-                link, f"the message bus did not answer within {patience:g} s"
-            )
-        if late:
-            self._left()
         self._look_later(patience)
+        late = self._late(patience)
+        if self._asking:
+            self._found_mute()
+        elif late:
+            self._asking = self._connection.probe(self._answers)
+            if self._asking:
+                self._left()
+            else:
+                self._give_up(late, patience)  # no session is left to ask for
 
-    def _late(self, instant: float) -> list[Link]:
-        """The links that have waited for one thing since before `instant`."""
-        late: list[Link] = []
-        for receiver, since in self._attaching.items():
-            if since > instant:
+    # -- does the bus answer at all?
+
+    def _found_mute(self) -> None:
+        if not self._mute:
+            self._mute = True
+            LOG.warning(
+                "%s answers nothing: it stands still, or holds back all who publish "
+                "(is its memory or disk full?); what was sent waits",
+                self._where,
+            )
+
+    def _answers(self) -> None:
+        # Links may not be left from within the engine.
+        if self._patience is not None:
+            self._hub.call_at(self._hub.now(), self._answered_at_all)
+
+    def _answered_at_all(self) -> None:
+        self._asking = False
+        patience = self._patience
+        if patience is None:
+            return
+        if not self._mute:
+            self._give_up(self._late(patience), patience)
+            return
+        self._mute = False
+        LOG.warning("%s answers again", self._where)
+        now = self._hub.now()
+        self._waits.clear()
+        self._heard.clear()
+        for link in self._attaching:
+            self._attaching[link] = now
+
+    # -- who waits too long
+
+    def _late(self, patience: float) -> dict[Link, Sending | None]:
+        """The links that have waited for one thing for too long; which sending link
+        that is."""
+        now = self._hub.now()
+        late: dict[Link, Sending | None] = {}
+        senders = {
+            sender.link: sender for sender in self._senders() if sender.link is not None
+        }
+        for link, since in self._attaching.items():
+            if since > now - patience:
                 break
-            if self._heard.get(receiver.session, since) <= instant:
-                late.append(receiver)
+            sender = senders.get(typing.cast(Sender, link))
+            if self._heard.get(link.session, since) <= now - self._pause(sender):
+                late[link] = sender
         if not self._attaching:
             self._heard.clear()
-        now = self._hub.now()
         waits: dict[Link, tuple[object, float]] = {}
-        asked = self._management.unanswered
-        oldest = [(asked, self._management.link)] if asked is not None else []
-        oldest += [(link.oldest, link) for link in self._senders() if _waits(link)]
-        for thing, link in oldest:
-            if link is None:
-                continue
-            before, since = self._waits.get(link, (None, now))
-            waits[link] = (thing, since if before is thing else now)
-            if before is thing and since <= instant:
-                late.append(link)
+        waiting: list[tuple[object, Sender, Sending | None]] = []
+        asked, asking = self._management.unanswered, self._management.link
+        if asked is not None and asking is not None:
+            waiting.append((asked, asking, None))
+        waiting += [
+            (each.oldest, each, sender)
+            for each, sender in senders.items()
+            if each.unsettled
+        ]
+        for thing, each, sender in waiting:
+            before, since = self._waits.get(each, (None, now))
+            waits[each] = (thing, since if before is thing else now)
+            if before is thing and since <= now - self._pause(sender):
+                late[each] = sender
         self._waits = waits
         return late
 
+    def _pause(self, sender: Sending | None) -> float:
+        """How long it may wait."""
+        assert self._patience is not None
+        if sender is None:
+            return self._patience
+        return self._pursuits.pause(sender.destination, self._patience)
 
-def _waits(link: Sender) -> bool:
-    """Whether it waits for outcomes, and others may wait with it."""
-    return link.unsettled > 0 and not link.alone
+    def _give_up(self, late: dict[Link, Sending | None], patience: float) -> None:
+        """The bus answers, but not these."""
+        if not late:
+            return
+        now = self._hub.now()
+        elsewhere = False
+        for link, sender in list(late.items()):
+            if sender is None:
+                continue
+            if sender.destination in self._pursuits and not sender.missed:
+                # A connection is too much for what nobody waits for any more.
+                del late[link]
+            else:
+                elsewhere |= self._pursuits.step(sender.destination, now)
+        reason = f"the message bus did not answer within {patience:g} s"
+        if elsewhere:
+            self._step_others(late, now - patience)
+            self._leave(f"{reason}, nor in a new session")
+            return
+        for link in late:
+            self._connection.leave_session(link, reason)
+        self._left()
+
+    def _step_others(self, late: dict[Link, Sending | None], instant: float) -> None:
+        """What else has waited since before `instant` goes on over a new connection as
+        well: it is not left once for each of them."""
+        for sender in self._senders():
+            link = sender.link
+            if link is None or link in late or sender.destination not in self._pursuits:
+                continue
+            _, since = self._waits.get(link, (None, self._hub.now()))
+            if since <= instant:
+                self._pursuits.step(sender.destination, self._hub.now())

@@ -120,6 +120,14 @@ class BusConnection:
         # When the connection came up.
         self._up_since = 0.0
         self._patience = CONNECT_TIMEOUT if len(hosts) == 1 else CONNECT_TIMEOUT_OF_MANY
+        # Seconds of silence after which the peer counts as lost.
+        self._idle_timeout = float(options.idle_timeout)
+        silent = options.silent_host_timeout
+        if len(hosts) > 1 and silent and silent < self._idle_timeout:
+            # The peer is told, and sends an empty frame more often than that, also
+            # where it takes nothing from those who publish: an alarm of RabbitMQ's is
+            # no reason to go elsewhere, as it holds for the whole cluster.
+            self._idle_timeout = float(silent)
         # When the attempt that is under way counts as failed.
         self._attempt_until = 0.0
         self._guarded = bool(options.heartbeat_guard)
@@ -169,6 +177,14 @@ class BusConnection:
         """Have what the engine holds written, which nobody waits for."""
         if self._pump is not None:
             self.hub.flush_late(self._pump)
+
+    def leave(self, reason: str) -> None:
+        """It is of no use to the owner: make another one, to the next host where there
+        are several.  Not from a callback of the engine."""
+        if self.state is State.UP:
+            assert self.engine is not None
+            self.engine.close()
+            self._lost(reason)
 
     def begin_close(self, waiter: Waiter) -> None:
         """Say goodbye to the peer; nothing is told to the owner any more.
@@ -260,7 +276,13 @@ class BusConnection:
         self._refused_links = 0
         self._timer = self.hub.call_at(self._attempt_until, self._opening_timed_out)
         self.engine = self._new_engine()
-        self._pump = Pump(self.hub, stream, self.engine, self._pump_closed)
+        self._pump = Pump(
+            self.hub,
+            stream,
+            self.engine,
+            self._pump_closed,
+            self.options.idle_timeout,
+        )
         self.engine.open()
         self._pump.start()
 
@@ -283,7 +305,7 @@ class BusConnection:
                 "pid": os.getpid(),
                 "node": platform.node() or "unknown",
             },
-            idle_timeout=options.idle_timeout,
+            idle_timeout=self._idle_timeout,
             channel_max=CHANNEL_MAX,
             links_per_session=self._links_per_session,
             sasl=sasl,

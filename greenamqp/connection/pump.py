@@ -68,6 +68,7 @@ class Pump:
 
     :param on_closed: called once when the stream is closed and nothing will move any
         more, for whatever reason; the engine has told its handler before
+    :param idle_timeout: the operator's, where the engine's may be shorter
     """
 
     def __init__(
@@ -76,11 +77,13 @@ class Pump:
         stream: Stream,
         engine: Connection,
         on_closed: typing.Callable[[Pump], None] | None = None,
+        idle_timeout: float | None = None,
     ) -> None:
         self.hub = hub
         self.engine = engine
         self.dirty = False
         self._on_closed = on_closed
+        self._idle_timeout = idle_timeout
         self._stream: Stream | None = stream
         self._watch: Watch | None = None
         self._timer: Timer | None = None
@@ -303,6 +306,9 @@ class Pump:
         now = self.hub.now()
         last, self._ticked = self._ticked, now
         patience = self.engine.idle_timeout
+        if self._idle_timeout is not None:
+            both = (self._idle_timeout, self.engine.remote_idle_timeout)
+            patience = min((each for each in both if each), default=0)
         if patience and last is not None and self._due is not None:
             blocked = now - (last + self._due) / 2
             if blocked > patience / 2:

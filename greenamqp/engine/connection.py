@@ -167,8 +167,13 @@ class _Session(PyngusSession):
         self.local = pn_session is None
         #: Whether it was made for the links that are in it, and takes no other.
         self.reserved = False
+        #: Whether it takes no link any more, and is ended with its last one.
+        self.left = False
         super().__init__(name, owner._pyngus, pn_session)
         owner._alive.add(self)
+        # Whether it counts as one that we began.
+        self._counted = self.local
+        owner._session_count += self.local
 
     @property
     def empty(self) -> bool:
@@ -181,8 +186,15 @@ class _Session(PyngusSession):
         return len(self._links) < self.owner.links_per_session
 
     def link_destroyed(self, link: object) -> None:
-        # Kept when empty: the next link will use it.
+        # Kept when empty: the next link will use it, unless it was left.
         self._links.discard(link)
+        if self.left and not self._links and self._pn_session is not None:
+            self._pn_session.close()
+
+    def uncount(self) -> None:
+        """The peer has ended it, so that it allows another one."""
+        self.owner._session_count -= self._counted
+        self._counted = False
 
     def _ep_need_close(self) -> None:
         """The peer ended the session, and with it every link in it."""
@@ -196,6 +208,7 @@ class _Session(PyngusSession):
     def _ep_closed(self) -> None:
         """Both ends are ended: let go of it, or a peer that begins and ends sessions
         all day would fill our memory."""
+        self.uncount()
         self.owner._ended_sessions.append(self)
 
     def release(self) -> None:
@@ -212,6 +225,22 @@ class _Session(PyngusSession):
 
     def _ep_error(self, error: object) -> None:
         self.owner._fail(f"session {self._name}: {error}")
+
+
+class _Probe(_Session):
+    """A session that is begun only to see whether the peer answers."""
+
+    def __init__(self, owner: Connection, answered: typing.Callable[[], None]) -> None:
+        super().__init__("probe", owner)
+        self._answered = answered
+
+    def _ep_active(self) -> None:
+        self._answered()
+        self._pn_session.close()
+
+    def _ep_need_close(self) -> None:
+        # The peer ended it: when it was begun, it did answer.
+        self._pn_session.close()
 
 
 class _Lifecycle(pyngus.Connection):
@@ -645,7 +674,6 @@ class Connection(pyngus.ConnectionEventHandler):
         if self._session_count < self.max_sessions:
             session = _Session(f"session-{self._session_count}", self)
             session.reserved = own
-            self._session_count += 1
             session.open()
             self._sessions.append(session)
             return session
@@ -655,6 +683,18 @@ class Connection(pyngus.ConnectionEventHandler):
             f"the peer allows {self.max_sessions} sessions of "
             f"{self.links_per_session} links"
         )
+
+    def probe(self, answered: typing.Callable[[], None]) -> bool:
+        """Ask the peer for a session, which it can give whatever becomes of others, to
+        see whether it answers at all.
+
+        :param answered: called in `process` when it has
+        :return: False if it allows no further session
+        """
+        if self.ended or self._session_count >= self.max_sessions:
+            return False
+        _Probe(self, answered).open()
+        return True
 
     # -- time and events
 
@@ -930,7 +970,7 @@ class Connection(pyngus.ConnectionEventHandler):
     def _session_ended(self, session: _Session, error: RemoteError | None) -> None:
         if session in self._sessions:
             self._sessions.remove(session)
-        self._session_count -= session.local
+        session.uncount()
         for endpoint in list(session._links):
             if endpoint._handler is not None:
                 endpoint._handler._link._detached(error)
@@ -941,13 +981,15 @@ class Connection(pyngus.ConnectionEventHandler):
         """Detach all links of this one's session, which the peer does not answer in.
 
         They are told by on_detached, at once, with SessionStalled.  The session takes
-        no other link until the peer has answered for all of these.  Not from a
-        callback of a link.
+        no other link, as what it sends may be lost; it is ended when the peer has
+        answered for all of these.  Not from a callback of a link.
         """
         if link.state is LinkState.DETACHED:
             return
         session = link._session
-        session.reserved = True
+        session.left = True
+        if session in self._sessions:
+            self._sessions.remove(session)
         for endpoint in list(session._links):
             if endpoint._handler is not None:
                 endpoint._handler._link._detached(SessionStalled(reason))

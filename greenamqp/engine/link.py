@@ -463,6 +463,11 @@ class Sender(Link):
         self._unsettled.clear()
         return handles
 
+    @property
+    def handles(self) -> typing.Iterable[typing.Any]:
+        """Those of the messages that wait for their outcome, the oldest first."""
+        return self._unsettled.values()
+
     def settle_oldest(self) -> None:
         """Settle the message that has waited longest: its outcome is of no interest
         any more, and will not come.  The peer need not keep it in mind either."""

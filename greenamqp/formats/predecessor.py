@@ -10,7 +10,8 @@ The body is one JSON object in an amqp-value string:
 * heartbeat of a call that is still worked on: no body, a correlation-id alone.
 
 Properties say the rest: message-id and reply-to of a call, correlation-id of a reply.
-Unknown keys pass through.
+Casts and notifications have a message-id as well, by which a receiver knows a copy of
+what it has had; those of the predecessor have none.  Unknown keys pass through.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ from greenamqp.formats.base import (
     seconds,
 )
 
+# As long as a UUID in hexadecimal digits.  What is shorter may be a number that another
+# sender counts by, too.
+_SHORTEST_UNIQUE = 32
+
 
 class PredecessorFormat(Format):
     """See the module."""
@@ -46,7 +51,7 @@ class PredecessorFormat(Format):
         data = {"request": message, "context": context}
         if call_monitor_timeout is not None:
             data["call_monitor_timeout"] = call_monitor_timeout
-        return Message(dumps(data), inferred=True)
+        return Message(dumps(data), id=unique_id, inferred=True)
 
     def notification(
         self,
@@ -59,7 +64,7 @@ class PredecessorFormat(Format):
         if envelope:
             message = in_envelope(message)
         data = {"request": message, "context": context}
-        return Message(dumps(data), durable=True, inferred=True)
+        return Message(dumps(data), id=unique_id, durable=True, inferred=True)
 
     def expect_reply(self, request: Message, id: str, reply_to: str) -> None:
         request.id = id
@@ -95,12 +100,14 @@ class PredecessorFormat(Format):
             raise BadMessage(
                 f"the context is not an object but {type(context).__name__}"
             )
+        id = message.id
         return Request(
             request,
             context,
             seconds(data.get("call_monitor_timeout"), "call_monitor_timeout"),
-            message.id,
+            id,
             message.reply_to,
+            id if isinstance(id, str) and len(id) >= _SHORTEST_UNIQUE else None,
         )
 
     def parse_any(self, message: Received) -> Request:

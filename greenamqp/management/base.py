@@ -47,11 +47,13 @@ class Refused(Exception):
     """The broker did not do what was asked; the text says what and why.
 
     :ivar permanent: whether asking again is of no use
+    :ivar gone: whether something that was declared before it is not there any more
     """
 
-    def __init__(self, reason: str, permanent: bool) -> None:
+    def __init__(self, reason: str, permanent: bool, gone: bool = False) -> None:
         super().__init__(reason)
         self.permanent = permanent
+        self.gone = gone
 
     @classmethod
     def by_link(cls, what: str, error: RemoteError | None) -> Refused:

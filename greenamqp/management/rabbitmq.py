@@ -29,6 +29,10 @@ def quote(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
 
+# How the broker says that a binding has nothing to bind: with 400 so far.
+_GONE_STATUS = frozenset(("400", "404"))
+_GONE = re.compile("no (exchange|queue) ")
+
 _Items = tuple[tuple[str, typing.Any], ...]
 _Texts = tuple[tuple[str, str], ...]
 
@@ -156,6 +160,7 @@ class Management(base.Management):
             raise Refused(
                 f"{declaration.what} was refused ({status}): {reason}",
                 status in _PERMANENT_STATUS,
+                gone=status in _GONE_STATUS and _GONE.match(reason) is not None,
             )
 
     def _removal(self, name: str) -> Steps:

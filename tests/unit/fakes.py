@@ -289,7 +289,8 @@ class World(Hub):
                 yield instant
         yield from self.waiting.values()
         for peer in self.peers:
-            if not peer.gone and peer.engine.deadline is not None:
+            quiet = peer.gone or peer.frozen
+            if not quiet and peer.engine.deadline is not None:
                 yield peer.engine.deadline
 
     def _move(self) -> bool:
@@ -410,6 +411,7 @@ class Peer:
     :ivar refuse: addresses whose links are refused, each with condition and text
     :ivar max_message_size: of links that send to us
     :ivar silent: say and read nothing any more
+    :ivar frozen: the same for now: what comes meanwhile is read later
     """
 
     def __init__(
@@ -423,6 +425,7 @@ class Peer:
         credit: int = 1000,
         answer: bool = True,
         refuse: dict[str, tuple[str, str]] | None = None,
+        outcome: typing.Callable[[Message], typing.Any] = lambda message: ACCEPTED,
         **engine_options: typing.Any,
     ) -> None:
         self.world = world
@@ -434,11 +437,12 @@ class Peer:
         self.outbound: dict[str, typing.Any] = {}  # by address: links that we send on
         self.attaches: list[str] = []
         self.outcomes: list[tuple[typing.Any, int]] = []
-        self.outcome: typing.Callable[[Message], typing.Any] = lambda message: ACCEPTED
+        self.outcome = outcome
         self.credit = credit
         self.refuse: dict[str, tuple[str, str]] = dict(refuse or {})
         self.max_message_size = 0
         self.silent = False
+        self.frozen = False
         #: Whether links that are asked for are answered.
         self.answer = answer
         self.unanswered: list[typing.Any] = []
@@ -465,6 +469,8 @@ class Peer:
         """Take what came and send what is due; returns whether anything moved."""
         if self.gone:
             self.stream.outbound.clear()
+            return False
+        if self.frozen:
             return False
         moved = False
         data = bytes(self.stream.outbound)
@@ -678,18 +684,19 @@ class Setting(typing.NamedTuple):
     def send(
         self,
         body: str = "{}",
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
         destination: Destination = RPC,
         what: str = "notification",
         **options: typing.Any,
     ) -> Task:
         """Begin to send something."""
+        deadline = None if timeout is None else self.world.now() + timeout
         return self.world.go(
             self.client.send,
             what,
             destination,
             lambda format: Message(body),
-            deadline=self.world.now() + timeout,
+            deadline=deadline,
             **options,
         )
 

@@ -337,6 +337,44 @@ def test_a_silent_peer_is_found_within_twice_the_idle_timeout():
         s.up()
 
 
+HOSTS = (Host("one", 5672), Host("two", 5672))
+
+
+def test_a_silent_host_is_left_for_the_next_one():
+    with fakes.setting(HOSTS) as s:
+        s.up()
+        s.peer.silent = True
+        s.world.advance(4.9)
+        assert len(s.network.attempts) == 1
+        s.world.advance(2.1)
+        assert s.client.connection.state is State.UP
+        first, second = (hostname for _, hostname, _ in s.network.attempts)
+        assert first != second
+        s.up()
+
+
+def test_a_host_that_gives_a_sign_of_life_is_not_left():
+    """As RabbitMQ does in an alarm, in which it reads nothing."""
+    with fakes.setting(HOSTS) as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        task = s.notify(timeout=900)
+        s.world.advance(600)
+        assert not task.done
+        assert len(s.network.attempts) == 1
+
+
+@pytest.mark.parametrize("idle", [0, 3])
+def test_a_shorter_idle_timeout_counts_or_none(idle):
+    with fakes.setting(HOSTS, idle_timeout=idle) as s:
+        s.up()
+        s.peer.silent = True
+        s.world.advance(4)
+        assert len(s.network.attempts) == (2 if idle else 1)
+        s.world.advance(1000)
+        assert len(s.network.attempts) == (2 if idle else 1)
+
+
 def test_without_idle_timeout_a_silent_peer_is_left_alone():
     with fakes.setting(idle_timeout=0) as s:
         s.up()

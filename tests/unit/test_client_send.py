@@ -3,15 +3,16 @@
 when a link or the connection goes."""
 
 import collections
+import logging
 
 import pytest
 from oslo_messaging import Target, exceptions
 
 from greenamqp.addressing import Node, Service
-from greenamqp.client import Destination, absence
+from greenamqp.client import Destination, absence, client
 from greenamqp.client.sending import LONGEST_ROUTER_PAUSE
 from greenamqp.connection.state import State
-from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED
+from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED, Message
 from greenamqp.engine.connection import LINKS_PER_SESSION
 from tests.unit import fakes
 
@@ -400,6 +401,119 @@ def test_mandatory_fails_at_once_where_nobody_is(kind):
         s.world.advance(60)
         assert len(s.peer.received) == 1
         assert s.client.replies.waiting == {}
+
+
+# -- what waits for ever
+
+FOREVER = 10_000
+
+
+def test_what_has_no_deadline_waits_for_the_connection(caplog):
+    with fakes.setting() as s:
+        s.network.default = "no route"
+        task = s.notify("body", timeout=None)
+        s.world.advance(FOREVER)
+        assert not task.done
+        assert caplog.text.count("and waits on: bus:5672: cannot connect") == 1
+        s.network.default = {}
+        s.world.advance(60)
+        assert task.result() is None
+        assert bodies(s.peer) == ["body"]
+
+
+def test_what_has_no_deadline_waits_for_its_outcome(caplog):
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        task = s.notify(timeout=None)
+        s.world.advance(FOREVER)
+        assert not task.done
+        assert caplog.text.count("and waits on: no outcome") == 1
+        s.peer.settle(s.peer.received[0], ACCEPTED)
+        s.world.settle()
+        assert task.result() is None
+
+
+@pytest.mark.parametrize(
+    "product, waits", [("qpid-dispatch-router", False), ("some broker", True)]
+)
+def test_no_credit_is_nobody_there_on_a_router_alone(product, waits):
+    """On a broker it is a queue that is full."""
+    with fakes.setting(network={"credit": 0, "product": product}) as s:
+        task = s.notify(timeout=None)
+        s.world.advance(absence.ENDURANCE - 0.1)
+        assert not task.done
+        s.world.advance(0.2 if not waits else FOREVER)
+        if waits:
+            assert not task.done
+        else:
+            with pytest.raises(exceptions.MessageDeliveryFailure, match="no credit"):
+                task.result()
+
+
+@pytest.mark.parametrize("outcome, waits", [(RELEASED, False), (MODIFIED, True)])
+def test_what_is_given_back_where_nobody_is(outcome, waits):
+    with fakes.setting() as s:
+        s.up()
+        s.peer.outcome = outcomes((outcome, {}))
+        task = s.notify(timeout=None)
+        s.world.advance(absence.ENDURANCE - 0.1)
+        assert not task.done
+        s.world.advance(11)
+        assert task.done is not waits
+        if not waits:
+            with pytest.raises(exceptions.MessageDeliveryFailure, match="nobody"):
+                task.result()
+
+
+@pytest.mark.parametrize(
+    "condition, waits", [("amqp:not-found", False), ("amqp:internal-error", True)]
+)
+def test_a_link_that_is_refused_because_there_is_no_such_place(condition, waits):
+    with fakes.setting(network={"refuse": {ADDRESS: (condition, "no")}}) as s:
+        task = s.notify(timeout=None)
+        s.world.advance(absence.ENDURANCE - 0.1)
+        assert not task.done
+        s.world.advance(11)
+        assert task.done is not waits
+        if not waits:
+            with pytest.raises(exceptions.MessageDeliveryFailure, match=condition):
+                task.result()
+
+
+def test_an_outage_is_no_absence():
+    with nobody() as s:
+        task = s.notify(timeout=None)
+        s.world.advance(absence.ENDURANCE - 1)
+        s.network.default = "no route"
+        s.peer.cut()
+        s.world.advance(FOREVER)
+        s.network.default = ROUTER | {"credit": 0}
+        s.world.advance(absence.ENDURANCE - 1)
+        assert not task.done
+        s.world.advance(60)
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="no credit"):
+            task.result()
+
+
+def test_what_a_log_handler_sends_does_not_wait_for_ever():
+    class Sends(logging.Handler):
+        def emit(self, record):
+            s.client.send(
+                "notification", fakes.RPC, lambda _: Message(""), deadline=None
+            )
+
+    with fakes.setting() as s:
+        s.network.default = "no route"
+        record = logging.makeLogRecord({"levelno": logging.INFO})
+        logger = logging.Logger("program")
+        logger.addHandler(Sends())
+        task = s.world.go(logger.callHandlers, record)
+        s.world.advance(client.LONG_WAIT - 0.1)
+        assert not task.done
+        s.world.advance(0.2)
+        with pytest.raises(TimeoutError, match="timed out: bus:5672: cannot connect"):
+            task.result()
 
 
 # -- deadlines

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bus that stands still in a session: what waits there goes on elsewhere.
+"""A bus that stands still in a session: what waits there goes on elsewhere; and one
+that does not answer at all.
 
 The peer says that it is a RabbitMQ, and has the addresses of the predecessor.
 """
@@ -9,6 +10,8 @@ from oslo_messaging import Target, exceptions
 
 from greenamqp.addressing import Bus
 from greenamqp.client import Destination
+from greenamqp.client.pursuit import FORGOTTEN_AFTER, LONGEST, Pursuits
+from greenamqp.connection.failover import Host
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, Message
 from tests.unit import fakes
@@ -28,8 +31,20 @@ def rabbit(**options):
 
 
 def deaf_to(s, *bodies):
-    """What these say has no outcome."""
-    s.peer.outcome = lambda message: None if message.body in bodies else ACCEPTED
+    """What these say has no outcome, over this connection and those to come."""
+
+    def outcome(message):
+        return None if message.body in bodies else ACCEPTED
+
+    s.peer.outcome = s.network.default["outcome"] = outcome
+
+
+def received(s, body):
+    """How often a bus got this, over each connection."""
+    return [
+        sum(each.message.body == body for each in peer.received)
+        for peer in s.network.peers
+    ]
 
 
 def test_only_where_a_bus_has_to_answer():
@@ -68,15 +83,15 @@ def test_other_destinations_go_on_in_another_session(caplog):
         assert good._session is not bad._session
 
 
-def test_a_notification_is_sent_once_more_and_fails_in_time():
+def test_a_notification_is_pursued_and_fails_in_time():
     with rabbit() as s:
         s.up()
         deaf_to(s, "bad")
         task = s.notify("bad", destination=BAD, timeout=PATIENCE * 9)
         s.world.advance(PATIENCE * 9 - 0.1)
         assert not task.done
-        # The second time it waits alone, and holds up nobody.
-        assert len(s.peer.received) == 2
+        # In a new session, over a new connection, and over another after twice as long.
+        assert received(s, "bad") == [2, 1, 1]
         s.world.advance(0.2)
         with pytest.raises(TimeoutError, match="did not answer within"):
             task.result()
@@ -87,7 +102,7 @@ def test_a_notification_arrives_when_the_bus_answers_again():
         s.up()
         deaf_to(s, "bad")
         task = s.notify("bad", destination=BAD, timeout=PATIENCE * 6)
-        s.world.advance(PATIENCE * 4)
+        s.world.advance(NOTICED)
         assert not task.done
         _, again = s.peer.received
         again.link.settle(again.delivery)
@@ -209,3 +224,150 @@ def test_the_watch_ends_with_its_connection():
         s.lose()
         s.world.advance(PATIENCE / 2)
         assert len(s.peer.attaches) == 1
+
+
+# -- a missing outcome is pursued
+
+
+def test_a_session_that_has_lost_messages_is_left_though_a_link_is_alone_in_it():
+    """As RabbitMQ before 4.2 may be after a partition: all that such a session sends
+    is lost without a word, and a new one is well."""
+    with rabbit() as s:
+        s.up()
+        sick = []
+        s.peer.outcome = lambda message: (
+            None if s.peer.inbound["bad"].session in sick else ACCEPTED
+        )
+        s.notify("first", destination=BAD)
+        s.world.settle()
+        sick.append(s.peer.inbound["bad"].session)
+        task = s.notify("x", destination=BAD)
+        s.world.advance(NOTICED)
+        assert task.result() is None
+        # And once more, where the link has been alone before.
+        sick.append(s.peer.inbound["bad"].session)
+        task = s.notify("y", destination=BAD)
+        s.world.advance(NOTICED)
+        assert task.result() is None
+        assert len(s.network.peers) == 1
+
+
+def test_the_next_host_is_asked():
+    hosts = [Host("one", 5672), Host("two", 5672)]
+    with rabbit(hosts=hosts) as s:
+        s.up()
+        deaf_to(s, "bad")
+        s.network.default = {"product": "RabbitMQ"}
+        task = s.notify("bad", destination=BAD, timeout=PATIENCE * 4)
+        s.world.advance(3 * NOTICED)
+        assert task.result() is None
+        first, second = (hostname for _, hostname, _ in s.network.attempts)
+        assert first != second
+
+
+def test_what_others_wait_for_goes_on_over_the_new_connection():
+    with rabbit() as s:
+        s.up()
+        deaf_to(s, "bad")
+        many = [Destination.reply(f"bad {number}") for number in range(5)]
+        for each in many:
+            s.notify("bad", destination=each, timeout=900)
+            s.world.advance(1)
+        s.world.advance(8 * PATIENCE)
+        # Each connection was left for all of them.
+        assert len(s.network.peers) == 3
+        assert received(s, "bad") == [2 * len(many), len(many), len(many)]
+
+
+def test_a_connection_is_not_left_for_what_nobody_waits_for():
+    with rabbit() as s:
+        s.up()
+        deaf_to(s, "bad")
+        s.notify("bad", destination=BAD, timeout=2 * PATIENCE)
+        s.world.advance(10 * PATIENCE)
+        assert received(s, "bad") == [2]
+        # The next one is told from those that nobody waits for.
+        s.notify("bad", destination=BAD, timeout=2 * PATIENCE)
+        s.world.advance(10 * PATIENCE)
+        assert len(s.network.peers) == 2
+
+
+def test_an_attach_to_send_by_without_an_answer():
+    with rabbit() as s:
+        s.up()
+        s.peer.answer = False
+        task = s.cast("x", destination=GOOD, timeout=900)
+        s.world.settle()
+        s.peer.answer = True  # to other attaches than this
+        s.world.advance(NOTICED)
+        assert task.result() is None
+        assert received(s, "x") == [1]
+
+
+def test_pauses_grow_and_an_outcome_ends_them():
+    pursuits = Pursuits()
+
+    def steps(count):
+        for _ in range(count):
+            yield pursuits.pause("a", 10.0), pursuits.step("a", 0.0)
+
+    assert list(steps(5)) == [
+        (10, False),
+        (10, True),
+        (20, True),
+        (40, True),
+        (80, True),
+    ]
+    assert list(steps(50))[-1] == (LONGEST, True)
+    pursuits.answered("a")
+    assert "a" not in pursuits
+    assert list(steps(1)) == [(10, False)]
+    pursuits.step("b", FORGOTTEN_AFTER + 1)
+    assert "a" not in pursuits and "b" in pursuits
+
+
+# -- a bus that answers nothing
+
+
+def test_a_bus_that_answers_nothing_is_waited_for(caplog):
+    """As in an alarm of RabbitMQ, which reads nothing from those who publish: to send
+    again would make copies."""
+    with rabbit(idle_timeout=0) as s:
+        s.up()
+        consumer = Consumer(s, "queue")
+        s.world.settle()
+        s.peer.frozen = True
+        task = s.notify("x", destination=GOOD, timeout=900)
+        s.world.advance(10 * PATIENCE)
+        assert caplog.text.count("answers nothing") == 1
+        s.peer.frozen = False
+        s.world.settle()
+        assert task.result() is None
+        assert received(s, "x") == [1]
+        assert consumer.subscription.attached
+        assert caplog.text.count("answers again") == 1
+
+
+def test_after_it_answers_again_all_have_their_time_once_more():
+    with rabbit(idle_timeout=0) as s:
+        s.up()
+        deaf_to(s, "bad")
+        s.peer.frozen = True
+        task = s.notify("bad", destination=BAD, timeout=900)
+        s.world.advance(10 * PATIENCE)
+        s.peer.frozen = False
+        s.world.advance(PATIENCE - 0.1)
+        assert received(s, "bad") == [1]
+        s.world.advance(NOTICED - PATIENCE + 0.1)
+        assert received(s, "bad") == [2]
+        assert not task.done
+
+
+def test_a_bus_that_gives_no_further_session_is_not_asked():
+    with rabbit(network={"product": "RabbitMQ", "channel_max": 0}) as s:
+        s.up()
+        deaf_to(s, "bad")
+        task = s.notify("bad", destination=BAD, timeout=900)
+        s.world.advance(3 * NOTICED)
+        assert not task.done
+        assert len(s.network.peers) == 2

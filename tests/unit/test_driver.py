@@ -228,6 +228,34 @@ def test_a_notification_that_nobody_takes_in_time():
             task.result()
 
 
+@pytest.mark.parametrize("retry", [None, -1])
+def test_a_notifier_that_tries_for_ever_outlasts_an_outage(retry):
+    with fakes.driver() as s:
+        s.network.default = "no route"
+        task = s.notify(retry=retry)
+        s.world.advance(100_000)
+        assert not task.done
+        s.network.default = {}
+        s.world.advance(60)
+        assert task.result() is None
+
+
+@pytest.mark.parametrize(
+    "retry, overrides, seconds",
+    [(2, {}, 30), (-1, {"default_notify_timeout": 7}, 7)],
+)
+def test_a_notification_with_an_end(retry, overrides, seconds):
+    with fakes.driver(**overrides) as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        task = s.notify(retry=retry)
+        s.world.advance(seconds - 0.1)
+        assert not task.done
+        s.world.advance(0.2)
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="no outcome"):
+            task.result()
+
+
 def test_a_rejected_notification():
     with fakes.driver() as s:
         s.up()

@@ -308,6 +308,70 @@ def test_what_is_done_after_cleanup_is_logged_and_raises_nothing(rig, caplog):
     assert "RPC reply to me failed: the transport was cleaned up" in caplog.text
 
 
+# -- what comes again
+
+ONCE = "0123456789abcdef0123456789abcdef."
+
+
+def send_as(s, *ids, address=ANY):
+    """Send requests that say who they are."""
+    for number, id in enumerate(ids):
+        s.peer.send(address, request(number, id=id))
+    s.world.settle()
+
+
+@pytest.mark.parametrize("acknowledged", [True, False])
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_request_that_comes_again_is_not_executed_again(
+    rig, acknowledged, lost, caplog
+):
+    """Also while the first one waits for a worker, which will execute it."""
+    s, listener = rig(rpc=True)
+    send_as(s, ONCE + "1")
+    (first,) = poll(s, listener)
+    if lost:
+        s.peer.cut()
+        s.world.advance(5)
+    if acknowledged:
+        do(s, first.acknowledge)
+    s.peer.outcomes.clear()
+    with caplog.at_level(logging.INFO):
+        send_as(s, ONCE + "1", ONCE + "2")
+        assert numbers(poll(s, listener, batch_size=9)) == [1]
+    s.world.settle()
+    assert outcomes(s) == [ACCEPTED]
+    assert "came before" in caplog.text
+
+
+def test_a_request_that_was_given_back_is_executed_when_it_comes_again(rig):
+    s, listener = rig(rpc=True)
+    for _ in range(3):
+        send_as(s, ONCE + "1")
+        (incoming,) = poll(s, listener)
+        do(s, incoming.requeue)
+
+
+def test_a_short_id_may_be_that_of_many(rig):
+    s, listener = rig(rpc=True)
+    for _ in range(3):
+        send_as(s, "1")
+        (incoming,) = poll(s, listener)
+        do(s, incoming.acknowledge)
+
+
+def test_what_a_driver_sends_says_who_it_is():
+    with fakes.driver() as s:
+        s.up()
+        tasks = [s.send(), s.send(), s.notify(), s.call()]
+        s.world.settle()
+        ids = {each.message.id for each in s.peer.received}
+        assert len(ids) == len(tasks)
+        assert all(len(id) > 32 for id in ids)
+        s.peer.reply(s.peer.received[-1], '{"response": 1}')
+        s.world.settle()
+        assert tasks[-1].result() == 1
+
+
 # -- RPC
 
 

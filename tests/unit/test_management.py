@@ -6,7 +6,8 @@ from oslo_messaging import Target, exceptions
 
 from greenamqp import addressing
 from greenamqp.addressing import Bus, Service
-from greenamqp.engine import Connection, Message
+from greenamqp.client.wanted import DECLARED_ANEW
+from greenamqp.engine import ACCEPTED, Connection, Message
 from greenamqp.management.rabbitmq import Management, binding, exchange, queue
 from greenamqp.policy import Policies, QueuePolicy
 from tests.unit import fakes
@@ -241,6 +242,98 @@ def test_a_request_that_ends_the_pair_harms_no_other(pair):
     assert {name: outcomes[name] for name in "abc"} == dict.fromkeys("abc")
     assert "queue 'bad' was refused: amqp:unauthorized-access" in str(outcomes["bad"])
     assert outcomes["bad"].permanent
+
+
+@pytest.mark.parametrize(
+    "status, reason, gone",
+    [
+        ("400", "no exchange 't_fanout' in vhost '/'", True),
+        ("404", "no queue 'q' in vhost '/'", True),
+        ("400", "bad binding key", False),
+        ("409", "no exchange for that", False),
+    ],
+)
+def test_a_refusal_tells_what_went_from_what_is_wrong(pair, status, reason, gone):
+    pair.broker.answers["/bindings"] = (status, reason)
+    (refused,) = pair.declare(exchange("e", "fanout"), binding("e", "q", ""))
+    assert refused.gone is gone
+
+
+# -- an exchange that goes with its last queue
+
+
+class Exchanges:
+    """What a RabbitMQ answers that has exchanges; `missing` how often a binding finds
+    none, though it was declared."""
+
+    def __init__(self, s, missing=0):
+        self.there = set()
+        self.missing = missing
+        self.asked = []
+        self._s = s
+        s.network.default |= {
+            "outcome": self._answer,
+            "properties": {"product": "RabbitMQ", "version": "4.0.5"},
+        }
+
+    def _answer(self, message):
+        if message.reply_to != "$me":
+            return ACCEPTED
+        asked = f"{message.subject} {message.address}"
+        self.asked.append(asked)
+        status, body = "204", None
+        if asked.startswith("PUT /exchanges/"):
+            self.there.add(message.address.rpartition("/")[2])
+        elif message.subject == "POST":
+            exchange = message.body["source"]
+            if self.missing and exchange.endswith("_fanout"):
+                self.missing -= 1
+                self.there.discard(exchange)
+            if exchange not in self.there:
+                status, body = "400", f"no exchange '{exchange}' in vhost '/'"
+        elif asked.startswith("DELETE /queues/t_fanout"):
+            self.there.discard("t_fanout")
+        answer = Message(body, correlation_id=message.id, subject=status)
+        self._s.peer.send("/management", answer, settled=True)
+        return ACCEPTED
+
+
+@pytest.mark.parametrize("missing", [0, 1, DECLARED_ANEW])
+def test_what_went_is_declared_anew_at_once(missing):
+    with fakes.driver(addressing_mode="rabbit") as s:
+        bus = Exchanges(s, missing)
+        listener = s.listen()
+        assert listener._subscription.attached
+        assert bus.asked.count("PUT /exchanges/t_fanout") == missing + 1
+        s.world.go(listener.cleanup)
+        s.world.settle()
+
+
+def test_what_goes_again_and_again_is_tried_after_a_pause(caplog):
+    with fakes.driver(addressing_mode="rabbit") as s:
+        bus = Exchanges(s, DECLARED_ANEW + 1)
+        task = s.world.go(s.driver.listen, Target(topic="t", server="s"), 1, None)
+        s.world.settle()
+        assert not task.done
+        assert "no exchange 't_fanout'" in caplog.text
+        s.world.advance(20)
+        assert bus.missing == 0
+        s.world.go(task.result().cleanup)
+        s.world.settle()
+
+
+def test_who_listens_again_finds_the_exchange_that_went_with_the_old_queue():
+    with fakes.driver(addressing_mode="rabbit") as s:
+        bus = Exchanges(s)
+        for count in range(1, 4):
+            listener = s.listen()
+            assert bus.asked.count("PUT /exchanges/t_fanout") == count
+            assert bus.there >= {"t_fanout"}
+            s.world.go(listener.cleanup)
+            s.world.settle()
+            assert "t_fanout" not in bus.there
+        # Nothing was refused, so that nothing was asked twice.
+        assert sum("/bindings" in asked for asked in bus.asked) <= 3 * 3
 
 
 # -- the client before a bus that cannot

@@ -68,7 +68,11 @@ PREDECESSOR = {
 }
 
 # Where this driver's defaults are others, on purpose: these lost messages.
-DEVIATIONS = {"idle_timeout": 30, "pre_settled": ["rpc-reply"]}
+DEVIATIONS = {
+    "idle_timeout": 30,
+    "pre_settled": ["rpc-reply"],
+    "default_notify_timeout": None,
+}
 
 BY_NAME = {option.dest: option for option in options.OPTIONS}
 
@@ -326,6 +330,20 @@ def test_idle_timeout(seconds):
         assert len(s.network.attempts) == 1
         s.world.advance(seconds * 1.7 + 2)
         assert len(s.network.attempts) >= 2
+
+
+@effect("silent_host_timeout")
+@pytest.mark.parametrize("seconds", [3, 20, 0])
+def test_silent_host_timeout(seconds):
+    with fakes.driver(
+        "amqp://one:5672,two:5672/", silent_host_timeout=seconds, idle_timeout=40
+    ) as s:
+        s.up()
+        s.peer.silent = True
+        s.world.advance((seconds or 40) * 0.9)
+        assert len(s.network.attempts) == 1
+        s.world.advance((seconds or 40) * 0.6)
+        assert len(s.network.attempts) == 2
 
 
 @effect("trace")

@@ -261,7 +261,7 @@ def test_copies_are_known_for_a_while_and_not_for_ever():
         for number in range(REMEMBERED * 5 + 1):
             _, (message,) = notified(s, listener, str(number))
             message.acknowledge()
-        assert len(listener._acknowledged) == REMEMBERED * 5
+        assert len(listener._had) == REMEMBERED * 5
         _, taken = notified(s, listener, "0", "1")
         assert [each._unique_id for each in taken] == ["0"]
 
