@@ -134,8 +134,9 @@ class Env:
         called = []
 
         def on_signal(number: int, frame: object) -> None:
-            called.append(True)
-            handler()
+            if not called:  # another one may be on its way already
+                called.append(True)
+                handler()
 
         before = signal.signal(signal.SIGUSR1, on_signal)
         try:
@@ -573,7 +574,13 @@ def exceptions_at_random_instants(env: Env) -> None:
         assert "cproton.py" in place or "in destroy\n" in place, place
     for line in env.problems.seen:
         assert "failed" not in line and "could not be" not in line, line
-    assert echo.call({}, "echo", value="after") == "after"
+    try:
+        assert echo.call({}, "echo", value="after") == "after"
+    except env.oslo.MessageDeliveryFailure as exc:
+        # The last one's connection was replaced only now.
+        assert "signal handler" in str(exc)
+        lost += 1
+        assert echo.call({}, "echo", value="after") == "after"
     client.cast({}, "after")
     (incoming,) = listener.poll(FAR)
     assert incoming.message["method"] == "after"

@@ -81,7 +81,7 @@ def test_links_that_the_bus_closes_together_are_one_line(count, lines):
         ((level, text),) = lines()
         assert level == "ERROR"
         assert "deleted by the operator" in text and "address-0" in text
-        assert "trying again in 3 s" in text
+        assert "trying again in 0.5 s" in text
         assert (str(count) in text) == (count > 1)
         s.world.advance(5)
         assert len(s.peer.engine._links) == count
