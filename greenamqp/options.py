@@ -39,6 +39,9 @@ GROUP = cfg.OptGroup(
     help="Options of the AMQP 1.0 driver (greenamqp).",
 )
 
+#: Schemes of transport URLs that ask for TLS.
+TLS_SCHEMES = ("amqps", "greenamqps")
+
 #: What may be sent pre-settled.
 PRE_SETTLED = ("rpc-call", "rpc-reply", "rpc-cast", "notify")
 
@@ -101,8 +104,9 @@ _security = [
     cfg.BoolOpt(
         "ssl",
         default=False,
-        help="Use TLS. Without further ssl options the certificate of the peer is "
-        "verified against the system's CA bundle.",
+        help="Use TLS, as a transport URL amqps://... does. Without further ssl "
+        "options the certificate of the peer is verified against the system's CA "
+        "bundle.",
     ),
     cfg.StrOpt(
         "ssl_ca_file",
@@ -444,7 +448,17 @@ def read(group: typing.Any) -> Values:
 def of(conf: cfg.ConfigOpts, url: typing.Any) -> Values:
     """The values of all options, those in the query of the transport URL included."""
     register(conf)
-    return read(_group(conf, url, GROUP.name, {opt.dest for opt in OPTIONS}))
+    values = read(_group(conf, url, GROUP.name, {opt.dest for opt in OPTIONS}))
+    if url is not None and asks_for_tls(url):
+        values.ssl = True
+    return values
+
+
+def asks_for_tls(url: typing.Any) -> bool:
+    """Whether a transport URL itself, not the configuration, asks for TLS."""
+    return url.transport in TLS_SCHEMES or cfg.types.Boolean()(
+        url.query.get("ssl", "false")
+    )
 
 
 def _group(
@@ -513,6 +527,13 @@ def check_query(url: typing.Any) -> None:
             raise ValueError(
                 f"transport URL: {name} must be {opt.type}; {text!r} is not: {exc}"
             ) from None
+    if url.transport in TLS_SCHEMES and not cfg.types.Boolean()(
+        url.query.get("ssl", "true")
+    ):
+        raise ValueError(
+            f"transport URL: {url.transport}:// asks for TLS, and ssl="
+            f"{url.query['ssl']} for none"
+        )
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:

@@ -83,6 +83,14 @@ def test_call_over_tls(bus, topic, front, authority):
     assert versions == {"TLSv1.3"}
 
 
+def test_a_scheme_that_asks_for_tls(bus, topic, front, authority):
+    tls = front(cert=authority.issue("127.0.0.1"))
+    url = f"amqps://127.0.0.1:{tls.port}"
+    roundtrip(bus, topic, url, options(ssl_ca_file=authority.ca))
+    reason = failure(bus, topic, url)
+    assert "the peer's certificate does not verify" in reason
+
+
 def test_large_messages_over_tls(bus, topic, front, authority):
     """Many records each way: more than buffers hold, so that writes have to wait."""
     tls = front(cert=authority.issue("127.0.0.1"))

@@ -515,7 +515,7 @@ def test_the_hub_may_be_wished_for():
         assert s.world.asked_for == ["gevent"]
 
 
-@pytest.mark.parametrize("scheme", ["amqp", "greenamqp"])
+@pytest.mark.parametrize("scheme", ["amqp", "amqps", "greenamqp", "greenamqps"])
 def test_oslo_messaging_finds_it_by_name(scheme):
     conf = fakes.conf()
     conf.control_exchange = "x"

@@ -265,6 +265,44 @@ def test_a_bad_value_reaches_who_makes_the_transport():
         oslo_messaging.get_rpc_transport(fakes.conf(), "amqp://bus/?hub=twisted")
 
 
+# -- TLS that the URL asks for
+
+
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("amqp://one/", [5672]),
+        ("amqps://one/", [5671]),
+        ("greenamqps://one/", [5671]),
+        ("amqps://one:5672,two,[::1]:7,[::2]/v", [5672, 5671, 7, 5671]),
+        ("amqps://u:p@one,u:p@two:9/?idle_timeout=9&ssl=true", [5671, 9]),
+        ("amqp://one/?ssl=true", [5671]),
+        ("amqp://one:5672,two/?ssl=1", [5672, 5671]),
+        ("amqp://one/?ssl=false", [5672]),
+    ],
+)
+def test_the_port_of_a_url_that_asks_for_tls(url, ports):
+    with fakes.driver(url) as s:
+        s.driver.use_hub()
+        hosts = s.driver._client.connection._hosts._hosts
+        assert [host.port for host in hosts] == ports
+        assert s.driver._options.ssl is (5671 in ports)
+
+
+def test_the_port_stays_where_the_configuration_asks_for_tls():
+    with fakes.driver("amqp://one/", ssl=True) as s:
+        s.send(timeout=5)
+        s.world.settle()
+        assert [attempt[1:] for attempt in s.network.attempts] == [("one", 5672)]
+        assert s.network.secured[0]["server_name"] == "one"
+
+
+@pytest.mark.parametrize("scheme", ["amqps", "greenamqps"])
+def test_a_url_that_contradicts_itself(scheme):
+    with pytest.raises(ValueError, match=f"{scheme}:// asks for TLS, and ssl=no"):
+        read(fakes.conf(), f"{scheme}://bus/?ssl=no")
+
+
 # -- the sample
 
 

@@ -14,6 +14,7 @@ import urllib.parse
 import uuid
 from collections.abc import Callable, Collection
 
+from greenamqp import options
 from greenamqp.command.demo import plan, processes, report, workload
 
 #: How long the broker may take to listen and a role to be ready, seconds. Generous:
@@ -53,7 +54,9 @@ def bus_addresses(url: str) -> list[tuple[str, int]]:
     if not parts.scheme or not parts.netloc:
         raise DemoFailed(f"{url!r} is no transport URL such as amqp://host:5672")
     tls = urllib.parse.parse_qs(parts.query).get("ssl", [""])[-1]
-    yes = tls.lower() in ("true", "1", "yes", "on")
+    yes = parts.scheme in options.TLS_SCHEMES or (
+        tls.lower() in ("true", "1", "yes", "on")
+    )
     default = _DEFAULT_PORT_TLS if yes else _DEFAULT_PORT
     found = []
     for host in parts.netloc.split(","):
