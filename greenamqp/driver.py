@@ -51,7 +51,7 @@ class GreenAMQPDriver(base.BaseDriver):
         allowed_remote_exmods: list[str] | None = None,
     ) -> None:
         super().__init__(conf, url, default_exchange, allowed_remote_exmods or [])
-        options.check_query(url)
+        options.check_url(url)
         self._options = options.of(conf, url)
         _check(self._options)
         _check_names(url, self._options)
