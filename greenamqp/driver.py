@@ -17,7 +17,7 @@ import uuid
 import warnings
 import weakref
 
-from oslo_messaging import Target, exceptions
+from oslo_messaging import Target, TransportHost, exceptions
 from oslo_messaging._drivers import base
 
 from greenamqp import fork, hubs, options
@@ -56,6 +56,8 @@ class GreenAMQPDriver(base.BaseDriver):
         _check(self._options)
         _check_names(url, self._options)
         Security(self._options).check()
+        if not all(host.hostname for host in url.hosts or [TransportHost()]):
+            LOG.warning("the transport URL names no host: that means localhost")
         # Reentrant, for a signal handler that comes while it is held.
         self._lock = threading.RLock()
         self._connecting = False

@@ -43,6 +43,9 @@ GROUP = cfg.OptGroup(
 #: Schemes of transport URLs that ask for TLS.
 TLS_SCHEMES = ("amqps", "greenamqps")
 
+#: All schemes of this driver.
+SCHEMES = ("amqp", "greenamqp", *TLS_SCHEMES)
+
 #: The largest port.
 MAX_PORT = 65_535
 

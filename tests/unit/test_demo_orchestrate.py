@@ -12,7 +12,7 @@ import socket
 
 import pytest
 
-from greenamqp.command.demo import orchestrate, plan, processes, report
+from greenamqp.command.demo import orchestrate, plan, probe, processes, report
 
 _SCRIPT = """
 import json, socket, sys
@@ -195,10 +195,44 @@ def test_the_addresses_of_a_url(url, addresses):
     assert orchestrate.bus_addresses(url) == addresses
 
 
-@pytest.mark.parametrize("url", ["localhost:5672", "amqp://", "amqp://host:port"])
-def test_a_bad_url_is_named(url):
-    with pytest.raises(orchestrate.DemoFailed):
-        orchestrate.bus_addresses(url)
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("localhost:5672", "is no transport URL with a host"),
+        ("amqp:", "is no transport URL with a host"),
+        ("amqp://", "is no transport URL with a host"),
+        ("amqp:///v", "is no transport URL with a host"),
+        ("amqp://?ssl=true", "is no transport URL with a host"),
+        ("rabbit://host:5672", "rabbit:// is not of this driver"),
+        ("amqp://host:port", "cannot be used: Port .* 'port'"),
+        ("amqp://host:99999", "cannot be used: Port out of range"),
+        ("amqp://me:secret@host:0", "cannot be used: .* port of host .* from 1 to"),
+        ("amqp://host/?nosuch=1", "cannot be used: .* no option 'nosuch'"),
+        ("amqp://host/?ssl_ca_file=nosuch", "CA file .nosuch. cannot be read"),
+    ],
+)
+def test_a_bad_url_is_named_in_one_line(url, why):
+    with pytest.raises(probe.Unusable, match=why) as caught:
+        probe.check_url(url)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_bad_url_starts_nothing():
+    run = orchestrate.Demo(
+        url="amqp://host/?nosuch=1",
+        duration=1,
+        rate=1,
+        hub="threads",
+        samples="",
+        screen=report.Screen(io.StringIO()),
+    )
+    try:
+        with pytest.raises(orchestrate.DemoFailed, match="nosuch"):
+            run.run()
+        assert not run._crew.processes
+    finally:
+        run.close()
 
 
 @pytest.mark.parametrize(
@@ -211,7 +245,7 @@ def test_a_bad_url_is_named(url):
     ],
 )
 def test_passwords_are_not_shown(url, shown):
-    assert orchestrate.without_password(url) == shown
+    assert probe.without_password(url) == shown
 
 
 def test_the_roles_command_patches_before_anything_else():

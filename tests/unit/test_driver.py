@@ -535,3 +535,19 @@ def test_passwords_are_nowhere_in_the_log(caplog):
         assert "s3cr3t" not in str(caught.value)
     assert "refused" in caplog.text
     assert "s3cr3t" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("amqp:", True),
+        ("amqp://", True),
+        ("amqp:///v", True),
+        ("amqp://u:p@/", True),
+        ("amqp://one,:5672", True),
+        ("amqp://one/", False),
+    ],
+)
+def test_a_url_without_a_host_is_told_of(url, told, caplog):
+    with fakes.driver(url):
+        assert ("names no host: that means localhost" in caplog.text) is told

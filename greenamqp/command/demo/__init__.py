@@ -12,6 +12,7 @@ parent process keeps account of every message.
     workload      the notifications
     ledger        was each message received exactly once?
     latency       percentiles
+    probe         can the bus at a given URL be used?
     processes     children of the parent, and what they hold
     report        the live table and the summary
 

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Collection
 
 from greenamqp import options
-from greenamqp.command.demo import plan, processes, report, workload
+from greenamqp.command.demo import plan, probe, processes, report, workload
 
 #: How long the broker may take to listen and a role to be ready, seconds. Generous:
 #: a dozen Python processes start at once, perhaps on one slow core.
@@ -48,11 +48,9 @@ class DemoFailed(Exception):
 def bus_addresses(url: str) -> list[tuple[str, int]]:
     """The (host, port) pairs of a transport URL with any number of hosts.
 
-    Raises DemoFailed if it is no such URL.
+    It has been checked (probe.check_url).
     """
     parts = urllib.parse.urlsplit(url)
-    if not parts.scheme or not parts.netloc:
-        raise DemoFailed(f"{url!r} is no transport URL such as amqp://host:5672")
     tls = urllib.parse.parse_qs(parts.query).get("ssl", [""])[-1]
     yes = parts.scheme in options.TLS_SCHEMES or (
         tls.lower() in ("true", "1", "yes", "on")
@@ -61,19 +59,8 @@ def bus_addresses(url: str) -> list[tuple[str, int]]:
     found = []
     for host in parts.netloc.split(","):
         one = urllib.parse.urlsplit(f"//{host}")
-        try:
-            found.append((one.hostname or "127.0.0.1", one.port or default))
-        except ValueError as exc:
-            raise DemoFailed(f"a bad port in the transport URL: {exc}") from exc
+        found.append((one.hostname or "127.0.0.1", one.port or default))
     return found
-
-
-def without_password(url: str) -> str:
-    """The URL with ``***`` for each password and without its query, to be shown.
-
-    The query may hold a password too: any option can stand there.
-    """
-    return re.sub(r"(?<=[/,])([^/:@,]*):[^/@,]*@", r"\1:***@", url.partition("?")[0])
 
 
 class Demo:
@@ -168,10 +155,14 @@ class Demo:
     def _find_bus(self) -> None:
         """Start the embedded broker, or see that the given bus can be reached."""
         if self._run.url:
+            try:
+                probe.check_url(self._run.url)
+            except probe.Unusable as exc:
+                raise DemoFailed(str(exc)) from exc
             addresses = bus_addresses(self._run.url)
             _check_reachable(addresses)
             self._ports = frozenset(port for _, port in addresses)
-            self._picture.bus = without_password(self._run.url)
+            self._picture.bus = probe.without_password(self._run.url)
             return
         self._broker = self._crew.start(
             "broker", ["-u", "-m", "greenamqp", "broker", "--port", "0"]
