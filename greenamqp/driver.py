@@ -111,7 +111,7 @@ class GreenAMQPDriver(base.BaseDriver):
             self._parent = None
         return Client(
             hubs.get(self._hub_wish or self._options.hub),
-            _hosts(self._url),
+            hosts_of(self._url),
             self._options,
             self._default_exchange,
             self._url.virtual_host or None,
@@ -451,7 +451,7 @@ def _check_names(url: typing.Any, opts: typing.Any) -> None:
         raise ValueError(f"{what} {problem}")
 
 
-def _hosts(url: typing.Any) -> list[Host]:
+def hosts_of(url: typing.Any) -> list[Host]:
     """The hosts of a transport URL, in its order."""
     # TLS that the configuration alone asks for goes to the port without, as with the
     # predecessor: files that work must go on working.

@@ -124,6 +124,18 @@ _connection = [
     ),
 ]
 
+_patience = [
+    cfg.BoolOpt(
+        "fail_fast",
+        default=False,
+        help="Raise at once, to whoever sends, calls or listens, what cannot get "
+        "better by waiting: credentials that every host refuses, a certificate that is "
+        "not trusted, an unknown virtual host, no permission, another protocol. The "
+        "cause of what is raised says which. False: they wait until their time-out, as "
+        "somebody may mend it meanwhile. Either way connecting is tried again.",
+    ),
+]
+
 _security = [
     cfg.BoolOpt(
         "ssl",
@@ -443,6 +455,7 @@ _rabbit = [
 
 OPTIONS: list[cfg.Opt] = [
     *_connection,
+    *_patience,
     *_security,
     *_sending,
     *_addressing,

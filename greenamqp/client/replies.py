@@ -34,6 +34,8 @@ class Replies(WantedLink[Receiver]):
 
     :param make_room: has links that are not in use detached
     :param ready: called when the address is known: calls may leave
+    :param forbidden: called when asking for one again is of no use, before somebody
+        changes something
     :ivar address: where replies are to be sent; None while there is no such place
     :ivar refusal: why there is none, for those who time out meanwhile
     :ivar waiting: the calls that wait, by the id of their request
@@ -42,6 +44,7 @@ class Replies(WantedLink[Receiver]):
     __slots__ = (
         "_count",
         "_credit",
+        "_forbidden",
         "_make_room",
         "_name",
         "_prefix",
@@ -56,10 +59,12 @@ class Replies(WantedLink[Receiver]):
         context: Context,
         make_room: typing.Callable[[], bool],
         ready: typing.Callable[[], None],
+        forbidden: typing.Callable[[Exception], None],
     ) -> None:
         super().__init__(context)
         self._make_room = make_room
         self._ready = ready
+        self._forbidden = forbidden
         # Of all ids of requests, and of what replies come from: the same over any
         # number of connections, as long as that answers.
         self._prefix = uuid.uuid4().hex
@@ -136,6 +141,8 @@ class Replies(WantedLink[Receiver]):
         self.refusal = f"no queue for replies: {refused}"
         LOG.error("%s", self.refusal)
         self._elsewhere()
+        if refused.permanent:
+            self._forbidden(refused)
         self.rest()
 
     def _elsewhere(self) -> None:
@@ -166,6 +173,9 @@ class Replies(WantedLink[Receiver]):
             self._elsewhere()
             self.want()
         else:
+            refused = Refused.by_link("the link for replies", error)
+            if refused.permanent:
+                self._forbidden(refused)
             self.rest()
 
     # -- replies

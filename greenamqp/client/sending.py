@@ -271,7 +271,7 @@ class SendingLink(WantedLink[Sender]):
         self.refusal = f"waiting for the message bus to declare {self.address}"
 
     def _not_declared(self, refused: Refused) -> None:
-        self._refused(str(refused), refused.permanent)
+        self._refused(str(refused), refused.permanent, cause=refused)
 
     def _redeclared(self) -> None:
         self.refusal = ""
@@ -305,12 +305,16 @@ class SendingLink(WantedLink[Sender]):
         self.forget_declarations()
         again = self._lost_outcomes(link, reason)
         permanent = error is not None and error.condition in _PERMANENT
-        self._refused(reason, permanent)
+        self._refused(reason, permanent, cause=error)
         self.pending.extendleft(reversed(again))
         self._rest_if_needed()
 
     def _refused(
-        self, reason: str, permanent: bool, pause: float | None = None
+        self,
+        reason: str,
+        permanent: bool,
+        pause: float | None = None,
+        cause: Exception | None = None,
     ) -> None:
         """There is no link, or no use in it: what may not be tried again fails."""
         self.refusal = reason
@@ -321,7 +325,7 @@ class SendingLink(WantedLink[Sender]):
                 continue
             if permanent or not entry.may_retry():
                 where = f"{self.address}: " if self.address else ""
-                entry.failed(f"{where}{reason}")
+                entry.failed(f"{where}{reason}", cause)
             else:
                 self.pending.append(entry)
         self._rest_if_needed(pause)
@@ -433,6 +437,13 @@ class SendingLink(WantedLink[Sender]):
             else:
                 entry.failed(reason)
         self.pending.extendleft(reversed(again))
+
+    def give_up(self, cause: Exception, calls_only: bool = False) -> None:
+        """What somebody waits for is not worth waiting for."""
+        for entry in [*self.pending, *self._resting]:
+            if entry.waiter is not None and (entry.is_call or not calls_only):
+                self.withdraw(entry)
+                entry.failed(str(cause), cause)
 
     def withdraw(self, entry: Outgoing) -> None:
         """Do not send this one any more, if it is not on its way."""

@@ -418,6 +418,19 @@ def test_pseudo_vhost(pseudo):
         assert ("there" in s.peer.attaches[0]) is pseudo
 
 
+@effect("fail_fast")
+@pytest.mark.parametrize("fast", [True, False])
+def test_fail_fast(fast):
+    with fakes.driver("amqp://u:wrong@bus/", fail_fast=fast) as s:
+        s.network.default = {"passwords": {"u": "right"}}
+        task = s.send(timeout=5)
+        s.world.settle()
+        assert task.done is fast
+        s.world.advance(6)
+        with pytest.raises(exceptions.MessagingException):
+            task.result()
+
+
 @effect(
     "connection_retry_interval",
     "connection_retry_backoff",
