@@ -4,8 +4,9 @@
     python examples/select_loop.py [--url amqp://host]
 
 Type lines; each becomes the answer to the next calls of ``last_line``.  A line
-``call`` makes such a call, to this very program's neighbour: start it twice on one
-bus and they answer each other.  End of input, or ``quit``, ends it.
+``call NAME`` makes such a call to the program that serves as NAME, which it said when
+it was started: start it twice on one bus, and they answer each other.  End of input,
+or ``quit``, ends it.
 
 The loop waits with ``select.poll`` for two descriptors: the input's and the server's.
 The latter is readable whenever there is something to do: a request, a heartbeat that
@@ -33,10 +34,29 @@ class Endpoint:
         return self.line
 
 
+def ask(transport, names, timeout):
+    """What the program of that name answers, or why there is no answer."""
+    if len(names) != 1:
+        return "whom? It is call NAME"
+    target = oslo_messaging.Target(topic="select_loop", server=names[0])
+    client = oslo_messaging.get_rpc_client(transport, target, timeout=timeout)
+    try:
+        # Pumps while it waits; requests that come meanwhile are kept.
+        return f"answer: {client.call({}, 'last_line')}"
+    except oslo_messaging.MessagingException as exc:
+        return f"no answer: {exc}"
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--url", default="amqp://127.0.0.1:5672")
     parser.add_argument("--name", default=f"loop-{uuid.uuid4().hex[:8]}")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=10,
+        help="seconds to wait for an answer (%(default)s)",
+    )
     args = parser.parse_args(argv)
 
     cfg.CONF([], project="select_loop")
@@ -61,13 +81,8 @@ def main(argv=None):
             line = sys.stdin.readline()
             if not line or line.strip() == "quit":
                 running = False
-            elif line.startswith("call "):
-                other = oslo_messaging.Target(
-                    topic="select_loop", server=line.split()[1]
-                )
-                client = oslo_messaging.get_rpc_client(transport, other, timeout=10)
-                # Pumps while it waits; requests that come meanwhile are kept.
-                print("answer:", client.call({}, "last_line"), flush=True)
+            elif line.split()[:1] == ["call"]:
+                print(ask(transport, line.split()[1:], args.timeout), flush=True)
             else:
                 endpoint.line = line.strip()
                 print("noted", flush=True)

@@ -10,6 +10,7 @@ import importlib
 import typing
 
 _EXPORTS = {
+    "CannotConnect": "greenamqp.connection.life",
     "QueuePolicy": "greenamqp.policy",
     "RPCServer": "greenamqp.server",
     "Server": "greenamqp.server",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """oslo.messaging's driver contract, and nothing else.
 
-Registered under the names ``amqp`` and ``greenamqp``.  Nothing is connected before the
+Registered under the names ``amqp`` and ``greenamqp``, and with TLS under ``amqps`` and
+``greenamqps``.  Nothing is connected before the
 first message or subscription: by then the process has monkey patched what it will, and
 has forked.  A process that forks later gets a client, connection and names of its
 own in the child.
@@ -16,13 +17,13 @@ import uuid
 import warnings
 import weakref
 
-from oslo_messaging import Target, exceptions
+from oslo_messaging import Target, TransportHost, exceptions
 from oslo_messaging._drivers import base
 
 from greenamqp import fork, hubs, options
 from greenamqp.addressing import Service
 from greenamqp.client import Client, Destination
-from greenamqp.connection.failover import AMQP_PORT, Host
+from greenamqp.connection.failover import AMQP_PORT, AMQPS_PORT, Host
 from greenamqp.connection.security import Security
 from greenamqp.engine import Message
 from greenamqp.formats import BadMessage, Format
@@ -50,11 +51,13 @@ class GreenAMQPDriver(base.BaseDriver):
         allowed_remote_exmods: list[str] | None = None,
     ) -> None:
         super().__init__(conf, url, default_exchange, allowed_remote_exmods or [])
-        options.check_query(url)
+        options.check_url(url)
         self._options = options.of(conf, url)
         _check(self._options)
         _check_names(url, self._options)
         Security(self._options).check()
+        if not all(host.hostname for host in url.hosts or [TransportHost()]):
+            LOG.warning("the transport URL names no host: that means localhost")
         # Reentrant, for a signal handler that comes while it is held.
         self._lock = threading.RLock()
         self._connecting = False
@@ -108,7 +111,7 @@ class GreenAMQPDriver(base.BaseDriver):
             self._parent = None
         return Client(
             hubs.get(self._hub_wish or self._options.hub),
-            _hosts(self._url, self._options),
+            hosts_of(self._url),
             self._options,
             self._default_exchange,
             self._url.virtual_host or None,
@@ -453,10 +456,11 @@ def _check_names(url: typing.Any, opts: typing.Any) -> None:
         raise ValueError(f"{what} {problem}")
 
 
-def _hosts(url: typing.Any, opts: typing.Any) -> list[Host]:
+def hosts_of(url: typing.Any) -> list[Host]:
     """The hosts of a transport URL, in its order."""
-    # With TLS too: the predecessor knew no other, and its URLs must go on working.
-    default_port = AMQP_PORT
+    # TLS that the configuration alone asks for goes to the port without, as with the
+    # predecessor: files that work must go on working.
+    default_port = AMQPS_PORT if options.asks_for_tls(url) else AMQP_PORT
     hosts = [
         Host(
             host.hostname or "localhost",

@@ -10,6 +10,7 @@ that the predecessor did not have come last.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import types
 import typing
 
@@ -39,6 +40,28 @@ GROUP = cfg.OptGroup(
     help="Options of the AMQP 1.0 driver (greenamqp).",
 )
 
+#: Schemes of transport URLs that ask for TLS.
+TLS_SCHEMES = ("amqps", "greenamqps")
+
+#: All schemes of this driver.
+SCHEMES = ("amqp", "greenamqp", *TLS_SCHEMES)
+
+#: The largest port.
+MAX_PORT = 65_535
+
+#: The longest that something may wait: selectors take 31 bits of milliseconds. Seconds.
+MAX_WAIT = (2**31 - 1) // 1000
+
+#: The longest that a message or a queue may live: AMQP gives that 32 bits of
+#: milliseconds.
+MAX_LIFE = (2**32 - 1) // 1000
+
+#: The shortest: one of them.
+MIN_LIFE = 0.001
+
+#: The most of what is counted: credit, for one, must be a C int to proton.
+MAX_NUMBER = 2**31 - 1
+
 #: What may be sent pre-settled.
 PRE_SETTLED = ("rpc-call", "rpc-reply", "rpc-cast", "notify")
 
@@ -59,6 +82,7 @@ _connection = [
         "idle_timeout",
         default=30,
         min=0,
+        max=MAX_WAIT,
         **_OLD_GROUP,
         help="Seconds without a byte from the peer after which the connection counts "
         "as lost, twice that at the latest. 0 switches it off: a peer that vanishes "
@@ -82,6 +106,7 @@ _connection = [
         "connection_retry_interval",
         default=1,
         min=1,
+        max=MAX_WAIT,
         help="Seconds to wait before another attempt to connect, after all hosts of "
         "the transport URL were tried once.",
     ),
@@ -89,6 +114,7 @@ _connection = [
         "connection_retry_backoff",
         default=2,
         min=0,
+        max=MAX_WAIT,
         help="Seconds added to connection_retry_interval after each round of "
         "attempts in which no host answered.",
     ),
@@ -96,7 +122,20 @@ _connection = [
         "connection_retry_interval_max",
         default=30,
         min=1,
+        max=MAX_WAIT,
         help="Upper limit of the wait between two rounds of attempts, in seconds.",
+    ),
+]
+
+_patience = [
+    cfg.BoolOpt(
+        "fail_fast",
+        default=False,
+        help="Raise at once, to whoever sends, calls or listens, what cannot get "
+        "better by waiting: credentials that every host refuses, a certificate that is "
+        "not trusted, an unknown virtual host, no permission, another protocol. The "
+        "cause of what is raised says which. False: they wait until their time-out, as "
+        "somebody may mend it meanwhile. Either way connecting is tried again.",
     ),
 ]
 
@@ -104,8 +143,9 @@ _security = [
     cfg.BoolOpt(
         "ssl",
         default=False,
-        help="Use TLS. Without further ssl options the certificate of the peer is "
-        "verified against the system's CA bundle.",
+        help="Use TLS, as a transport URL amqps://... does. Without further ssl "
+        "options the certificate of the peer is verified against the system's CA "
+        "bundle.",
     ),
     cfg.StrOpt(
         "ssl_ca_file",
@@ -170,6 +210,7 @@ _sending = [
         "link_retry_delay",
         default=10,
         min=1,
+        max=MAX_WAIT,
         help="Seconds between attempts to attach a link again that the peer refused "
         "or closed, and the longest pause before a message that the peer released "
         "is sent again.",
@@ -178,6 +219,7 @@ _sending = [
         "default_reply_retry",
         default=0,
         min=-1,
+        max=MAX_NUMBER,
         help="How often an RPC reply that the peer released is sent again. "
         "-1: until default_reply_timeout.",
     ),
@@ -185,18 +227,21 @@ _sending = [
         "default_reply_timeout",
         default=30,
         min=5,
+        max=MAX_WAIT,
         help="Seconds within which an RPC reply must be delivered.",
     ),
     cfg.IntOpt(
         "default_send_timeout",
         default=30,
         min=5,
+        max=MAX_WAIT,
         help="Seconds within which an RPC cast or call must be delivered, if the "
         "caller gives no time-out.",
     ),
     cfg.IntOpt(
         "default_notify_timeout",
         min=5,
+        max=MAX_WAIT,
         help="Seconds within which a notification must be delivered. By default, where "
         "the notifier's retry is -1, it is tried for as long as there is no message "
         "bus to take it; 30 where the bus says that nobody is there to take it, or "
@@ -206,6 +251,7 @@ _sending = [
         "default_sender_link_timeout",
         default=600,
         min=1,
+        max=MAX_WAIT,
         help="Seconds after which a sender link that was not used is detached.",
     ),
     cfg.MultiStrOpt(
@@ -299,6 +345,7 @@ _lifetime = [
         "rpc_cast_ttl",
         default=86400,
         min=0,
+        max=MAX_LIFE,
         help="Artemis and Broker-J, which keep the queues of servers that left: "
         "seconds after which an RPC cast that no server has taken expires. 0: never. "
         "A call expires when its caller gives up.",
@@ -310,12 +357,14 @@ _credit = [
         "reply_link_credit",
         default=200,
         min=1,
+        max=MAX_NUMBER,
         help="Replies that may be on their way at once; more where more calls wait.",
     ),
     cfg.IntOpt(
         "rpc_server_credit",
         default=100,
         min=1,
+        max=MAX_NUMBER,
         help="RPC requests per link that a server holds without having taken them "
         "into work.",
     ),
@@ -323,6 +372,7 @@ _credit = [
         "notify_server_credit",
         default=100,
         min=1,
+        max=MAX_NUMBER,
         help="Notifications per link that a listener holds unacknowledged.",
     ),
 ]
@@ -356,6 +406,7 @@ _failover = [
         "silent_host_timeout",
         default=5,
         min=0,
+        max=MAX_WAIT,
         help="Where the transport URL has several hosts: seconds without a byte from "
         "the one at hand, which is asked for a sign of life several times meanwhile, "
         "after which the next one is taken; idle_timeout where that is shorter, or 0. "
@@ -366,15 +417,21 @@ _failover = [
 _queues = [
     cfg.FloatOpt(
         "queue_expires",
+        min=MIN_LIFE,
+        max=MAX_LIFE,
         help="Seconds that a queue lives without a consumer, where the message bus can "
         "be told. By default, what the bus does by itself.",
     ),
     cfg.FloatOpt(
         "queue_message_ttl",
+        min=MIN_LIFE,
+        max=MAX_LIFE,
         help="Seconds that a message lives in a queue, where the bus can be told.",
     ),
     cfg.IntOpt(
         "queue_max_length",
+        min=1,
+        max=MAX_NUMBER,
         help="Messages that a queue holds, where the bus can be told; more push out "
         "the oldest.",
     ),
@@ -406,6 +463,7 @@ _rabbit = [
         "rabbit_transient_queues_ttl",
         default=1800,
         min=1,
+        max=MAX_LIFE,
         help="Declared addressing: seconds after which a queue of a process that went "
         "away without a word is removed. Replies outlive a loss of the connection that "
         "is shorter. (Rabbit addressing goes by the option of this name in "
@@ -415,6 +473,7 @@ _rabbit = [
 
 OPTIONS: list[cfg.Opt] = [
     *_connection,
+    *_patience,
     *_security,
     *_sending,
     *_addressing,
@@ -462,7 +521,17 @@ def read(group: typing.Any) -> Values:
 def of(conf: cfg.ConfigOpts, url: typing.Any) -> Values:
     """The values of all options, those in the query of the transport URL included."""
     register(conf)
-    return read(_group(conf, url, GROUP.name, {opt.dest for opt in OPTIONS}))
+    values = read(_group(conf, url, GROUP.name, {opt.dest for opt in OPTIONS}))
+    if url is not None and asks_for_tls(url):
+        values.ssl = True
+    return values
+
+
+def asks_for_tls(url: typing.Any) -> bool:
+    """Whether a transport URL itself, not the configuration, asks for TLS."""
+    return url.transport in TLS_SCHEMES or cfg.types.Boolean()(
+        url.query.get("ssl", "false")
+    )
 
 
 def _group(
@@ -510,11 +579,13 @@ def _rabbit_options() -> dict[str, cfg.Opt]:
     return {name: known[name] for name in RABBIT_NAMES if name in known}
 
 
-def check_query(url: typing.Any) -> None:
-    """Look at what the query of a transport URL says.
+def check_url(url: typing.Any) -> None:
+    """Look at the ports of a transport URL, and at what its query says.
 
-    :raises ValueError: names the option and what is allowed
+    :raises ValueError: names the port or the option, and what is allowed
     """
+    for host in url.hosts:
+        _check_host(host)
     known = {opt.dest: opt for opt in OPTIONS}
     if not known.keys() >= url.query.keys():
         known = _rabbit_options() | known
@@ -531,6 +602,34 @@ def check_query(url: typing.Any) -> None:
             raise ValueError(
                 f"transport URL: {name} must be {opt.type}; {text!r} is not: {exc}"
             ) from None
+        if name in RABBIT_NAMES and isinstance(opt, cfg.IntOpt) and int(text) < 0:
+            # That driver has no limits of its own.
+            raise ValueError(f"transport URL: {name} must not be negative: {text!r}")
+    if url.transport in TLS_SCHEMES and not cfg.types.Boolean()(
+        url.query.get("ssl", "true")
+    ):
+        raise ValueError(
+            f"transport URL: {url.transport}:// asks for TLS, and ssl="
+            f"{url.query['ssl']} for none"
+        )
+
+
+def _check_host(host: typing.Any) -> None:
+    """:raises ValueError: names what is wrong with the host or its port"""
+    name = host.hostname or ""
+    if ":" in name:
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            raise ValueError(
+                f"transport URL: {name!r} is neither a host with one port nor an IPv6 "
+                "address"
+            ) from None
+    if host.port is not None and not 1 <= host.port <= MAX_PORT:
+        raise ValueError(
+            f"transport URL: the port of {name or 'localhost'} must be from 1 to "
+            f"{MAX_PORT}: {host.port}"
+        )
 
 
 def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:

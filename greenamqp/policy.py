@@ -15,7 +15,7 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.options import RabbitOptions
+from greenamqp.options import GROUP, MAX_LIFE, MAX_NUMBER, MIN_LIFE, RabbitOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +39,12 @@ class QueuePolicy:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"{field.name} must be a number: {value!r}")
-            if not 0 < value < 2**32 / 1000:
+            least, most = (
+                (1, MAX_NUMBER) if field.name == "max_length" else (MIN_LIFE, MAX_LIFE)
+            )
+            if not least <= value <= most:  # nan is not, either
                 raise ValueError(
-                    f"{field.name} must be above 0 and below {2**32 // 1000}: {value!r}"
+                    f"{field.name} must be from {least} to {most}: {value!r}"
                 )
 
     def __bool__(self) -> bool:
@@ -76,11 +79,15 @@ class Policies:
         self._of_target: dict[_Key, QueuePolicy] = {}
         self._default = QueuePolicy()
         if options is not None:
-            self._default = QueuePolicy(
-                options.queue_expires,
-                options.queue_message_ttl,
-                options.queue_max_length,
-            )
+            try:
+                self._default = QueuePolicy(
+                    options.queue_expires,
+                    options.queue_message_ttl,
+                    options.queue_max_length,
+                )
+            except ValueError as exc:
+                # oslo.config lets nan through.
+                raise ValueError(f"[{GROUP.name}] queue_{exc}") from None
 
     def set(self, target: Target, policy: QueuePolicy | None) -> None:
         """From the next link on, ask for `policy` where `target` is meant."""

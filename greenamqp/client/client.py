@@ -75,7 +75,9 @@ class Client:
         )
         self.context = Context(hub, options, self.connection)
         self.notices = self.context.notices
-        self.replies = Replies(self.context, self._make_room, self._send_pending)
+        self.replies = Replies(
+            self.context, self._make_room, self._send_pending, self._no_replies
+        )
         self.room = Room(self.context, self._make_further)
         #: Requests that were handed to servers and are not replied to yet.
         self.requests_at_work = 0
@@ -392,6 +394,12 @@ class Client:
             if link.pending:
                 link.send_pending()
 
+    def _no_replies(self, cause: Exception) -> None:
+        """No reply can come before somebody changes something."""
+        if self.options.fail_fast:
+            for link in self._links.values():
+                link.give_up(cause, calls_only=True)
+
     def _submit(self, entry: Outgoing, urgent: bool = True) -> None:
         with self.hub.lock:
             context = self.context
@@ -399,6 +407,10 @@ class Client:
                 entry.failed("the transport was cleaned up")
                 return
             self.connection.catch_up()
+            hopeless = context.hopeless if context.engine is None else None
+            if hopeless is not None and entry.waiter is not None:
+                entry.failed(str(hopeless), hopeless)
+                return
             if entry.is_call and self.replies.address is None:
                 # First of all: it may have links that are not in use detached.
                 self.replies.want()
@@ -539,8 +551,11 @@ class Client:
         self.context.down()
         self._stop_timers()
         self.room.connection_lost()
+        hopeless = self.context.hopeless
         for link in list(self._links.values()):
             link.connection_lost(reason)
+            if hopeless is not None:
+                link.give_up(hopeless)
             if not link.in_use:
                 del self._links[link.destination]
         # After those: what they keep for another attempt is not waited for.

@@ -10,7 +10,7 @@ from greenamqp.client.notices import Notices
 from greenamqp.client.pursuit import Pursuits
 from greenamqp.client.turns import Turns
 from greenamqp.client.watch import Watch
-from greenamqp.connection.life import BusConnection
+from greenamqp.connection.life import BusConnection, CannotConnect
 from greenamqp.engine import Connection
 from greenamqp.hubs import Hub
 from greenamqp.management import Management
@@ -51,6 +51,11 @@ class Context:
         self.addresser: addressing.Addresser | None = None
         self.management: Management | None = None
         self.watch: Watch | None = None
+
+    @property
+    def hopeless(self) -> CannotConnect | None:
+        """Why no connection is to be waited for, if the options say so."""
+        return self.connection.hopeless if self.options.fail_fast else None
 
     def down(self) -> None:
         """There is no connection any more."""

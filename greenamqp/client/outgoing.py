@@ -179,13 +179,13 @@ class Outgoing:
         elif error is not None and self.on_failure is not None:
             self.on_failure(error)
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, cause: Exception | None = None) -> None:
         """Finish with the error that the application is to see."""
-        self.finish(
-            exceptions.MessageDeliveryFailure(
-                f"{self.what} to {self.destination} failed: {reason}"
-            )
+        error = exceptions.MessageDeliveryFailure(
+            f"{self.what} to {self.destination} failed: {reason}"
         )
+        error.__cause__ = cause
+        self.finish(error)
 
     def undeliverable(self, address: str | None) -> None:
         """Finish as the ``mandatory`` flag promises: nobody takes it."""

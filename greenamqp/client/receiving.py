@@ -48,6 +48,9 @@ class Owner(typing.Protocol):
         """There is no room for the link.  Returns whether the subscription goes to
         another connection."""
 
+    def forbid(self, cause: Exception) -> None:
+        """Asking for a link again is of no use, before somebody changes something."""
+
     def leaving(self, link: ReceivingLink) -> None:
         """It has a queue to remove, once the bus has detached it."""
 
@@ -143,6 +146,8 @@ class ReceivingLink(WantedLink[Receiver]):
     def _not_declared(self, refused: Refused) -> None:
         if not self._owner.stopped:
             self._not_subscribed(self.address, refused)
+            if refused.permanent:
+                self._owner.forbid(refused)
             self.rest()
 
     def _not_subscribed(self, address: str, reason: Exception) -> None:
@@ -172,6 +177,8 @@ class ReceivingLink(WantedLink[Receiver]):
         self._answered(link)
         delay: float = context.options.link_retry_delay
         was_up, self._was_up = self._was_up, False
+        # Where a refusal ends the session, it may have been meant for another link.
+        meant = self.alone or not context.bus.refusal_ends_session
         self.alone = not was_up
         if was_up:
             delay = min(delay, FIRST_PAUSE)
@@ -187,6 +194,9 @@ class ReceivingLink(WantedLink[Receiver]):
                 reason=reason,
                 delay=delay,
             )
+            refused = Refused.by_link(self.address, error)
+            if meant and refused.permanent:
+                self._owner.forbid(refused)
             self.rest(delay)
 
     # -- messages

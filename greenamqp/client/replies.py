@@ -35,6 +35,8 @@ class Replies(WantedLink[Receiver]):
     :param make_room: has links that are not in use detached, and says whether there
         were any
     :param ready: called when the address is known: calls may leave
+    :param forbidden: called when asking for one again is of no use, before somebody
+        changes something
     :ivar address: where replies are to be sent; None while there is no such place
     :ivar refusal: why there is none, for those who time out meanwhile
     :ivar waiting: the calls that wait, by the id of their request
@@ -43,6 +45,7 @@ class Replies(WantedLink[Receiver]):
     __slots__ = (
         "_count",
         "_credit",
+        "_forbidden",
         "_make_room",
         "_name",
         "_prefix",
@@ -57,10 +60,12 @@ class Replies(WantedLink[Receiver]):
         context: Context,
         make_room: typing.Callable[[], bool],
         ready: typing.Callable[[], None],
+        forbidden: typing.Callable[[Exception], None],
     ) -> None:
         super().__init__(context)
         self._make_room = make_room
         self._ready = ready
+        self._forbidden = forbidden
         # Of all ids of requests, and of what replies come from: the same over any
         # number of connections, as long as that answers.
         self._prefix = uuid.uuid4().hex
@@ -140,6 +145,8 @@ class Replies(WantedLink[Receiver]):
         self.refusal = f"no queue for replies: {refused}"
         LOG.error("%s", self.refusal)
         self._elsewhere()
+        if refused.permanent:
+            self._forbidden(refused)
         self.rest()
 
     def _elsewhere(self) -> None:
@@ -175,6 +182,9 @@ class Replies(WantedLink[Receiver]):
         elif is_full(error):
             self._rest_for_room()
         else:
+            refused = Refused.by_link("the link for replies", error)
+            if refused.permanent:
+                self._forbidden(refused)
             self.rest()
 
     # -- replies

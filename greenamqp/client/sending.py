@@ -342,7 +342,7 @@ class SendingLink(WantedLink[Sender]):
         self.refusal = f"waiting for the message bus to declare {self.address}"
 
     def _not_declared(self, refused: Refused) -> None:
-        self._refused(str(refused), refused.permanent)
+        self._refused(str(refused), refused.permanent, cause=refused)
 
     def _redeclared(self) -> None:
         self.refusal = ""
@@ -386,12 +386,11 @@ class SendingLink(WantedLink[Sender]):
         was_up, self._was_up = self._was_up, False
         again = self._lost_outcomes(link, reason)
         permanent = error is not None and error.condition in _PERMANENT
-        absent = error is not None and error.condition == "amqp:not-found"
         if not was_up and is_full(error) and self._make_room():
             self._wait_for_room(reason)
         else:
             pause = FIRST_PAUSE if was_up else None
-            self._refused(reason, permanent, pause, absent=absent)
+            self._refused(reason, permanent, pause, error)
         self.pending.extendleft(reversed(again))
         self._rest_if_needed()
 
@@ -400,13 +399,14 @@ class SendingLink(WantedLink[Sender]):
         reason: str,
         permanent: bool,
         pause: float | None = None,
-        absent: bool = False,
+        cause: Exception | None = None,
     ) -> None:
         """There is no link, or no use in it: what may not be tried again fails.
 
-        :param absent: whether that is because nobody is there
+        :param cause: what the bus said, or None
         """
         self.refusal = reason
+        absent = getattr(cause, "condition", "") == "amqp:not-found"
         waiting, self.pending = self.pending, collections.deque()
         for entry in waiting:
             entry.last_reason = reason
@@ -416,7 +416,7 @@ class SendingLink(WantedLink[Sender]):
             in_vain = absent and endless and self._in_vain(entry)
             if permanent or in_vain or not entry.may_retry():
                 where = f"{self.address}: " if self.address else ""
-                entry.failed(f"{where}{reason}")
+                entry.failed(f"{where}{reason}", cause)
             else:
                 self.pending.append(entry)
         self._rest_if_needed(pause)
@@ -537,6 +537,13 @@ class SendingLink(WantedLink[Sender]):
             else:
                 entry.failed(reason)
         self.pending.extendleft(reversed(again))
+
+    def give_up(self, cause: Exception, calls_only: bool = False) -> None:
+        """What somebody waits for is not worth waiting for."""
+        for entry in [*self.pending, *self._resting]:
+            if entry.waiter is not None and (entry.is_call or not calls_only):
+                self.withdraw(entry)
+                entry.failed(str(cause), cause)
 
     def withdraw(self, entry: Outgoing) -> None:
         """Do not send this one any more, if it is not on its way."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import typing
 
+from oslo_messaging.exceptions import MessageDeliveryFailure
+
 from greenamqp import addressing
 from greenamqp.client.context import Context
 from greenamqp.client.receiving import ReceivingLink
@@ -49,6 +51,8 @@ class Subscription:
         self.impossible: NotImplementedError | None = None
         #: Why a link is not up, or "".
         self.refusal = ""
+        #: Why one will not be without somebody's doing, where that is not waited for.
+        self.forbidden: Exception | None = None
         self._sources = sources
         self._waiters: list[Waiter] = []
         self.stopped = False
@@ -111,6 +115,13 @@ class Subscription:
         """One more link is up."""
         if self.attached:
             self.refusal = ""
+            self.forbidden = None
+            self.wake()
+
+    def forbid(self, cause: Exception) -> None:
+        """See :class:`greenamqp.client.receiving.Owner`."""
+        if self.room.context.options.fail_fast:
+            self.forbidden = cause
             self.wake()
 
     def wake(self) -> None:
@@ -123,11 +134,16 @@ class Subscription:
         for link in self.links:
             link.lost()
         self._hold([])
+        self.forbidden = None
+        if self.room.context.hopeless is not None:
+            self.wake()
 
     def wait_attached(self, deadline: float) -> bool:
         """Wait until all links are up.  Not in the hub's context.
 
         :raises NotImplementedError: if the bus cannot do what is asked
+        :raises MessageDeliveryFailure: if waiting is of no use, where ``fail_fast``
+            says so; the cause is why
         """
         hub = self.room.context.hub
         waiter = hub.waiter()
@@ -142,6 +158,11 @@ class Subscription:
                         return True
                     if self.room.context.closed:
                         return False
+                    cause = self.room.context.hopeless or self.forbidden
+                    if cause is not None:
+                        raise MessageDeliveryFailure(
+                            f"cannot subscribe: {cause}"
+                        ) from cause
                 if not waiter.wait(deadline):
                     return False
         finally:

@@ -2,7 +2,8 @@
 """Why a connection could not be made, in words for the one who has to mend it.
 
 Pure functions: from the first bytes that a peer sent, and the errors of OpenSSL and of
-the AMQP engine, to one sentence.  Nothing here knows or returns a password.
+the AMQP engine, to one sentence.  One that is Lasting says what no waiting mends.
+Nothing here knows or returns a password.
 """
 
 from __future__ import annotations
@@ -73,8 +74,33 @@ _TLS_REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer showed no certificate",
 }
 
+#: Conditions of a peer's error that say: not for you, or there is no such thing.
+LASTING_CONDITIONS = frozenset(
+    ("amqp:unauthorized-access", "amqp:not-allowed", "amqp:not-found")
+)
+
 # Outcomes of SASL (AMQP 1.0 part 5, section 5.3.3.6).
 _SASL_OK, _SASL_AUTH, _SASL_SYS, _SASL_PERM, _SASL_TEMP = range(5)
+
+
+class Lasting(str):
+    """A reason that waiting does not mend: somebody has to change something."""
+
+    __slots__ = ()
+
+
+def as_lasting(reason: str, text: str) -> str:
+    """`text`, which says more than `reason`, and is as lasting as that."""
+    return Lasting(text) if isinstance(reason, Lasting) else text
+
+
+def closed_by_peer(condition: str, error: object) -> str:
+    """The peer closed the connection with an error.
+
+    :param condition: of the error, "" if there is none
+    """
+    text = f"closed by the peer: {error or 'no reason given'}"
+    return Lasting(text) if condition in LASTING_CONDITIONS else text
 
 
 def protocol_of(greeting: bytes) -> str | None:
@@ -113,9 +139,9 @@ def handshake_failed(
     if isinstance(exc, ssl.SSLCertVerificationError):
         whose = "client's" if server_side else "peer's"
         message = (exc.verify_message or "no reason given").rstrip(".")
-        return f"the {whose} certificate does not verify: {message}"
+        return Lasting(f"the {whose} certificate does not verify: {message}")
     if greeting and not is_tls(greeting):
-        return f"the peer speaks no TLS on this port: {_what(greeting)}"
+        return Lasting(f"the peer speaks no TLS on this port: {_what(greeting)}")
     if exc is None:
         if greeting:
             return "the peer closed the connection in the TLS handshake"
@@ -123,13 +149,19 @@ def handshake_failed(
             "the peer closed the connection in the TLS handshake without a word: does "
             "it speak TLS on this port?"
         )
-    return f"the TLS handshake failed: {ssl_text(exc)}"
+    return _tls_reason("the TLS handshake failed", exc)
+
+
+def _tls_reason(what: str, exc: ssl.SSLError) -> str:
+    text = f"{what}: {ssl_text(exc)}"
+    # What has words of its own is about certificates and what either side allows.
+    return Lasting(text) if exc.reason in _TLS_REASONS else text
 
 
 def handshake_late(greeting: bytes) -> str:
     """Why a TLS handshake was not complete in time."""
     if greeting and not is_tls(greeting):
-        return f"the peer speaks no TLS on this port: {_what(greeting)}"
+        return Lasting(f"the peer speaks no TLS on this port: {_what(greeting)}")
     if greeting:
         return "the TLS handshake was not complete in time"
     return (
@@ -143,7 +175,7 @@ def tls_failed(exc: ssl.SSLError) -> str:
 
     With TLS 1.3 that is where a client hears what is wrong with its certificate.
     """
-    return f"TLS failed: {ssl_text(exc)}"
+    return _tls_reason("TLS failed", exc)
 
 
 def sasl_offer(greeting: bytes) -> tuple[str, ...] | None:
@@ -230,26 +262,28 @@ def opening_failed(
     """
     if not greeting:
         if tls:
-            return f"{reason} (after the TLS handshake, before any AMQP)"
+            return as_lasting(
+                reason, f"{reason} (after the TLS handshake, before any AMQP)"
+            )
         return (
             f"{reason} (before any AMQP: is this a port for TLS, or for another "
             "protocol?)"
         )
     if is_tls(greeting):
-        return (
+        return Lasting(
             "the peer wants TLS on this port, and was spoken to in the clear: use "
-            "ssl=true, or its port without TLS"
+            "amqps:// or ssl=true, or its port without TLS"
         )
     if not greeting.startswith((_SASL_HEADER, _AMQP_HEADER)):
         if _SASL_HEADER.startswith(greeting) or _AMQP_HEADER.startswith(greeting):
             return reason  # cut off within its header
-        return f"the peer is no AMQP 1.0 server: {_what(greeting)}"
+        return Lasting(f"the peer is no AMQP 1.0 server: {_what(greeting)}")
     if not sasl:
         if greeting.startswith(_SASL_HEADER):
-            return "the peer wants a login by SASL"
+            return Lasting("the peer wants a login by SASL")
         return reason
     if greeting.startswith(_AMQP_HEADER):
-        return (
+        return Lasting(
             "the peer takes no login: it answered the request for SASL with plain "
             "AMQP 1.0"
         )
@@ -257,12 +291,14 @@ def opening_failed(
     who = f"user {user!r}" if user else "a client without a user name"
     if outcome == _SASL_OK:
         if vhost:
-            return f"{reason} (after the login: may {who} use {vhost!r}?)"
-        return f"{reason} (after the login of {who})"
+            return as_lasting(
+                reason, f"{reason} (after the login: may {who} use {vhost!r}?)"
+            )
+        return as_lasting(reason, f"{reason} (after the login of {who})")
     if outcome == _SASL_AUTH and mechanism and mechanism != "none":
         if mechanism in ("ANONYMOUS", "EXTERNAL"):
-            return f"the peer refused the login of {who} by SASL {mechanism}"
-        return (
+            return Lasting(f"the peer refused the login of {who} by SASL {mechanism}")
+        return Lasting(
             f"the peer refused the login of {who} by SASL {mechanism}: wrong user name "
             "or password"
         )
@@ -270,22 +306,25 @@ def opening_failed(
         None,
         "none",
     ):
-        return f"the peer could not check the login of {who}: an error on its side"
+        text = f"the peer could not check the login of {who}: an error on its side"
+        return Lasting(text) if outcome == _SASL_PERM else text
     if offer is not None:
         usable = [name for name in offer if not allowed or name in allowed]
         if not usable:
-            return (
+            return Lasting(
                 "no common SASL mechanism: the peer offers "
                 f"{' '.join(offer) or 'none'}, and {who} may use {' '.join(allowed)}"
             )
         if "PLAIN" in usable and not user:
-            return (
+            return Lasting(
                 "no common SASL mechanism: the peer offers "
                 f"{' '.join(offer)}, and PLAIN needs a user name, which the transport "
                 "URL does not give for this host"
             )
         if mechanism in (None, "none", ""):
-            return f"no SASL mechanism of {' '.join(usable)} worked out: {reason}"
+            return Lasting(
+                f"no SASL mechanism of {' '.join(usable)} worked out: {reason}"
+            )
         return f"{reason} (in the login of {who} by SASL {mechanism})"
     return f"{reason} (before the login)"
 

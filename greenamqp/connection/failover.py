@@ -10,6 +10,9 @@ import typing
 #: The port of a host for which the URL gives none (IANA: amqp).
 AMQP_PORT = 5672
 
+#: The same where the URL asks for TLS (IANA: amqps).
+AMQPS_PORT = 5671
+
 
 @dataclasses.dataclass(frozen=True)
 class Host:

@@ -14,6 +14,7 @@ import typing
 import uuid
 
 from greenamqp.connection import connect, diagnosis
+from greenamqp.connection.diagnosis import Lasting
 from greenamqp.connection.failover import Backoff, Host, Hosts
 from greenamqp.connection.guard import GUARD
 from greenamqp.connection.pump import Pump, Stream
@@ -59,8 +60,15 @@ class Owner(typing.Protocol):
     def connection_lost(self, reason: str) -> None:
         """It is gone, or an attempt to make it failed; another one follows.
 
-        :param reason: of each host that was tried since it was up, the latest first
+        :param reason: of each host that was tried since it was up and lasted, the
+            latest first
         """
+
+
+class CannotConnect(Exception):
+    """No host of the transport URL can be used, and waiting does not help: credentials
+    that are refused, a certificate that is not trusted, an unknown virtual host,
+    another protocol.  The text says what it is, for each host."""
 
 
 class BusConnection:
@@ -89,13 +97,14 @@ class BusConnection:
         self.state = State.IDLE
         self.engine: Connection | None = None
         #: Why there is no connection, for those who time out meanwhile: of each host
-        #: that was tried since there was one, the latest first.
+        #: that was tried since there was one that lasted, the latest first.
         self.last_failure = ""
         self._owner = owner
         self._has_vhost_prefix = has_vhost_prefix
         self._failures: dict[Host, str] = {}
         self._virtual_host = virtual_host
         self._hosts = Hosts(hosts)
+        self._every_host = frozenset(hosts)
         self._security = Security(options)
         # Hosts that want "vhost:" before the name of a virtual host.
         self._vhost_prefixed: set[Host] = set()
@@ -152,6 +161,22 @@ class BusConnection:
     def why_down(self) -> str:
         """Why it is not up: the failures, or how far the first attempt has come."""
         return self.last_failure or f"{self.where}: {self._progress()}"
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every host was tried in vain since it was up, in every way."""
+        return self._failures.keys() >= self._every_host and not any(
+            host in self._without_sasl for host in self._every_host
+        )
+
+    @property
+    def hopeless(self) -> CannotConnect | None:
+        """Why there will be no connection before somebody changes something at this end
+        or the other; None: there may be.  It is tried again all the same."""
+        if self.state is not State.UP and self.exhausted:
+            if all(isinstance(text, Lasting) for text in self._failures.values()):
+                return CannotConnect(self.last_failure)
+        return None
 
     def wanted(self) -> None:
         """Somebody needs the connection."""
@@ -270,7 +295,8 @@ class BusConnection:
                 stream.close()
             return
         if stream is None:
-            self._lost(f"cannot connect: {reason}")
+            text = f"cannot connect: {reason}"
+            self._lost(diagnosis.as_lasting(reason or "", text))
             return
         self.state = State.OPENING
         self._refused_links = 0
@@ -343,12 +369,13 @@ class BusConnection:
     def _opening_failed(self, reason: str) -> str:
         """Explain, and choose what to try next time."""
         host = self._hosts.current
+        explained = self._explain(reason)
         before = self._without_sasl.pop(host, None)
         if before is not None:
-            return f"{before}; without SASL: {self._explain(reason)}"
+            text = f"{before}; without SASL: {explained}"
+            return diagnosis.as_lasting(explained, text)
         pump = self._pump
         login = self._security.login(host)
-        explained = self._explain(reason)
         if (
             pump is not None
             and not login.username
@@ -386,7 +413,6 @@ class BusConnection:
         self._stop_timer()
         self._up_since = self.hub.now()
         self.last_failure = ""
-        self._failures.clear()
         LOG.info(
             "connected to %s (%s %s), %s, login: %s",
             self.where,
@@ -418,14 +444,15 @@ class BusConnection:
     ) -> None:
         """The peer closed the connection."""
         if connection is self.engine:
-            self._lost(f"closed by the peer: {error or 'no reason given'}")
+            condition = error.condition if error is not None else ""
+            self._lost(diagnosis.closed_by_peer(condition, error))
 
     def connection_failed(
         self, connection: Connection, error: ConnectionFailed
     ) -> None:
         """The connection broke."""
         if connection is self.engine:
-            self._lost(str(error))
+            self._lost(error.reason)
 
     def link_requested(self, connection: Connection, link: Link) -> None:
         """No peer has business with a client's nodes."""
@@ -449,12 +476,14 @@ class BusConnection:
         if self.state is State.OPENING:
             reason = self._opening_failed(reason)
         host = self._hosts.current
+        lasted = self.hub.now() - self._up_since if was_up else None
+        if lasted is not None and lasted >= self.options.connection_retry_interval:
+            # Not before: some open a connection to say that they refuse it.
+            self._failures.clear()
         self._failures.pop(host, None)
-        self._failures[host] = f"{where}: {reason}"
+        self._failures[host] = diagnosis.as_lasting(reason, f"{where}: {reason}")
         self.last_failure = "; ".join(reversed(self._failures.values()))
-        pause = self._backoff.next_pause(
-            self.hub.now() - self._up_since if was_up else None
-        )
+        pause = self._backoff.next_pause(lasted)
         self._stop_timer()
         # First of all: whatever interrupts the rest, somebody goes on.
         self._timer = self.hub.call_at(self.hub.now() + pause, self._connect)

@@ -16,7 +16,7 @@ import _socket  # the class that no monkey patching replaces
 import os
 import typing
 
-from greenamqp.connection.diagnosis import GREETING_SIZE
+from greenamqp.connection.diagnosis import GREETING_SIZE, as_lasting
 from greenamqp.connection.guard import GUARD, Charge
 from greenamqp.engine import Connection, capi
 from greenamqp.hubs import Hub, Timer, Watch
@@ -237,7 +237,8 @@ class Pump:
             except BlockingIOError:
                 break
             except OSError as exc:
-                self.abort(f"the connection was lost: {exc}")
+                reason = f"the connection was lost: {exc}"
+                self.abort(as_lasting(exc.args[0] if exc.args else "", reason))
                 return
             if size == 0:
                 self._end_of_stream()

@@ -204,6 +204,11 @@ def server_stream(sock: typing.Any, context: ssl.SSLContext) -> TlsStream:
 class TlsError(OSError):
     """TLS failed; the text says in which way, for people."""
 
+    @property
+    def reason(self) -> str:
+        """The text as it was given, which may be Lasting."""
+        return typing.cast(str, self.args[0])
+
 
 class TlsStream:
     """TLS on a non-blocking socket.  Make it with `client_stream`, `server_stream`.
@@ -505,7 +510,7 @@ class Handshake:
         try:
             complete = self._stream.shake()
         except TlsError as exc:
-            self._finish(str(exc))
+            self._finish(exc.reason)
             return
         if complete:
             self._finish(None)

@@ -79,3 +79,8 @@ def from_peer(read: _Read) -> _Read:
 
 class ConnectionFailed(EngineError):
     """The connection is gone: the wire, the peer or a broken rule ended it."""
+
+    @property
+    def reason(self) -> str:
+        """The text as it was given."""
+        return typing.cast(str, self.args[0])

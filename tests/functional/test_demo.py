@@ -176,6 +176,30 @@ def test_the_programs_of_the_first_steps(the_bus, tmp_path):
 
 
 @pytest.mark.any_bus
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("amqp://nova:wrong@{}", "wrong user name or password"),
+        ("amqp://{}", "the peer wants a login by SASL"),
+        ("amqps://nova:right@{}", "TLS on this port"),
+        ("rabbit://nova:right@{}", "amqp://"),
+        ("amqp://{}/?nosuch=1", "nosuch"),
+    ],
+)
+def test_a_bus_that_cannot_be_used_is_told_of_in_one_line(url, said):
+    broker = buses.EmbeddedBroker("--user", "nova:right")
+    try:
+        with demo("--url", url.format(f"127.0.0.1:{broker.port}")) as process:
+            shown, _ = process.communicate(timeout=_LIMIT)
+    finally:
+        broker.stop()
+    assert process.returncode == 1
+    first, told = shown.splitlines()
+    assert first == "Starting the processes ..."
+    assert told.startswith("greenamqp demo: ") and said in told
+
+
+@pytest.mark.any_bus
 def test_a_bus_without_pools_is_refused_in_one_line():
     router = buses.EmbeddedBroker("--product", "qpid-dispatch-router")
     try:

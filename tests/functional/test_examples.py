@@ -132,8 +132,12 @@ def test_select_loop(program, call, unique):
     loop.type("typed")
     loop.line("noted")
     assert call(target, "last_line") == "typed"
-    other = program("select_loop.py", "--name", unique("other"))
+    other = program("select_loop.py", "--name", unique("other"), "--timeout", "1")
     other.line("serving")
+    other.type("call")
+    assert other.line("whom") == "whom? It is call NAME"
+    other.type(f"call {unique('nobody')}")
+    assert "timed out" in other.line("no answer")
     other.type(f"call {name}")
     assert other.line("answer") == "answer: typed"
     for each in (loop, other):

@@ -13,6 +13,7 @@ import oslo_messaging
 import pytest
 from oslo_messaging import Target
 
+import greenamqp
 from tests.functional import buses, harness
 from tests.functional.certificates import Authority
 
@@ -81,6 +82,14 @@ def test_call_over_tls(bus, topic, front, authority):
     roundtrip(bus, topic, url, options(ssl_ca_file=authority.ca))
     versions = {event[1] for events in tls.report() for event in events}
     assert versions == {"TLSv1.3"}
+
+
+def test_a_scheme_that_asks_for_tls(bus, topic, front, authority):
+    tls = front(cert=authority.issue("127.0.0.1"))
+    url = f"amqps://127.0.0.1:{tls.port}"
+    roundtrip(bus, topic, url, options(ssl_ca_file=authority.ca))
+    reason = failure(bus, topic, url)
+    assert "the peer's certificate does not verify" in reason
 
 
 def test_large_messages_over_tls(bus, topic, front, authority):
@@ -241,6 +250,40 @@ def test_the_caller_hears_of_it_within_its_time_out(
     assert "certificate does not verify" in str(caught.value)
 
 
+def cause(bus, topic, url, **opts):
+    """What a caller is told who would wait for long, and would not for this."""
+    transport = bus.rpc_transport(url=url, options=options(fail_fast=True, **opts))
+    client = bus.client(Target(topic=topic), transport, timeout=600)
+    with pytest.raises(oslo_messaging.MessageDeliveryFailure) as caught:
+        client.call({}, "echo", value=1)
+    assert type(caught.value.__cause__) is greenamqp.CannotConnect
+    assert str(caught.value.__cause__) in str(caught.value)
+    return str(caught.value.__cause__)
+
+
+def test_who_fails_fast_is_told_at_once(bus, topic, front, authority, stranger):
+    tls = front(cert=stranger.issue("127.0.0.1"))
+    url = f"amqps://127.0.0.1:{tls.port}"
+    text = cause(bus, topic, url, ssl_ca_file=authority.ca)
+    assert "certificate does not verify" in text
+    other = authority.issue("elsewhere.example")
+    url = f"amqps://127.0.0.1:{front(cert=other).port}"
+    text = cause(bus, topic, url, ssl_ca_file=authority.ca)
+    assert "mismatch" in text
+
+
+def test_who_fails_fast_is_told_of_a_client_certificate(
+    bus, topic, front, authority, stranger
+):
+    tls = front(cert=authority.issue("127.0.0.1"), ca=authority.ca)
+    url = f"amqps://127.0.0.1:{tls.port}"
+    text = cause(bus, topic, url, ssl_ca_file=authority.ca)
+    assert "requires a certificate" in text
+    mine = stranger.issue("mallory.example")
+    text = cause(bus, topic, url, ssl_ca_file=authority.ca, ssl_cert_file=mine)
+    assert "does not trust the CA of our certificate" in text
+
+
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
@@ -323,6 +366,14 @@ class TestEmbeddedBroker:
         opts = options(ssl_ca_file=authority.ca, sasl_mechanisms="EXTERNAL")
         text = failure(bus, topic, f"amqp://127.0.0.1:{broker.port}", opts)
         assert "no common SASL mechanism: the peer offers PLAIN" in text
+
+    def test_who_fails_fast(self, bus, topic, broker, authority):
+        url = f"amqps://nova:wrong@127.0.0.1:{broker.port}"
+        text = cause(bus, topic, url, ssl_ca_file=authority.ca)
+        assert "wrong user name or password" in text
+        url = f"amqps://127.0.0.1:{broker.port}"
+        text = cause(bus, topic, url, ssl_ca_file=authority.ca)
+        assert "no common SASL mechanism" in text
 
     def test_in_the_clear(self, bus, topic, broker):
         text = failure(bus, topic, f"amqp://127.0.0.1:{broker.port}")

@@ -8,15 +8,21 @@ a fault can be put in exactly where the parent has to find it.
 
 import io
 import json
+import re
 import socket
 
 import pytest
+import trustme
 
-from greenamqp.command.demo import orchestrate, plan, processes, report
+from greenamqp.broker import Broker
+from greenamqp.broker.settings import Settings
+from greenamqp.command.demo import orchestrate, plan, probe, processes, report
 
 _SCRIPT = """
 import json, socket, sys
 
+from greenamqp.broker import Broker
+from greenamqp.broker.settings import Settings
 from greenamqp.command.demo import plan
 
 name, kind, of, fault = sys.argv[1:5]
@@ -85,9 +91,9 @@ _INSPECTOR = _READY + 'if kind == "inspector": say(type="finished")\n'
 
 @pytest.fixture
 def bus():
-    """Something that takes connections."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield f"amqp://127.0.0.1:{listening.getsockname()[1]}"
+    """A message bus, where nothing but the demo's first look arrives."""
+    with Broker("127.0.0.1", 0) as broker:
+        yield broker.url
 
 
 @pytest.fixture
@@ -161,11 +167,10 @@ def test_a_role_that_dies_ends_the_demo(run_demo, fault, name):
     assert "cannot go on" in str(caught.value)
 
 
-def test_a_bus_that_is_not_there_is_named(run_demo, monkeypatch, bus):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+def failing(url):
+    """What the demo says of a bus, before it has started anything."""
     demo = orchestrate.Demo(
-        url=f"amqp://127.0.0.1:{port}",
+        url=url,
         duration=1.0,
         rate=1.0,
         hub="threads",
@@ -173,32 +178,87 @@ def test_a_bus_that_is_not_there_is_named(run_demo, monkeypatch, bus):
         screen=report.Screen(io.StringIO()),
     )
     try:
-        with pytest.raises(orchestrate.DemoFailed, match=f"127.0.0.1:{port}: .*refus"):
+        with pytest.raises(orchestrate.DemoFailed) as caught:
             demo.run()
+        assert not demo._crew.processes
     finally:
         demo.close()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_bus_that_is_not_there_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    said = failing(f"amqp://127.0.0.1:{port}")
+    assert f"no message bus at 127.0.0.1:{port}: " in said
+    assert "refused" in said
 
 
 @pytest.mark.parametrize(
-    "url, addresses",
+    ("url", "settings", "said"),
     [
-        ("amqp://localhost", [("localhost", 5672)]),
-        ("amqp://me:pw@a:1,me:pw@b:2/vhost", [("a", 1), ("b", 2)]),
-        ("amqp://[::1]:5673", [("::1", 5673)]),
-        ("rabbit://host/", [("host", 5672)]),
-        ("amqp://host/v?ssl=true", [("host", 5671)]),
-        ("amqp://host:1/v?ssl=true", [("host", 1)]),
-        ("amqp://host/v?ssl=false", [("host", 5672)]),
+        ("amqp://nova:wrong@{}", {}, "refused the login of user 'nova' by SASL PLAIN"),
+        ("amqp://{}", {}, "the peer offers PLAIN"),
+        ("amqps://nova:right@{}", {}, "does it speak TLS on this port?|speaks no TLS"),
+        ("amqp://nova:right@{}", {"tls": True}, "wants TLS|a port for TLS"),
+        ("amqps://nova:right@{}", {"tls": True}, "certificate does not verify"),
+        ("amqp://{},nova:wrong@{}", {}, "refused the login.*PLAIN|PLAIN.*refused the"),
     ],
 )
-def test_the_addresses_of_a_url(url, addresses):
-    assert orchestrate.bus_addresses(url) == addresses
+def test_a_bus_that_cannot_be_used(url, settings, said, tmp_path, caplog):
+    if settings.get("tls"):
+        issued = trustme.CA().issue_cert("127.0.0.1")
+        certificate = str(tmp_path / "certificate.pem")
+        issued.private_key_and_cert_chain_pem.write_to_path(certificate)
+        settings = {"tls_cert": certificate, "tls_key": certificate}
+    asked = Settings(users={"nova": "right"}, **settings)
+    with Broker("127.0.0.1", 0, settings=asked) as broker:
+        text = failing(url.replace("{}", f"127.0.0.1:{broker.port}"))
+    assert re.search(said, text)
+    assert "wrong@" not in text and "right" not in text
+    assert "greenamqp.client" not in caplog.text
 
 
-@pytest.mark.parametrize("url", ["localhost:5672", "amqp://", "amqp://host:port"])
-def test_a_bad_url_is_named(url):
-    with pytest.raises(orchestrate.DemoFailed):
-        orchestrate.bus_addresses(url)
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("amqp://localhost", [5672]),
+        ("amqp://me:pw@a:1,me:pw@b:2/vhost", [1, 2]),
+        ("amqp://[::1]:5673", [5673]),
+        ("amqps://one,two:5672", [5671, 5672]),
+        ("amqp://host/v?ssl=true", [5671]),
+    ],
+)
+def test_the_ports_of_a_url(url, ports):
+    assert probe.check_url(url) == ports
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("localhost:5672", "wants a transport URL with a host"),
+        ("amqp:", "wants a transport URL with a host"),
+        ("amqp://", "wants a transport URL with a host"),
+        ("amqp:///v", "wants a transport URL with a host"),
+        ("amqp://?ssl=true", "wants a transport URL with a host"),
+        ("rabbit://host:5672", "rabbit:// is not of this driver"),
+        ("amqp://host:port", "--url: Port .* 'port'"),
+        ("amqp://host:99999", "--url: Port out of range"),
+        ("amqp://me:secret@host:0", "--url: .* port of host .* from 1 to"),
+        ("amqp://host/?nosuch=1", "--url: .* no option 'nosuch'"),
+        ("amqp://host/?ssl_ca_file=nosuch", "CA file .nosuch. cannot be read"),
+    ],
+)
+def test_a_bad_url_is_named_in_one_line(url, why):
+    with pytest.raises(probe.Unusable, match=why) as caught:
+        probe.check_url(url)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_bad_url_starts_nothing():
+    assert "nosuch" in failing("amqp://host/?nosuch=1")
 
 
 @pytest.mark.parametrize(

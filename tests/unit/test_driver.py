@@ -543,7 +543,7 @@ def test_the_hub_may_be_wished_for():
         assert s.world.asked_for == ["gevent"]
 
 
-@pytest.mark.parametrize("scheme", ["amqp", "greenamqp"])
+@pytest.mark.parametrize("scheme", ["amqp", "amqps", "greenamqp", "greenamqps"])
 def test_oslo_messaging_finds_it_by_name(scheme):
     conf = fakes.conf()
     conf.control_exchange = "x"
@@ -563,3 +563,19 @@ def test_passwords_are_nowhere_in_the_log(caplog):
         assert "s3cr3t" not in str(caught.value)
     assert "refused" in caplog.text
     assert "s3cr3t" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("amqp:", True),
+        ("amqp://", True),
+        ("amqp:///v", True),
+        ("amqp://u:p@/", True),
+        ("amqp://one,:5672", True),
+        ("amqp://one/", False),
+    ],
+)
+def test_a_url_without_a_host_is_told_of(url, told, caplog):
+    with fakes.driver(url):
+        assert ("names no host: that means localhost" in caplog.text) is told

@@ -12,6 +12,7 @@ parent process keeps account of every message.
     workload      the notifications
     ledger        was each message received exactly once?
     latency       percentiles
+    probe         can the bus at a given URL be used?
     processes     children of the parent, and what they hold
     report        the live table and the summary
 
@@ -21,24 +22,34 @@ but argparse.
 
 import argparse
 
+#: The longest duration, seconds, and the highest rate: more than any machine does.
+_MAX_DURATION = 86_400
+_MAX_RATE = 1_000_000
+
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError(text)
+    value = _number(text)
+    if not 0 < value <= _MAX_DURATION:  # nan is not, either
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number above 0 and up to {_MAX_DURATION}"
+        )
     return value
 
 
 def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError(text)
+    value = _number(text)
+    if not 0 <= value <= _MAX_RATE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number from 0 to {_MAX_RATE}"
+        )
     return value
 
 
-# argparse names the type in its message for a bad value.
-_positive.__name__ = "number of seconds"
-_rate.__name__ = "rate"
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

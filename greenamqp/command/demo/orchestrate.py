@@ -8,10 +8,9 @@ of a process without monkey patching.
 """
 
 import re
-import socket
 import time
-import urllib.parse
 import uuid
+import warnings
 from collections.abc import Callable, Collection
 
 from greenamqp.command.demo import plan, processes, report, workload
@@ -31,38 +30,11 @@ _QUIET = 15.0
 #: How often to look at what the processes hold, seconds.
 _LOOK_EVERY = 1.0
 
-#: How long connecting to the bus may take, in the check before the start, seconds.
-_CONNECT_WITHIN = 10.0
-
 _LISTENING = re.compile(r"listening on amqp://\S+:(\d+)\b")
-
-_DEFAULT_PORT = 5672
-_DEFAULT_PORT_TLS = 5671
 
 
 class DemoFailed(Exception):
     """The demo could not be run to its end; the text says why."""
-
-
-def bus_addresses(url: str) -> list[tuple[str, int]]:
-    """The (host, port) pairs of a transport URL with any number of hosts.
-
-    Raises DemoFailed if it is no such URL.
-    """
-    parts = urllib.parse.urlsplit(url)
-    if not parts.scheme or not parts.netloc:
-        raise DemoFailed(f"{url!r} is no transport URL such as amqp://host:5672")
-    tls = urllib.parse.parse_qs(parts.query).get("ssl", [""])[-1]
-    yes = tls.lower() in ("true", "1", "yes", "on")
-    default = _DEFAULT_PORT_TLS if yes else _DEFAULT_PORT
-    found = []
-    for host in parts.netloc.split(","):
-        one = urllib.parse.urlsplit(f"//{host}")
-        try:
-            found.append((one.hostname or "127.0.0.1", one.port or default))
-        except ValueError as exc:
-            raise DemoFailed(f"a bad port in the transport URL: {exc}") from exc
-    return found
 
 
 def without_password(url: str) -> str:
@@ -163,11 +135,23 @@ class Demo:
         self._crew.close()
 
     def _find_bus(self) -> None:
-        """Start the embedded broker, or see that the given bus can be reached."""
+        """Start the embedded broker, or see that the given bus can be used.
+
+        Otherwise every role would wait for what is not to be had.
+        """
         if self._run.url:
-            addresses = bus_addresses(self._run.url)
-            _check_reachable(addresses)
-            self._ports = frozenset(port for _, port in addresses)
+            # By modules that cost something, and are not needed without a URL.
+            with warnings.catch_warnings():
+                # oslo.messaging imports eventlet, which says that it is deprecated.
+                warnings.simplefilter("ignore")
+                from greenamqp.command.demo import probe
+
+            try:
+                ports = probe.check_url(self._run.url)
+                probe.connect(self._run.url)
+            except probe.Unusable as exc:
+                raise DemoFailed(str(exc)) from exc
+            self._ports = frozenset(ports)
             self._picture.bus = without_password(self._run.url)
             return
         self._broker = self._crew.start(
@@ -289,19 +273,3 @@ class Demo:
         for what, dumped in message["latencies"].items():
             picture.latencies[what].merge(dumped)
         picture.events.update(message["events"])
-
-
-def _check_reachable(addresses: Collection[tuple[str, int]]) -> None:
-    """Raise DemoFailed, with each reason, if no address takes a connection.
-
-    Otherwise every role would wait for a bus that is not there.
-    """
-    reasons = []
-    for host, port in addresses:
-        try:
-            socket.create_connection((host, port), _CONNECT_WITHIN).close()
-        except OSError as exc:
-            reasons.append(f"{host}:{port}: {exc.strerror or exc}")
-        else:
-            return
-    raise DemoFailed("no message bus at " + "; ".join(reasons))

@@ -29,6 +29,7 @@ from collections.abc import Iterator
 import oslo_messaging
 from oslo_config import cfg
 
+from greenamqp import options
 from greenamqp.command.demo import latency, plan, workload
 
 #: How often a role tells its parent what it did, seconds.
@@ -204,6 +205,9 @@ class Role:
         # The global one: oslo.messaging 18 registers its tracing options nowhere
         # else, and its RPC client does not work without them.
         cfg.CONF([], project="greenamqp-demo", default_config_files=[])
+        # Who looks on is not helped by patience with what does not get better.
+        options.register(cfg.CONF)
+        cfg.CONF.set_override("fail_fast", True, options.GROUP.name)
         return cfg.CONF
 
     def spawn(self, target, count: int) -> None:
