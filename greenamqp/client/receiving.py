@@ -18,6 +18,7 @@ from greenamqp.engine import (
     LocalProtocolError,
     Receiver,
     RemoteError,
+    SessionStalled,
     SettleMode,
     Terminus,
 )
@@ -181,7 +182,8 @@ class ReceivingLink(WantedLink[Receiver]):
             # Perhaps it was in the session of another link, that was refused or not
             # answered.
             delay = min(delay, FIRST_RETRY_PAUSE)
-        self.forget_declarations()
+        if not isinstance(error, SessionStalled):
+            self.forget_declarations()
         if not self._owner.stopped:
             reason = error or "no reason given"
             self._owner.refusal = f"{self.address}: {reason}"
