@@ -13,7 +13,7 @@ from greenamqp.client.watch import Watch
 from greenamqp.connection.life import BusConnection, CannotConnect
 from greenamqp.engine import Connection
 from greenamqp.hubs import Hub
-from greenamqp.management import Management
+from greenamqp.management import Declaration, Management
 
 # Prefix of the names of links, as the predecessor's: operators know them.
 LINK_NAME = "openstack.org/om"
@@ -29,6 +29,8 @@ class Context:
     :ivar bus: who the peer says it is, or the last one
     :ivar turns: whose turn it is to attach a link that may be refused
     :ivar pursuits: where outcomes are missing
+    :ivar declared: what was declared, over this connection or an earlier one, and is
+        not known to have gone
     :ivar closed: whether the client was closed
     """
 
@@ -46,6 +48,7 @@ class Context:
         self.bus = addressing.Bus()
         self.turns = Turns()
         self.pursuits = Pursuits()
+        self.declared: set[Declaration] = set()
         self.closed = False
         self.engine: Connection | None = None
         self.addresser: addressing.Addresser | None = None

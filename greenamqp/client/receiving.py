@@ -18,6 +18,7 @@ from greenamqp.engine import (
     LocalProtocolError,
     Receiver,
     RemoteError,
+    SessionStalled,
     SettleMode,
     Terminus,
 )
@@ -182,7 +183,8 @@ class ReceivingLink(WantedLink[Receiver]):
         self.alone = not was_up
         if was_up:
             delay = min(delay, FIRST_PAUSE)
-        self.forget_declarations()
+        if not isinstance(error, SessionStalled):
+            self.forget_declarations()
         if not was_up and is_full(error) and self._owner.displace():
             return
         if not self._owner.stopped:

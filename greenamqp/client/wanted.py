@@ -9,6 +9,7 @@ how they come by one is the same, and written here::
     WANTED       want(), something is to be declared       DECLARING
     WANTED       want(), nothing is                        ATTACHING
     DECLARING    it is there                               ATTACHING, or UP
+    DECLARING    no answer; it was there before            ATTACHING, or UP
     DECLARING    what it builds on went meanwhile          DECLARING, or RESTING
     DECLARING    it is refused                             RESTING
     ATTACHING    the peer's Attach                         UP
@@ -42,6 +43,11 @@ from greenamqp.management import Refused
 # exchange of RabbitMQ's that removes itself goes with its last queue, also between its
 # own declaration and that of a new queue's binding.
 DECLARED_ANEW = 3
+
+# What was declared over an earlier connection is waited for so long: RabbitMQ's nodes
+# agree on each declaration, and on none while one of them is frozen, for a minute.  If
+# it has gone, an attach or a message is refused.  Seconds.
+KNOWN_PATIENCE = 2.0
 
 L = typing.TypeVar("L", Sender, Receiver)
 
@@ -78,6 +84,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
 
     __slots__ = (
         "_anew",
+        "_assumed",
         "_context",
         "_rest_timer",
         "alone",
@@ -95,6 +102,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self._rest_timer: Timer | None = None
         # How often the declaration was begun anew.
         self._anew = 0
+        # Whether what its node needs is taken to be there, as it was before.
+        self._assumed = False
 
     # -- what a subclass says
 
@@ -166,16 +175,21 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         that is under way."""
         if self.phase is Phase.DECLARING:
             return True
-        management = self._context.management
+        context = self._context
+        management = context.management
         declarations = self.node.declarations
         if (
             self.phase not in (Phase.WANTED, Phase.UP)
             or management is None
-            or management.has(declarations)
+            or not self.undeclared
         ):
             return False
         self.phase = Phase.DECLARING
         self._declaring()
+        if context.declared.issuperset(declarations):
+            self._rest_timer = context.hub.call_at(
+                context.hub.now() + KNOWN_PATIENCE, self._assume
+            )
         management.declare(declarations, self._on_declared)
         return True
 
@@ -183,13 +197,17 @@ class WantedLink(abc.ABC, typing.Generic[L]):
     def undeclared(self) -> bool:
         """Whether something that its node needs may not be there."""
         management = self._context.management
-        return management is not None and not management.has(self.node.declarations)
+        if management is None or self._assumed:
+            return False
+        return not management.has(self.node.declarations)
 
     def forget_declarations(self) -> None:
         """What was declared may have been removed by somebody."""
         management = self._context.management
+        self._assumed = False
         if self.node.declarations and management is not None:
             management.forget(self.node.declarations)
+            self._context.declared.difference_update(self.node.declarations)
 
     def rest(self, pause: float | None = None) -> None:
         """Try again after `pause` seconds; None: what ``link_retry_delay`` says."""
@@ -213,6 +231,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         """The link went with the connection; returns what there was."""
         if self.phase is not Phase.GONE:
             self._calm(Phase.WANTED)
+        self._assumed = False
         link, self.link = self.link, None
         return link
 
@@ -236,9 +255,25 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self.phase = self._settled_phase()
         self._rested()
 
+    def _assume(self) -> None:
+        self._rest_timer = None
+        self._assumed = True
+        self.phase = self._settled_phase()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """What it needs is there."""
+        if self.link is None:
+            self.want()
+        else:
+            self._redeclared()
+
     def _on_declared(self, refused: Refused | None) -> None:
         if self.phase is not Phase.DECLARING:
             return
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
         self.phase = self._settled_phase()
         if refused is not None and refused.gone and self._anew < DECLARED_ANEW:
             self._anew += 1
@@ -251,10 +286,9 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self._anew = 0
         if refused is not None:
             self._not_declared(refused)
-        elif self.link is None:
-            self.want()
         else:
-            self._redeclared()
+            self._context.declared.update(self.node.declarations)
+            self._go_on()
 
     def _on_attached(self, link: L) -> None:
         if link is not self.link:

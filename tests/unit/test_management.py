@@ -6,7 +6,7 @@ from oslo_messaging import Target, exceptions
 
 from greenamqp import addressing
 from greenamqp.addressing import Bus, Service
-from greenamqp.client.wanted import DECLARED_ANEW
+from greenamqp.client.wanted import DECLARED_ANEW, KNOWN_PATIENCE
 from greenamqp.engine import ACCEPTED, Connection, Message
 from greenamqp.management.rabbitmq import Management, binding, exchange, queue
 from greenamqp.policy import Policies, QueuePolicy
@@ -269,6 +269,8 @@ class Exchanges:
     def __init__(self, s, missing=0):
         self.there = set()
         self.missing = missing
+        #: Whether it answers nothing.
+        self.mute = False
         self.asked = []
         self._s = s
         s.network.default |= {
@@ -281,6 +283,8 @@ class Exchanges:
             return ACCEPTED
         asked = f"{message.subject} {message.address}"
         self.asked.append(asked)
+        if self.mute:
+            return ACCEPTED
         status, body = "204", None
         if asked.startswith("PUT /exchanges/"):
             self.there.add(message.address.rpartition("/")[2])
@@ -334,6 +338,53 @@ def test_who_listens_again_finds_the_exchange_that_went_with_the_old_queue():
             assert "t_fanout" not in bus.there
         # Nothing was refused, so that nothing was asked twice.
         assert sum("/bindings" in asked for asked in bus.asked) <= 3 * 3
+
+
+# -- a cluster that agrees on no declaration, as a node of it is frozen
+
+
+def test_what_was_there_before_is_not_waited_for_long():
+    with fakes.driver(addressing_mode="rabbit") as s:
+        bus = Exchanges(s)
+        listener = s.listen()
+        s.notify()
+        s.world.settle()
+        bus.mute = True
+        s.peer.cut()
+        s.world.advance(1)
+        known, other = s.notify(), s.notify(Target(topic="other"))
+        s.world.advance(KNOWN_PATIENCE - 1)
+        assert not known.done and not listener._subscription.attached
+        s.world.advance(1.1)
+        assert known.result() is None and listener._subscription.attached
+        # What was never declared is waited for.
+        assert not other.done
+        bus.mute = False
+        s.world.advance(60)
+        assert other.result() is None
+        s.world.go(listener.cleanup)
+        s.world.settle()
+
+
+def test_what_was_there_before_and_went_is_declared():
+    with fakes.driver(addressing_mode="rabbit") as s:
+        bus = Exchanges(s)
+        s.notify()
+        s.world.settle()
+        bus.mute = True
+        address = s.peer.attaches[-1]
+        s.network.default["refuse"] = {address: ("amqp:not-found", "no exchange")}
+        s.peer.cut()
+        s.world.advance(1)
+        task = s.notify()
+        s.world.advance(20)
+        assert not task.done
+        s.peer.refuse.clear()
+        bus.mute = False
+        asked = len(bus.asked)
+        s.world.advance(60)
+        assert task.result() is None
+        assert "PUT /exchanges/openstack" in bus.asked[asked:]
 
 
 # -- the client before a bus that cannot
