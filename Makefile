@@ -8,6 +8,8 @@ VENV ?= .venv
 DEMO ?=
 # Further arguments of pytest, for instance make test PYTEST="-x -k pool"
 PYTEST ?=
+# How many parts of make test run at a time.
+LANES ?= 3
 # What the functional tests run under, each in a process of its own because
 # monkey patching is for a whole process.
 WORLDS ?= threads eventlet eventlet-asyncio gevent
@@ -51,7 +53,10 @@ help:
 demo: $(VENV)/.run
 	$(BIN)/greenamqp demo $(addprefix --samples ,$(SAMPLES)) $(DEMO)
 
-test: $(TESTS)
+# Side by side, as they wait more than they compute.
+test: $(VENV)/.test
+	@echo "$(words $(TESTS)) parts, $(LANES) at a time: each shows what it wrote when it ends"
+	@$(PYTHON) tools/lanes.py -j $(LANES) $(TESTS)
 
 test-unit: $(VENV)/.test
 	$(BIN)/python -m pytest tests/unit $(PYTEST)
