@@ -9,8 +9,9 @@ Nothing here knows or returns a password.
 from __future__ import annotations
 
 import ssl
-import struct
 import typing
+
+from greenamqp.engine import sasl_offer
 
 # So much of a peer's first bytes is kept until its Open frame comes: its protocol
 # headers and the SASL frames, of which none has more than 512 bytes.
@@ -178,21 +179,6 @@ def tls_failed(exc: ssl.SSLError) -> str:
     return _tls_reason("TLS failed", exc)
 
 
-def sasl_offer(greeting: bytes) -> tuple[str, ...] | None:
-    """The SASL mechanisms that a server offers, from its first bytes; None if it has
-    not come so far."""
-    if not greeting.startswith(_SASL_HEADER):
-        return None
-    try:
-        size, offset, kind = struct.unpack_from(">IBB", greeting, 8)
-        body = greeting[8 + 4 * offset : 8 + size]
-        if kind != 1 or len(body) < size - 4 * offset:
-            return None
-        return tuple(_mechanisms(body))
-    except (IndexError, struct.error):
-        return None
-
-
 def wants_no_sasl(greeting: bytes, allowed: typing.Sequence[str]) -> bool:
     """Whether a peer may let a client in without SASL that has no credentials: it
     answered with plain AMQP, or offers none of the mechanisms `allowed`."""
@@ -200,40 +186,6 @@ def wants_no_sasl(greeting: bytes, allowed: typing.Sequence[str]) -> bool:
         return True
     offer = sasl_offer(greeting)
     return offer is not None and not set(offer) & set(allowed)
-
-
-def _mechanisms(body: bytes) -> typing.Iterator[str]:
-    """The symbols in the only field of a sasl-mechanisms frame (section 5.3.3.1)."""
-    if body[:3] == b"\x00\x53\x40":
-        at = 3
-    elif body[:10] == b"\x00\x80\x00\x00\x00\x00\x00\x00\x00\x40":
-        at = 10
-    else:
-        return
-    # The list of fields; then an array of symbols, or one symbol alone.
-    at += {0xC0: 3, 0xD0: 9}[body[at]] if body[at] in (0xC0, 0xD0) else len(body)
-    kind = body[at]
-    if kind == 0xE0:
-        count, element, at = body[at + 2], body[at + 3], at + 4
-    elif kind == 0xF0:
-        count, element, at = (
-            struct.unpack_from(">I", body, at + 5)[0],
-            body[at + 9],
-            at + 10,
-        )
-    else:
-        count, element, at = 1, kind, at + 1
-    for _ in range(count):
-        if element == 0xA3:
-            size, at = body[at], at + 1
-        elif element == 0xB3:
-            size, at = struct.unpack_from(">I", body, at)[0], at + 4
-        else:
-            return
-        if at + size > len(body):
-            return
-        yield body[at : at + size].decode("ascii", "replace")
-        at += size
 
 
 def opening_failed(

@@ -26,6 +26,7 @@ from greenamqp.engine import (
     ConnectionFailed,
     Link,
     RemoteError,
+    client_connection,
 )
 from greenamqp.hubs import Hub, Timer, Waiter
 
@@ -321,7 +322,7 @@ class BusConnection:
         if host not in self._without_sasl:
             sasl = self._security.login(host)
             self._security.warn_of_plain(host, sasl)
-        return Connection(
+        return client_connection(
             # Names are made when they are needed: after a fork they differ.
             f"{prefix}.{os.getpid()}.{uuid.uuid4().hex}",
             self,
@@ -380,6 +381,8 @@ class BusConnection:
             pump is not None
             and not login.username
             and not self._security.sasl_wanted
+            # One that was refused is not made up for by going without.
+            and (login.mechanisms or self._mechanism in (None, "none"))
             and diagnosis.wants_no_sasl(
                 pump.greeting or b"", login.mechanisms.split()
             )
@@ -388,6 +391,11 @@ class BusConnection:
             # gone without SASL at once.
             self._without_sasl[host] = explained
         return explained
+
+    @property
+    def _mechanism(self) -> str | None:
+        """The SASL mechanism that the attempt at hand chose."""
+        return self.engine.sasl_mechanism if self.engine is not None else None
 
     def _opening_timed_out(self) -> None:
         self._timer = None

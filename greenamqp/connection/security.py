@@ -22,11 +22,13 @@ LOG = logging.getLogger(__name__)
 # What proton does by itself, without Cyrus SASL.
 _BUILT_IN = ("ANONYMOUS", "EXTERNAL", "PLAIN")
 
+# What needs neither user name nor password, where Cyrus SASL is there: Kerberos.
+_TICKETS = ("GSSAPI", "GSS-SPNEGO")
+
 # What a user name and password are good for, where Cyrus SASL is there: all but
 # ANONYMOUS, for which nobody gives a user name.
 _CYRUS = (
-    "GSSAPI",
-    "GSS-SPNEGO",
+    *_TICKETS,
     "SCRAM-SHA-512",
     "SCRAM-SHA-256",
     "SCRAM-SHA-1",
@@ -129,8 +131,9 @@ class Security:
             external = ("EXTERNAL",) if options.ssl_cert_file else ()
             if user:
                 mechanisms = (*external, *(_CYRUS if cyrus else ()), "PLAIN")
-            elif not cyrus:
-                mechanisms = (*external, "ANONYMOUS")
+            elif external or not cyrus:
+                tickets = _TICKETS if cyrus else ()
+                mechanisms = (*external, *tickets, "ANONYMOUS")
             # else Cyrus knows what there is without a user name (Kerberos tickets)
         return Sasl(
             username=user,

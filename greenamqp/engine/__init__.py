@@ -32,6 +32,7 @@ from greenamqp.engine.errors import (
     RemoteProtocolError,
     SessionStalled,
 )
+from greenamqp.engine.external import client_connection
 from greenamqp.engine.link import (
     DURABLE,
     EXPIRE_NEVER,
@@ -45,6 +46,7 @@ from greenamqp.engine.link import (
     Terminus,
     source_filter,
 )
+from greenamqp.engine.sasl import sasl_offer
 
 __all__ = [
     "ACCEPTED",
@@ -76,6 +78,8 @@ __all__ = [
     "SessionStalled",
     "SettleMode",
     "Terminus",
+    "client_connection",
     "has_cyrus_sasl",
+    "sasl_offer",
     "source_filter",
 ]

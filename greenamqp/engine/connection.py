@@ -406,6 +406,21 @@ class Connection(pyngus.ConnectionEventHandler):
                 proton.symbol(name) for name in offered_capabilities
             ]
 
+    def log_in(self, sasl: Sasl, mechanisms: str) -> None:
+        """As the parameter ``sasl``, with other mechanisms.  Only before :meth:`open`.
+        """
+        connection, layer = self._pyngus._pn_connection, self._pyngus.pn_sasl
+        layer.allow_insecure_mechs = True
+        layer.allowed_mechs(mechanisms)
+        if sasl.username is not None:
+            connection.user = sasl.username
+        if sasl.password is not None:
+            connection.password = sasl.password
+        if sasl.config_dir:
+            layer.config_path(sasl.config_dir)
+        if sasl.config_name:
+            layer.config_name(sasl.config_name)
+
     def await_open(self) -> None:
         """Take in what the peer says, its Open frame first; :meth:`open` answers."""
         self._pyngus._pn_transport.bind(self._pyngus._pn_connection)

@@ -22,16 +22,16 @@ from greenamqp.engine.connection import Connection, ConnectionHandler
 
 LOG = logging.getLogger(__name__)
 
-_SASL_HEADER = b"AMQP\x03\x01\x00\x00"
-_AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
+SASL_HEADER = b"AMQP\x03\x01\x00\x00"
+AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
 
 # No SASL frame is larger than this (section 5.3.1).
 MAX_FRAME = 512
 
 # A client that tries passwords gets no more frames than an exchange can need.
-_MAX_FRAMES = 4
+MAX_FRAMES = 4
 
-_MECHANISMS, _INIT, _CHALLENGE, _RESPONSE, _OUTCOME = range(0x40, 0x45)
+MECHANISMS, INIT, CHALLENGE, RESPONSE, OUTCOME = range(0x40, 0x45)
 _OK = 0
 _AUTH = 1
 
@@ -61,7 +61,7 @@ class SaslState(enum.Enum):
     FAILED = "failed"
 
 
-class _Broken(Exception):
+class Broken(Exception):
     """The peer sent what does not belong there."""
 
 
@@ -109,7 +109,7 @@ class SaslServer:
         try:
             while self._step():
                 pass
-        except _Broken as exc:
+        except Broken as exc:
             self._fail(str(exc))
         if self.state is not SaslState.DONE:
             return b""
@@ -122,29 +122,29 @@ class SaslServer:
         state = self.state
         if state is SaslState.HEADER or state is SaslState.AMQP:
             start = bytes(self._input[:8])
-            expected: tuple[bytes, ...] = (_AMQP_HEADER, _SASL_HEADER)
+            expected: tuple[bytes, ...] = (AMQP_HEADER, SASL_HEADER)
             if state is SaslState.AMQP:
                 expected = expected[:1]
             if not any(header.startswith(start) for header in expected):
                 # Tell the peer what we speak, and close (part 2, section 2.2).
                 if not self.output:
-                    header = _SASL_HEADER if state is SaslState.HEADER else _AMQP_HEADER
+                    header = SASL_HEADER if state is SaslState.HEADER else AMQP_HEADER
                     self.output += header
-                raise _Broken(f"the peer does not speak AMQP 1.0: it sent {start!r}")
+                raise Broken(f"the peer does not speak AMQP 1.0: it sent {start!r}")
             if len(start) < 8:
                 return False
             if state is SaslState.AMQP:
                 self.state = SaslState.DONE
-            elif start == _SASL_HEADER:
+            elif start == SASL_HEADER:
                 del self._input[:8]
-                self.output += _SASL_HEADER
-                self.output += _frame(_MECHANISMS, _symbols(self.mechanisms))
+                self.output += SASL_HEADER
+                self.output += sasl_frame(MECHANISMS, _symbols(self.mechanisms))
                 self.state = SaslState.INIT
             elif self._anonymous:
                 self.state = SaslState.DONE
             else:
-                self.output += _SASL_HEADER
-                raise _Broken("the peer did not log in")
+                self.output += SASL_HEADER
+                raise Broken("the peer did not log in")
             return True
         if state in (SaslState.INIT, SaslState.RESPONSE):
             frame = self._next_frame()
@@ -155,41 +155,29 @@ class SaslServer:
         return False
 
     def _next_frame(self) -> tuple[int, list[bytes | None]] | None:
-        """(descriptor, fields) of the next frame, None while it is not complete."""
-        data = self._input
-        if len(data) < 8:
-            return None
-        size, offset, kind = struct.unpack_from(">IBB", data)
-        if not 8 <= size <= MAX_FRAME or kind != 1 or not 2 <= offset <= size // 4:
-            raise _Broken("the peer sent a frame that is no SASL frame")
-        if len(data) < size:
-            return None
-        body = bytes(data[4 * offset : size])
-        del data[:size]
-        self._frames += 1
-        if self._frames > _MAX_FRAMES:
-            raise _Broken("the peer sent too many SASL frames")
-        try:
-            return _read(body)
-        except (IndexError, struct.error):
-            raise _Broken("the peer sent a SASL frame that is cut off") from None
+        frame = take_frame(self._input)
+        if frame is not None:
+            self._frames += 1
+            if self._frames > MAX_FRAMES:
+                raise Broken("the peer sent too many SASL frames")
+        return frame
 
     def _frame(self, code: int, fields: list[bytes | None]) -> None:
-        if self.state is SaslState.INIT and code == _INIT and fields:
+        if self.state is SaslState.INIT and code == INIT and fields:
             self._mechanism = (fields[0] or b"").decode("ascii", "replace")
             if self._mechanism not in self.mechanisms:
                 self._refuse(f"the peer asked for the mechanism {self._mechanism!r}")
                 return
             response = fields[1] if len(fields) > 1 else None
             if response is None and self._mechanism == "PLAIN":
-                self.output += _frame(_CHALLENGE, b"\xc0\x03\x01\xa0\x00")
+                self.output += sasl_frame(CHALLENGE, b"\xc0\x03\x01\xa0\x00")
                 self.state = SaslState.RESPONSE
                 return
             self._authenticate(response or b"")
-        elif self.state is SaslState.RESPONSE and code == _RESPONSE and fields:
+        elif self.state is SaslState.RESPONSE and code == RESPONSE and fields:
             self._authenticate(fields[0] or b"")
         else:
-            raise _Broken(f"SASL frame 0x{code:02x} does not belong there")
+            raise Broken(f"SASL frame 0x{code:02x} does not belong there")
 
     def _authenticate(self, response: bytes) -> None:
         if self._mechanism == "ANONYMOUS":
@@ -202,7 +190,7 @@ class SaslServer:
                 self._refuse("wrong user or password")
                 return
             self.user = user
-        self.output += _frame(_OUTCOME, b"\xc0\x03\x01\x50" + bytes((_OK,)))
+        self.output += sasl_frame(OUTCOME, b"\xc0\x03\x01\x50" + bytes((_OK,)))
         self.state = SaslState.AMQP
 
     def _check_plain(self, response: bytes) -> str | None:
@@ -220,7 +208,7 @@ class SaslServer:
         return user if matches and password is not None else None
 
     def _refuse(self, reason: str) -> None:
-        self.output += _frame(_OUTCOME, b"\xc0\x03\x01\x50" + bytes((_AUTH,)))
+        self.output += sasl_frame(OUTCOME, b"\xc0\x03\x01\x50" + bytes((_AUTH,)))
         self._fail(reason)
 
     def _fail(self, reason: str) -> None:
@@ -229,10 +217,80 @@ class SaslServer:
         self._input.clear()
 
 
-def _frame(code: int, body: bytes) -> bytes:
+def take_frame(data: bytearray) -> tuple[int, list[bytes | None]] | None:
+    """(descriptor, fields) of the SASL frame that `data` begins with, which is taken
+    out of it; None while it is not complete.
+
+    :raises Broken: it is none
+    """
+    if len(data) < 8:
+        return None
+    size, offset, kind = struct.unpack_from(">IBB", data)
+    if not 8 <= size <= MAX_FRAME or kind != 1 or not 2 <= offset <= size // 4:
+        raise Broken("the peer sent a frame that is no SASL frame")
+    if len(data) < size:
+        return None
+    body = bytes(data[4 * offset : size])
+    del data[:size]
+    try:
+        return _read(body)
+    except (IndexError, struct.error):
+        raise Broken("the peer sent a SASL frame that is cut off") from None
+
+
+def sasl_frame(code: int, body: bytes) -> bytes:
     """A SASL frame whose body is a list, given with its constructor."""
     content = b"\x00\x53" + bytes((code,)) + body
     return struct.pack(">IBBH", 8 + len(content), 2, 1, 0) + content
+
+
+def sasl_offer(greeting: bytes) -> tuple[str, ...] | None:
+    """The SASL mechanisms that a server offers, from its first bytes; None if it has
+    not come so far."""
+    if not greeting.startswith(SASL_HEADER):
+        return None
+    try:
+        size, offset, kind = struct.unpack_from(">IBB", greeting, 8)
+        body = greeting[8 + 4 * offset : 8 + size]
+        if kind != 1 or len(body) < size - 4 * offset:
+            return None
+        return tuple(_mechanisms(body))
+    except (IndexError, struct.error):
+        return None
+
+
+def _mechanisms(body: bytes) -> typing.Iterator[str]:
+    """The symbols in the only field of a sasl-mechanisms frame (section 5.3.3.1)."""
+    if body[:3] == b"\x00\x53\x40":
+        at = 3
+    elif body[:10] == b"\x00\x80\x00\x00\x00\x00\x00\x00\x00\x40":
+        at = 10
+    else:
+        return
+    # The list of fields; then an array of symbols, or one symbol alone.
+    at += {0xC0: 3, 0xD0: 9}[body[at]] if body[at] in (0xC0, 0xD0) else len(body)
+    kind = body[at]
+    if kind == 0xE0:
+        count, element, at = body[at + 2], body[at + 3], at + 4
+    elif kind == 0xF0:
+        count, element, at = (
+            struct.unpack_from(">I", body, at + 5)[0],
+            body[at + 9],
+            at + 10,
+        )
+    else:
+        count, element, at = 1, kind, at + 1
+    for _ in range(count):
+        if element == 0xA3:
+            size, at = body[at], at + 1
+        elif element == 0xB3:
+            size, at = struct.unpack_from(">I", body, at)[0], at + 4
+        else:
+            return
+        if at + size > len(body):
+            return
+        yield body[at : at + size].decode("ascii", "replace")
+        at += size
 
 
 def _symbols(names: typing.Sequence[str]) -> bytes:
@@ -243,16 +301,16 @@ def _symbols(names: typing.Sequence[str]) -> bytes:
 
 
 def _read(body: bytes) -> tuple[int, list[bytes | None]]:
-    """(descriptor, fields) of a SASL frame's body; its fields are symbols, binaries
-    and strings."""
+    """(descriptor, fields) of a SASL frame's body; its fields are symbols, binaries,
+    strings and single bytes."""
     if body[0] != 0:
-        raise _Broken("the peer sent a SASL frame without a descriptor")
+        raise Broken("the peer sent a SASL frame without a descriptor")
     if body[1] == 0x53:
         code, at = body[2], 3
     elif body[1] == 0x80:
         code, at = struct.unpack_from(">Q", body, 2)[0], 10
     else:
-        raise _Broken("the peer sent a SASL frame with a strange descriptor")
+        raise Broken("the peer sent a SASL frame with a strange descriptor")
     kind = body[at]
     if kind == 0x45:
         return code, []
@@ -261,7 +319,7 @@ def _read(body: bytes) -> tuple[int, list[bytes | None]]:
     elif kind == 0xD0:
         count, at = struct.unpack_from(">I", body, at + 5)[0], at + 9
     else:
-        raise _Broken("the peer sent a SASL frame that is no list")
+        raise Broken("the peer sent a SASL frame that is no list")
     fields: list[bytes | None] = []
     for _ in range(min(count, 8)):
         kind = body[at]
@@ -269,12 +327,14 @@ def _read(body: bytes) -> tuple[int, list[bytes | None]]:
             fields.append(None)
             at += 1
             continue
-        if kind in (0xA0, 0xA1, 0xA3):
+        if kind == 0x50:
+            size, at = 1, at + 1
+        elif kind in (0xA0, 0xA1, 0xA3):
             size, at = body[at + 1], at + 2
         elif kind in (0xB0, 0xB1, 0xB3):
             size, at = struct.unpack_from(">I", body, at + 1)[0], at + 5
         else:
-            raise _Broken("the peer sent a SASL frame with a strange field")
+            raise Broken("the peer sent a SASL frame with a strange field")
         if at + size > len(body):
             raise IndexError
         fields.append(body[at : at + size])

@@ -20,7 +20,7 @@ from proton.utils import BlockingConnection
 
 from greenamqp.broker import Broker
 from greenamqp.connection import tls
-from greenamqp.engine import Connection, LinkState, Sasl, Terminus, capi
+from greenamqp.engine import LinkState, Sasl, Terminus, capi, client_connection
 from tests.unit.bus import message
 from tests.unit.wire import Recorder
 
@@ -37,7 +37,7 @@ class SocketClient:
             sock = context.wrap_socket(sock, server_hostname="localhost")
         self.sock = sock
         self.handler = Recorder()
-        self.engine = Connection("client", self.handler, sasl=sasl, **options)
+        self.engine = client_connection("client", self.handler, sasl=sasl, **options)
         self.engine.open()
         self._buffer = capi.ffi.new("char[]", 65536)
         self.bodies: list[bytes] = []

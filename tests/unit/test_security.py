@@ -127,8 +127,10 @@ def test_without_a_user(cyrus):
 
 def test_a_client_certificate_may_do(cyrus):
     assert mechanisms(NOVA, ssl_cert_file="cert")[0] == "EXTERNAL"
-    if not cyrus:
-        assert mechanisms(NOBODY, ssl_cert_file="cert") == ["EXTERNAL", "ANONYMOUS"]
+    tickets = ["GSSAPI", "GSS-SPNEGO"] if cyrus else []
+    chosen = mechanisms(NOBODY, ssl_cert_file="cert")
+    # Not "whatever Cyrus knows", which may be anything.
+    assert chosen == ["EXTERNAL", *tickets, "ANONYMOUS"]
 
 
 @pytest.mark.parametrize("host", [NOVA, NOBODY])
@@ -318,7 +320,8 @@ def test_a_login_that_is_asked_for_is_never_left_out(no_sasl, host, options):
     with fakes.setting([host], **options) as s:
         task = s.notify(timeout=60)
         s.world.advance(61)
-        with pytest.raises(TimeoutError, match="no common SASL mechanism"):
+        # Cyrus SASL may know the one that is offered, and have no ticket for it.
+        with pytest.raises(TimeoutError, match="no (common )?SASL mechanism"):
             task.result()
         assert len(s.network.attempts) > 3
         assert s.client.connection.state is not State.UP
