@@ -14,6 +14,8 @@ All this is for a bus that answers.  One that is frozen, or that holds back all 
 publish because its memory or disk is full, answers nothing, and to send again would
 only make copies.  So before anything is left the bus is asked for a session, which
 takes it no time; until it answers, all wait, and then once more for as long as before.
+RabbitMQ from 4.0 on gives the session in such an alarm, and takes no messages in it: no
+other connection would help where messages cannot leave at all in a new session.
 """
 
 from __future__ import annotations
@@ -82,6 +84,8 @@ class Watch:
         self._asking = False
         # Whether it was found that it does not.
         self._mute = False
+        # Whether it takes no messages, in new sessions either.
+        self._full = False
         self._timer: Timer | None = None
         if patience is not None:
             self._look_later(patience)
@@ -113,6 +117,9 @@ class Watch:
         assert patience is not None
         self._look_later(patience)
         late = self._late(patience)
+        if self._full and not late:
+            self._full = False
+            LOG.warning("%s takes messages again", self._where)
         if self._asking:
             self._found_mute()
         elif late:
@@ -206,7 +213,11 @@ class Watch:
         for link, sender in list(late.items()):
             if sender is None:
                 continue
-            if sender.destination in self._pursuits and not sender.missed:
+            pursued = sender.destination in self._pursuits
+            if pursued and sender.link is not None and sender.link.held_back:
+                self._found_full()
+                del late[link]
+            elif pursued and not sender.missed:
                 # A connection is too much for what nobody waits for any more.
                 del late[link]
             else:
@@ -219,6 +230,15 @@ class Watch:
         for link in late:
             self._connection.leave_session(link, reason)
         self._left()
+
+    def _found_full(self) -> None:
+        if not self._full:
+            self._full = True
+            LOG.warning(
+                "%s takes no messages: it holds back all who publish (is its memory or "
+                "disk full?); what was sent waits",
+                self._where,
+            )
 
     def _step_others(self, late: dict[Link, Sending | None], instant: float) -> None:
         """What else has waited since before `instant` goes on over a new connection as

@@ -50,7 +50,7 @@ REQUIRED = (
     "pn_transport_closed pn_transport_get_remote_idle_timeout "
     "pn_link_send pn_link_recv pn_link_advance pn_link_flow pn_link_credit "
     "pn_link_drain pn_link_drained pn_link_get_drain pn_link_is_sender "
-    "pn_link_current "
+    "pn_link_current pn_link_session pn_session_outgoing_bytes "
     "pn_delivery pn_delivery_pending pn_delivery_partial pn_delivery_aborted "
     "pn_delivery_readable pn_delivery_updated pn_delivery_settled "
     "pn_delivery_settle pn_delivery_update pn_delivery_remote_state "

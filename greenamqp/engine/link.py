@@ -409,6 +409,11 @@ class Link:
         self._endpoint = None
 
 
+# A peer that takes anything at all lets so many messages be on their way in a session
+# (section 2.5.6); RabbitMQ takes 400.
+_SMALLEST_WINDOW = 100
+
+
 class Sender(Link):
     """Sends messages.  ``on_credit(sender)`` says that credit has come;
     ``on_settled(sender, handle, outcome, error)`` gives each outcome, ``error``
@@ -462,6 +467,15 @@ class Sender(Link):
         handles = list(self._unsettled.values())
         self._unsettled.clear()
         return handles
+
+    @property
+    def held_back(self) -> bool:
+        """Whether messages stay here because the peer takes none in its session, where
+        it is alone; it has not got so many yet that this is for their number."""
+        if self._pn is None or len(self._unsettled) > _SMALLEST_WINDOW:
+            return False
+        session = lib.pn_link_session(self._pn)
+        return self.alone and bool(lib.pn_session_outgoing_bytes(session) > 0)
 
     @property
     def handles(self) -> typing.Iterable[typing.Any]:

@@ -13,7 +13,7 @@ from greenamqp.client import Destination
 from greenamqp.client.pursuit import FORGOTTEN_AFTER, LONGEST, Pursuits
 from greenamqp.connection.failover import Host
 from greenamqp.connection.state import State
-from greenamqp.engine import ACCEPTED, Message
+from greenamqp.engine import ACCEPTED, Message, Sender
 from tests.unit import fakes
 from tests.unit.test_client_receive import Consumer
 
@@ -371,3 +371,24 @@ def test_a_bus_that_gives_no_further_session_is_not_asked():
         s.world.advance(3 * NOTICED)
         assert not task.done
         assert len(s.network.peers) == 2
+
+
+def test_a_bus_that_takes_no_messages_in_new_sessions_either_is_not_left(
+    caplog, monkeypatch
+):
+    """As RabbitMQ from 4.0 on in an alarm: it answers all else."""
+    full = True
+    monkeypatch.setattr(Sender, "held_back", property(lambda link: full and link.alone))
+    with rabbit() as s:
+        s.up()
+        deaf_to(s, "bad")
+        task = s.notify("bad", destination=BAD, timeout=900)
+        s.world.advance(20 * PATIENCE)
+        assert received(s, "bad") == [2]
+        assert caplog.text.count("takes no messages") == 1
+        full = False
+        s.peer.received[-1].link.settle(s.peer.received[-1].delivery)
+        s.world.advance(PATIENCE)
+        assert task.result() is None
+        assert caplog.text.count("takes messages again") == 1
+        assert len(s.network.peers) == 1

@@ -19,12 +19,14 @@ from greenamqp.engine import (
     LinkState,
     LocalProtocolError,
     Message,
+    Receiver,
     RemoteError,
     SettleMode,
     Terminus,
     capi,
 )
 from greenamqp.engine import connection as connection_module
+from greenamqp.engine.connection import MAX_FRAME_SIZE
 from tests.unit.wire import RawPeer, Recorder, Wire, accepted, joined
 
 
@@ -602,6 +604,61 @@ def test_abandoned_messages_are_told_of_no_more():
         link.settle(delivery)
     wire.run()
     assert outcomes == []
+
+
+def test_a_sender_that_is_alone_knows_that_the_peer_takes_nothing(monkeypatch):
+    """The peer's window is closed: what it has not read fills it."""
+    links = []
+
+    def receiving(link):
+        session = capi.lib.pn_link_session(link._pn)
+        capi.lib.pn_session_set_incoming_capacity(session, MAX_FRAME_SIZE)
+        link.accept()
+        link.flow(1000)
+        links.append(link)
+
+    client, server, wire = joined(None, Recorder(receiving))
+    alone = client.create_sender(Terminus("alone"), own_session=True)
+    other = client.create_sender(Terminus("other"))
+    wire.run()
+    monkeypatch.setattr(Receiver, "_delivery_updated", lambda link, delivery: None)
+    for sender in (alone, other):
+        sender.send(b"\x00\x53\x77\x40", "taken")
+        wire.run()
+        assert not sender.held_back
+        sender.send(b"\x00\x53\x77\x40", "stays here")
+        wire.run()
+    assert alone.held_back
+    # Others may have sent what fills this one's window.
+    assert not other.held_back
+
+
+def test_whether_the_peer_answers_at_all():
+    client, server, wire = joined(None, None, {}, {"channel_max": 1})
+    asked = []
+    client.create_sender(Terminus("address"))
+    wire.run()
+    for count in range(1, 4):
+        assert client.probe(lambda: asked.append(True))
+        assert not client.probe(lambda: None), "the peer allows two sessions"
+        assert len(asked) == count - 1
+        wire.run()
+        assert len(asked) == count
+
+
+def test_a_session_that_was_left_is_ended_and_not_used_again():
+    client, server, wire = joined(None, Recorder(lambda link: link.accept()))
+    one, other = (client.create_sender(Terminus(name)) for name in ("one", "other"))
+    wire.run()
+    told = []
+    for link in (one, other):
+        link.on_detached = lambda link, error: told.append((link, str(error)))
+    client.leave_session(one, "because")
+    assert set(told) == {(one, "because"), (other, "because")}
+    again = client.create_sender(Terminus("one"))
+    wire.run()
+    assert again.state is LinkState.ATTACHED
+    assert client._session_count == 1
 
 
 def test_a_message_that_nobody_takes_is_released():
