@@ -27,9 +27,6 @@ import logging
 import typing
 
 import proton
-import pyngus
-from pyngus.link import _Link as PyngusLink
-from pyngus.link import _SessionProxy as PyngusSession
 
 from greenamqp import interrupts
 from greenamqp.engine import capi
@@ -53,6 +50,18 @@ from greenamqp.engine.errors import (
     RemoteProtocolError,
     SessionStalled,
     from_peer,
+)
+from greenamqp.engine.lifecycle import (
+    ConnectionEvents,
+    Lifecycle,
+    Probe,
+    ReceiverEvents,
+    SenderEvents,
+    Session,
+    link_of,
+    proton_link,
+    remote_error,
+    tell,
 )
 from greenamqp.engine.link import (
     Link,
@@ -157,149 +166,7 @@ class _Buffer:
         self.pointer = _from_buffer(data)
 
 
-class _Session(PyngusSession):
-    """A session that links share, and whose end is told to all of them."""
-
-    _pn_session: typing.Any
-
-    def __init__(self, name: str, owner: Connection, pn_session: object = None) -> None:
-        self.owner = owner
-        self.local = pn_session is None
-        #: Whether it was made for the links that are in it, and takes no other.
-        self.reserved = False
-        #: Whether it takes no link any more, and is ended with its last one.
-        self.left = False
-        super().__init__(name, owner._pyngus, pn_session)
-        owner._alive.add(self)
-        # Whether it counts as one that we began.
-        self._counted = self.local
-        owner._session_count += self.local
-
-    @property
-    def empty(self) -> bool:
-        """Whether no link is in it."""
-        return not self._links
-
-    @property
-    def free(self) -> bool:
-        """Whether it has room for another link."""
-        return len(self._links) < self.owner.links_per_session
-
-    def link_destroyed(self, link: object) -> None:
-        # Kept when empty: the next link will use it, unless it was left.
-        self._links.discard(link)
-        if self.left and not self._links and self._pn_session is not None:
-            self._pn_session.close()
-
-    def uncount(self) -> None:
-        """The peer has ended it, so that it allows another one."""
-        self.owner._session_count -= self._counted
-        self._counted = False
-
-    def _ep_need_close(self) -> None:
-        """The peer ended the session, and with it every link in it."""
-        condition = capi.condition_of(
-            lib.pn_session_remote_condition(self._pn_session._impl)
-        )
-        error = RemoteError(*condition) if condition else None
-        self.owner._session_ended(self, error)
-        self._pn_session.close()
-
-    def _ep_closed(self) -> None:
-        """Both ends are ended: let go of it, or a peer that begins and ends sessions
-        all day would fill our memory."""
-        self.uncount()
-        self.owner._ended_sessions.append(self)
-
-    def release(self) -> None:
-        """Give it back to proton.  Its links are freed.
-
-        Not left to the end of the connection: proton's session holds this object, and
-        through it itself, so neither would ever be freed, nor the connection.
-        """
-        self.owner._alive.discard(self)
-        if self._pn_session is not None:
-            self._pn_session.context = None
-            self._pn_session.free()
-            self._pn_session = None
-
-    def _ep_error(self, error: object) -> None:
-        self.owner._fail(f"session {self._name}: {error}")
-
-
-class _Probe(_Session):
-    """A session that is begun only to see whether the peer answers."""
-
-    def __init__(self, owner: Connection, answered: typing.Callable[[], None]) -> None:
-        super().__init__("probe", owner)
-        self._answered = answered
-
-    def _ep_active(self) -> None:
-        self._answered()
-        self._pn_session.close()
-
-    def _ep_need_close(self) -> None:
-        # The peer ended it: when it was begun, it did answer.
-        self._pn_session.close()
-
-
-class _Lifecycle(pyngus.Connection):
-    """pyngus's connection, of which this engine drives the events itself."""
-
-    def __init__(self, owner: Connection, container_id: str, properties: dict) -> None:
-        self._owner = owner
-        super().__init__(
-            pyngus.Container(container_id), container_id, owner, properties
-        )
-
-    def _connection_failed(self, error: str = "unknown error") -> None:
-        # pyngus logs here; the owner tells its handler, who knows host and reason.
-        self._error = error
-
-
-class _SenderEvents(pyngus.SenderEventHandler):
-    """pyngus's callbacks of a link, turned into the engine's."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def sender_active(self, endpoint: typing.Any) -> None:
-        self._link._attached()
-
-    def sender_remote_closed(self, endpoint: typing.Any, condition: object) -> None:
-        self._link._detached(_remote_error(condition))
-
-    def sender_closed(self, endpoint: typing.Any) -> None:
-        self._link._both_closed()
-
-    def sender_failed(self, endpoint: typing.Any, error: object) -> None:
-        self._link._detached(RemoteError("amqp:internal-error", str(error)))
-
-
-class _ReceiverEvents(pyngus.ReceiverEventHandler):
-    def __init__(self, link: Link) -> None:
-        self._link = link
-
-    def receiver_active(self, endpoint: typing.Any) -> None:
-        self._link._attached()
-
-    def receiver_remote_closed(self, endpoint: typing.Any, condition: object) -> None:
-        self._link._detached(_remote_error(condition))
-
-    def receiver_closed(self, endpoint: typing.Any) -> None:
-        self._link._both_closed()
-
-    def receiver_failed(self, endpoint: typing.Any, error: object) -> None:
-        self._link._detached(RemoteError("amqp:internal-error", str(error)))
-
-
-def _remote_error(condition: typing.Any) -> RemoteError | None:
-    if not condition:
-        return None
-    return RemoteError(condition.name or "", condition.description or "")
-
-
-class Connection(pyngus.ConnectionEventHandler):
+class Connection(ConnectionEvents):
     """One end of an AMQP 1.0 connection.
 
     :param container_id: this container's name; unique per connection, since some
@@ -356,12 +223,12 @@ class Connection(pyngus.ConnectionEventHandler):
         self._reported = False
         self._now = 0.0
         self._links: dict[typing.Any, Sender | Receiver] = {}  # by pn_link_t *
-        self._sessions: list[_Session] = []  # that links may be put into
-        self._alive: set[_Session] = set()  # all that proton holds
-        self._session_count = 0
+        self._sessions: list[Session] = []  # that links may be put into
+        self.sessions_alive: set[Session] = set()  # all that proton holds
+        self.session_count = 0
         self._link_count = 0
         self._doomed: list[typing.Any] = []
-        self._ended_sessions: list[_Session] = []
+        self.sessions_over: list[Session] = []
         self.unfinished: dict[Link, int] = {}  # bytes of a message so far
         self._buffer = _Buffer(MAX_FRAME_SIZE)
         # The peer's answer to our first Begin; a server answers those of its clients.
@@ -393,23 +260,23 @@ class Connection(pyngus.ConnectionEventHandler):
                     options[key] = value
         self._idle_timeout = idle_timeout
         self._trace_after_login = trace and not options["x-trace-protocol"]
-        self._pyngus = _Lifecycle(self, container_id, options)
-        self._transport = self._pyngus._pn_transport._impl
-        self._collector = self._pyngus._pn_collector._impl
+        self.lifecycle = Lifecycle(self, container_id, options)
+        self._transport = self.lifecycle.transport._impl
+        self._collector = self.lifecycle.collector._impl
         if sasl is not None:
             # pn_sasl() is what switches the layer on, options or not.
-            self._pyngus.pn_sasl.allow_insecure_mechs = True
+            self.lifecycle.pn_sasl.allow_insecure_mechs = True
         if channel_max is not None:
-            self._pyngus._pn_transport.channel_max = channel_max
+            self.lifecycle.transport.channel_max = channel_max
         if offered_capabilities:
-            self._pyngus._pn_connection.offered_capabilities = [
+            self.lifecycle.connection.offered_capabilities = [
                 proton.symbol(name) for name in offered_capabilities
             ]
 
     def log_in(self, sasl: Sasl, mechanisms: str) -> None:
         """As the parameter ``sasl``, with other mechanisms.  Only before :meth:`open`.
         """
-        connection, layer = self._pyngus._pn_connection, self._pyngus.pn_sasl
+        connection, layer = self.lifecycle.connection, self.lifecycle.pn_sasl
         layer.allow_insecure_mechs = True
         layer.allowed_mechs(mechanisms)
         if sasl.username is not None:
@@ -423,12 +290,11 @@ class Connection(pyngus.ConnectionEventHandler):
 
     def await_open(self) -> None:
         """Take in what the peer says, its Open frame first; :meth:`open` answers."""
-        self._pyngus._pn_transport.bind(self._pyngus._pn_connection)
-        self._pyngus._transport_bound = True
+        self.lifecycle.bind()
 
     def open(self) -> None:
         """Begin: the protocol header, SASL and the Open frame go out."""
-        self._pyngus.open()
+        self.lifecycle.open()
 
     def close(self, condition: str = "", description: str = "") -> None:
         """Close in order: links, then the connection.  Idempotent.
@@ -440,7 +306,7 @@ class Connection(pyngus.ConnectionEventHandler):
         self._closing = self.ended = True
         for link in list(self._links.values()):
             link.close()
-        self._pyngus.close(
+        self.lifecycle.close(
             proton.Condition(condition, description) if condition else None
         )
 
@@ -450,26 +316,26 @@ class Connection(pyngus.ConnectionEventHandler):
     @from_peer
     def remote_properties(self) -> dict[str, typing.Any]:
         """The connection properties of the peer's Open frame, keys as str."""
-        given = self._pyngus.remote_properties or {}
+        given = self.lifecycle.remote_properties or {}
         return {str(key): value for key, value in given.items()}
 
     @property
     @from_peer
     def remote_container(self) -> str | None:
         """The peer's container id."""
-        return self._pyngus.remote_container
+        return self.lifecycle.remote_container
 
     @property
     @from_peer
     def remote_hostname(self) -> str | None:
         """The hostname of the peer's Open frame: the virtual host it asks for."""
-        return self._pyngus.remote_hostname
+        return self.lifecycle.remote_hostname
 
     @property
     @from_peer
     def remote_offered_capabilities(self) -> tuple[str, ...]:
         """The capabilities that the peer's Open frame offers."""
-        offered = self._pyngus._pn_connection.remote_offered_capabilities
+        offered = self.lifecycle.connection.remote_offered_capabilities
         return tuple(str(name) for name in offered) if offered else ()
 
     @property
@@ -481,13 +347,13 @@ class Connection(pyngus.ConnectionEventHandler):
     def remote_opened(self) -> bool:
         """Whether the peer's Open frame has come."""
         return bool(
-            self._pyngus._pn_connection.state
+            self.lifecycle.connection.state
             & (proton.Endpoint.REMOTE_ACTIVE | proton.Endpoint.REMOTE_CLOSED)
         )
 
     def set_idle_timeout(self, seconds: float) -> None:
         """As the parameter ``idle_timeout``.  Only before :meth:`open`."""
-        self._pyngus._pn_transport.idle_timeout = seconds
+        self.lifecycle.transport.idle_timeout = seconds
         self._idle_timeout = seconds
 
     @property
@@ -509,13 +375,13 @@ class Connection(pyngus.ConnectionEventHandler):
     @property
     def sasl_outcome(self) -> int | None:
         """proton's SASL outcome, None while there is none."""
-        sasl = self._pyngus._pn_sasl
+        sasl = self.lifecycle.sasl
         return sasl.outcome if sasl is not None else None
 
     @property
     def sasl_mechanism(self) -> str | None:
         """The SASL mechanism that was chosen, None while there is none."""
-        sasl = self._pyngus._pn_sasl
+        sasl = self.lifecycle.sasl
         return (sasl.mech or None) if sasl is not None else None
 
     # -- bytes
@@ -533,7 +399,7 @@ class Connection(pyngus.ConnectionEventHandler):
             self._read_begin(capi.ffi.buffer(data, taken))
         if self._trace_after_login and self.sasl_outcome is not None:
             self._trace_after_login = False
-            self._pyngus._pn_transport.trace(proton.Transport.TRACE_FRM)
+            self.lifecycle.transport.trace(proton.Transport.TRACE_FRM)
         return taken if taken > 0 else 0
 
     def _read_begin(self, data: typing.Any) -> None:
@@ -547,17 +413,17 @@ class Connection(pyngus.ConnectionEventHandler):
         if limit is None or limit >= self.links_per_session:
             return
         self.links_per_session = limit
-        most = max((len(session._links) for session in self._sessions), default=0)
+        most = max((len(session.endpoints) for session in self._sessions), default=0)
         if most > limit:
             # They went out before this was known, and the peer will not have them.
-            self._fail(
+            self.fail(
                 f"the peer takes {limit} links in a session; {most} were attached "
                 "before it said so"
             )
 
     def receive_eof(self) -> None:
         """The peer will send no more bytes."""
-        self._pyngus.close_input()
+        self.lifecycle.close_input()
 
     def data_to_send(self, buffer: typing.Any, size: int) -> int:
         """Copy up to `size` bytes that are to be written into `buffer`, a cffi
@@ -572,11 +438,11 @@ class Connection(pyngus.ConnectionEventHandler):
 
     def send_eof(self) -> None:
         """No more bytes can be written."""
-        self._pyngus.close_output()
+        self.lifecycle.close_output()
 
     def abort(self, reason: str) -> None:
         """The wire broke, for `reason`: the next `process` tells the handler."""
-        self._fail(reason)
+        self.fail(reason)
 
     @property
     def closed(self) -> bool:
@@ -611,7 +477,7 @@ class Connection(pyngus.ConnectionEventHandler):
         endpoint = self._session(own_session).new_sender(name)
         link = Sender(self, endpoint)
         return self._create(
-            link, _SenderEvents(link), source, target, settle_mode, properties
+            link, SenderEvents(link), source, target, settle_mode, properties
         )
 
     def create_receiver(
@@ -642,34 +508,30 @@ class Connection(pyngus.ConnectionEventHandler):
             session = self._session(own_session)
         endpoint = session.new_receiver(name)
         link = Receiver(self, endpoint)
-        endpoint._pn_link.max_message_size = self.max_message_size
+        proton_link(endpoint).max_message_size = self.max_message_size
         return self._create(
-            link, _ReceiverEvents(link), source, target, settle_mode, properties
+            link, ReceiverEvents(link), source, target, settle_mode, properties
         )
 
     def _create(
         self,
         link: typing.Any,
-        events: object,
+        events: SenderEvents | ReceiverEvents,
         source: Terminus | None,
         target: Terminus | None,
         settle_mode: SettleMode,
         properties: dict[str, typing.Any] | None,
     ) -> typing.Any:
         endpoint = link._endpoint
-        endpoint._handler = events
-        pn_link = endpoint._pn_link
+        tell(endpoint, events)
+        pn_link = proton_link(endpoint)
         (source or Terminus()).write(pn_link.source)
         (target or Terminus()).write(pn_link.target)
         pn_link.snd_settle_mode = settle_mode
         if properties:
             pn_link.properties = {proton.symbol(k): v for k, v in properties.items()}
         self._links[link._pn] = link
-        registry = (
-            self._pyngus._sender_links
-            if link.is_sender
-            else self._pyngus._receiver_links
-        )
+        registry = self.lifecycle.links(link.is_sender)
         registry[link.name] = endpoint
         endpoint.open()
         return link
@@ -678,7 +540,7 @@ class Connection(pyngus.ConnectionEventHandler):
         self._link_count += 1
         return f"{kind}-{self._link_count}"
 
-    def _session(self, own: bool) -> _Session:
+    def _session(self, own: bool) -> Session:
         if self.ended:
             raise LocalProtocolError("the connection is closed")
         # The latest first: those before it are full, as a rule.
@@ -686,8 +548,8 @@ class Connection(pyngus.ConnectionEventHandler):
             if session.empty or not (own or session.reserved or not session.free):
                 session.reserved = own
                 return session
-        if self._session_count < self.max_sessions:
-            session = _Session(f"session-{self._session_count}", self)
+        if self.session_count < self.max_sessions:
+            session = Session(f"session-{self.session_count}", self)
             session.reserved = own
             session.open()
             self._sessions.append(session)
@@ -706,9 +568,9 @@ class Connection(pyngus.ConnectionEventHandler):
         :param answered: called in `process` when it has
         :return: False if it allows no further session
         """
-        if self.ended or self._session_count >= self.max_sessions:
+        if self.ended or self.session_count >= self.max_sessions:
             return False
-        _Probe(self, answered).open()
+        Probe(self, answered).open()
         return True
 
     # -- time and events
@@ -738,7 +600,7 @@ class Connection(pyngus.ConnectionEventHandler):
                     if link is not None:
                         link._flow()
                 elif kind != _TRANSPORT:
-                    self._lifecycle(event, kind)
+                    self._handle(event, kind)
             except BaseException as exc:
                 if interrupts.struck(exc):
                     pn_collector_pop(collector)  # it may not be handled twice
@@ -747,12 +609,12 @@ class Connection(pyngus.ConnectionEventHandler):
             pn_collector_pop(collector)
         if pn_transport_capacity(self._transport) < 0 and not self.ended:
             # Some of what is no frame ends proton's input without an event.
-            self._fail("the peer broke the protocol: it sent what is no AMQP frame")
+            self.fail("the peer broke the protocol: it sent what is no AMQP frame")
         if self.deadline is None or now >= self.deadline:
             self._tick(now)
-        if self._doomed or self._ended_sessions:
+        if self._doomed or self.sessions_over:
             self._destroy_links()
-        if self.failed is not None or self._pyngus._error:
+        if self.failed is not None or self.lifecycle.failure:
             self._report()
 
     def _tick(self, now: float) -> None:
@@ -769,9 +631,9 @@ class Connection(pyngus.ConnectionEventHandler):
             min(now + self.idle_timeout / TICKS_PER_IDLE_TIMEOUT, (due + 1) / 1000.0),
         )
 
-    def _lifecycle(self, event: typing.Any, kind: int) -> None:
+    def _handle(self, event: typing.Any, kind: int) -> None:
         if kind == _TRANSPORT_ERROR:
-            self._fail(self._transport_error())
+            self.fail(self._transport_error())
             return
         if self.failed is not None:
             return  # what follows the fault makes no sense
@@ -782,20 +644,18 @@ class Connection(pyngus.ConnectionEventHandler):
             if kind == _LINK_REMOTE_DETACH:
                 self._link_suspended(pn_event_link(event))
                 return
-            if PyngusLink._handle_proton_event(wrapped, self._pyngus):
-                return
-            if self._pyngus._handle_proton_event(wrapped):
+            if self.lifecycle.handle(wrapped):
                 return
             if kind == lib.PN_SESSION_INIT and not self._known_session(wrapped):
-                _Session("remote", self, wrapped.context)
+                Session("remote", self, wrapped.context)
                 return
-            _Session._handle_proton_event(wrapped, self._pyngus)
+            self.lifecycle.handle_session(wrapped)
         except (
             RemoteProtocolError,
             UnicodeDecodeError,
             proton.ProtonException,
         ) as exc:
-            self._fail(f"the peer broke the protocol: {exc}")
+            self.fail(f"the peer broke the protocol: {exc}")
 
     def _link_suspended(self, pn_link: typing.Any) -> None:
         """The peer detached without closing (section 2.6.5).  No link is kept here
@@ -805,7 +665,7 @@ class Connection(pyngus.ConnectionEventHandler):
             return
         lib.pn_link_detach(pn_link)
         endpoint = link._endpoint
-        link._detached(None)
+        link.detached(None)
         self.destroy_later(endpoint)
 
     @staticmethod
@@ -821,17 +681,13 @@ class Connection(pyngus.ConnectionEventHandler):
             return False
         pn_name = lib.pn_link_name(pn)
         if pn_name == _NULL:
-            self._fail("the peer attached a link without a name")
+            self.fail("the peer attached a link without a name")
             return True
         name = capi.ffi.string(pn_name).decode()
-        registry = (
-            self._pyngus._sender_links
-            if lib.pn_link_is_sender(pn)
-            else self._pyngus._receiver_links
-        )
+        registry = self.lifecycle.links(bool(lib.pn_link_is_sender(pn)))
         if name not in registry:
             return False
-        self._fail(f"the peer attached a second link of the name {name!r}")
+        self.fail(f"the peer attached a second link of the name {name!r}")
         return True
 
     def _transport_error(self) -> str:
@@ -847,7 +703,7 @@ class Connection(pyngus.ConnectionEventHandler):
             )
         return f"{name}: {text}" if text else name
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         if self.failed is None:
             self.failed = ConnectionFailed(reason)
             self.ended = True
@@ -857,7 +713,7 @@ class Connection(pyngus.ConnectionEventHandler):
         if self._reported:
             return
         if self.failed is None:
-            self._fail(str(self._pyngus._error))
+            self.fail(str(self.lifecycle.failure))
         assert self.failed is not None
         self._reported = True
         failed = self.failed
@@ -873,7 +729,7 @@ class Connection(pyngus.ConnectionEventHandler):
     def _detach_all(self, error: RemoteError | None) -> None:
         for link in list(self._links.values()):
             try:
-                link._detached(error)
+                link.detached(error)
             except Exception as exc:
                 if interrupts.struck(exc):
                     raise
@@ -889,12 +745,12 @@ class Connection(pyngus.ConnectionEventHandler):
     def connection_remote_closed(
         self, connection: typing.Any, condition: object
     ) -> None:
-        error = _remote_error(condition)
+        error = remote_error(condition)
         if self._closing:
             return
         self._closing = self.ended = True
         self._detach_all(error)
-        self._pyngus.close()
+        self.lifecycle.close()
         self._reported = True
         self.handler.connection_closed(self, error)
 
@@ -906,9 +762,9 @@ class Connection(pyngus.ConnectionEventHandler):
         requested_source: str | None,
         properties: dict,
     ) -> None:
-        endpoint = self._pyngus._sender_links[link_handle]
+        endpoint = self.lifecycle.links(True)[link_handle]
         link = Sender(self, endpoint)
-        self._requested(link, _SenderEvents(link))
+        self._requested(link, SenderEvents(link))
 
     def receiver_requested(
         self,
@@ -918,13 +774,13 @@ class Connection(pyngus.ConnectionEventHandler):
         requested_target: str | None,
         properties: dict,
     ) -> None:
-        endpoint = self._pyngus._receiver_links[link_handle]
+        endpoint = self.lifecycle.links(False)[link_handle]
         link = Receiver(self, endpoint)
-        self._requested(link, _ReceiverEvents(link))
+        self._requested(link, ReceiverEvents(link))
 
-    def _requested(self, link: Sender | Receiver, events: object) -> None:
+    def _requested(self, link: Sender | Receiver, events: SenderEvents | ReceiverEvents) -> None:
         link.state = LinkState.REQUESTED
-        link._endpoint._handler = events
+        tell(link._endpoint, events)
         self._links[link._pn] = link
         self.handler.link_requested(self, link)
 
@@ -940,25 +796,15 @@ class Connection(pyngus.ConnectionEventHandler):
         self._links.pop(link._pn, None)
         self.unfinished.pop(link, None)
         endpoint = link._endpoint
-        registry = (
-            self._pyngus._sender_links
-            if link.is_sender
-            else self._pyngus._receiver_links
-        )
-        if registry.get(endpoint._name) is endpoint:
-            # pyngus keeps links by name until they are destroyed, which happens when
-            # both ends are detached; the peer may use the name again before that.
-            del registry[endpoint._name]
-            self._link_count += 1
-            endpoint._name = f"{self._link_count} was {endpoint._name}"
-            registry[endpoint._name] = endpoint
+        self._link_count += 1
+        self.lifecycle.free_name(endpoint, link.is_sender, self._link_count)
 
     def message_unfinished(self, link: Link, size: int) -> None:
         """`size` bytes of a message have come, and not yet its end."""
         unfinished = self.unfinished
         unfinished[link] = size
         if len(unfinished) > 1 and sum(unfinished.values()) > self.max_unfinished:
-            self._fail(
+            self.fail(
                 f"the peer began messages of more than {self.max_unfinished} bytes"
                 f" on {len(unfinished)} links and ended none"
             )
@@ -973,22 +819,23 @@ class Connection(pyngus.ConnectionEventHandler):
     def _destroy_links(self) -> None:
         doomed, self._doomed = self._doomed, []
         for endpoint in doomed:
-            if endpoint._pn_link is not None:
-                events = endpoint._handler
+            if proton_link(endpoint) is not None:
+                link = link_of(endpoint)
                 endpoint.destroy()
-                if events is not None:
-                    events._link._released()
-        ended, self._ended_sessions = self._ended_sessions, []
+                if link is not None:
+                    link.released()
+        ended, self.sessions_over = self.sessions_over, []
         for session in ended:
             session.release()
 
-    def _session_ended(self, session: _Session, error: RemoteError | None) -> None:
+    def session_ended(self, session: Session, error: RemoteError | None) -> None:
         if session in self._sessions:
             self._sessions.remove(session)
         session.uncount()
-        for endpoint in list(session._links):
-            if endpoint._handler is not None:
-                endpoint._handler._link._detached(error)
+        for endpoint in session.endpoints:
+            link = link_of(endpoint)
+            if link is not None:
+                link.detached(error)
             # No detach will come for it any more.
             self.destroy_later(endpoint)
 
@@ -1005,9 +852,10 @@ class Connection(pyngus.ConnectionEventHandler):
         session.left = True
         if session in self._sessions:
             self._sessions.remove(session)
-        for endpoint in list(session._links):
-            if endpoint._handler is not None:
-                endpoint._handler._link._detached(SessionStalled(reason))
+        for endpoint in session.endpoints:
+            link = link_of(endpoint)
+            if link is not None:
+                link.detached(SessionStalled(reason))
 
     def refuse_link(self, link: Link, condition: str, description: str) -> None:
         """Detach a link whose peer broke a rule, and tell its user."""
@@ -1023,20 +871,12 @@ class Connection(pyngus.ConnectionEventHandler):
         """Let go of all that belongs to proton.  Nothing may be called afterwards."""
         for link in list(self._links.values()):
             link.state = LinkState.DETACHED
-            link._released()
+            link.released()
         self._links.clear()
         self._sessions.clear()
         self._doomed.clear()
-        self._ended_sessions.clear()
-        pyngus_connection = self._pyngus
-        pyngus_connection._handler = None
-        for endpoint in [
-            *pyngus_connection._sender_links.values(),
-            *pyngus_connection._receiver_links.values(),
-        ]:
-            if endpoint._handler is not None:
-                endpoint._handler._link._released()
-            endpoint.destroy()
-        for session in list(self._alive):
+        self.sessions_over.clear()
+        self.lifecycle.destroy_links()
+        for session in list(self.sessions_alive):
             session.release()
-        pyngus_connection.destroy()
+        self.lifecycle.destroy()

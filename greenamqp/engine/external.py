@@ -180,7 +180,7 @@ class ExternalConnection(Connection):
             given = bytes(memoryview(data)[:size])
         gate.receive(given)
         if gate.state is LoginState.FAILED:
-            self._fail(gate.reason)
+            self.fail(gate.reason)
         elif not self._deciding:
             self._go_on()
         return size
@@ -196,7 +196,7 @@ class ExternalConnection(Connection):
         if left and not others:
             # Without any, proton would take whatever it can do.
             self._gate.state = LoginState.FAILED
-            self._fail("amqp:unauthorized-access: the peer does not offer EXTERNAL")
+            self.fail("amqp:unauthorized-access: the peer does not offer EXTERNAL")
             return
         if left:
             self.log_in(self._login, " ".join(others))

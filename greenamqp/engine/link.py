@@ -44,6 +44,7 @@ from greenamqp.engine.capi import (
     pn_link_send,
 )
 from greenamqp.engine.errors import LocalProtocolError, RemoteError, from_peer
+from greenamqp.engine.lifecycle import proton_link
 
 lib = capi.lib
 _SECOND = lib.PN_RCV_SECOND
@@ -238,7 +239,7 @@ class Link:
         self.name: str = endpoint.name
         self.state = LinkState.ATTACHING
         self._endpoint = endpoint  # pyngus link
-        self._pn = endpoint._pn_link._impl  # pn_link_t *
+        self._pn = self._proton._impl  # pn_link_t *
         #: Anything the link's user wants to keep with it.
         self.context: typing.Any = None
         self.on_attached: typing.Callable[[typing.Any], None] | None = None
@@ -252,8 +253,12 @@ class Link:
         return f"<{type(self).__name__} {self.name!r} {self.state.value}>"
 
     @property
+    def _proton(self) -> typing.Any:
+        return proton_link(self._endpoint)
+
+    @property
     def _session(self) -> typing.Any:
-        return self._endpoint._pn_link.session.context
+        return self._proton.session.context
 
     @property
     def session(self) -> object:
@@ -272,23 +277,23 @@ class Link:
     @property
     def remote_source(self) -> Terminus:
         """The source that the peer named in its attach; errors as Terminus.read."""
-        return Terminus.read(self._endpoint._pn_link.remote_source)
+        return Terminus.read(self._proton.remote_source)
 
     @property
     def remote_target(self) -> Terminus:
         """The target that the peer named in its attach; errors as Terminus.read."""
-        return Terminus.read(self._endpoint._pn_link.remote_target)
+        return Terminus.read(self._proton.remote_target)
 
     @property
     def is_coordinator(self) -> bool:
         """Whether the peer wants a transaction coordinator for its target (part 4)."""
-        return self._endpoint._pn_link.remote_target.type == lib.PN_COORDINATOR
+        return self._proton.remote_target.type == lib.PN_COORDINATOR
 
     @property
     def remote_settle_mode(self) -> SettleMode:
         """The peer's snd-settle-mode; MIXED, the default, if it sent nonsense."""
         try:
-            return SettleMode(self._endpoint._pn_link.remote_snd_settle_mode)
+            return SettleMode(self._proton.remote_snd_settle_mode)
         except ValueError:
             return SettleMode.MIXED
 
@@ -299,7 +304,7 @@ class Link:
 
         :raises RemoteProtocolError: if they make no sense
         """
-        return self._endpoint._pn_link.remote_properties or {}
+        return self._proton.remote_properties or {}
 
     @property
     def credit(self) -> int:
@@ -319,7 +324,7 @@ class Link:
         """
         if self.state is not LinkState.REQUESTED:
             raise LocalProtocolError(f"{self!r} was not asked for by the peer")
-        pn_link = self._endpoint._pn_link
+        pn_link = self._proton
         for given, local, remote in (
             (source, pn_link.source, pn_link.remote_source),
             (target, pn_link.target, pn_link.remote_target),
@@ -346,7 +351,7 @@ class Link:
         self.state = LinkState.DETACHED
         # Not pyngus's reject(): that leaves the link and its name to the connection
         # for ever, and names a source for a link that has none.
-        pn_link = self._endpoint._pn_link
+        pn_link = self._proton
         if self.is_sender:
             pn_link.source.type = proton.Terminus.UNSPECIFIED
         else:
@@ -369,12 +374,12 @@ class Link:
         )
         self.connection.forget_link(self)
 
-    # Called by the connection's lifecycle, through pyngus.
+    # See :class:`greenamqp.engine.lifecycle.LinkUser`.
 
-    def _attached(self) -> None:
+    def attached(self) -> None:
         if self.state is not LinkState.ATTACHING:
             return
-        terminus = self._endpoint._pn_link
+        terminus = self._proton
         remote = terminus.remote_target if self.is_sender else terminus.remote_source
         if remote.type == proton.Terminus.UNSPECIFIED:
             # A refusal: the detach with its reason follows (section 2.6.3).
@@ -383,7 +388,7 @@ class Link:
         if self.on_attached is not None:
             self.on_attached(self)
 
-    def _detached(self, error: RemoteError | None) -> None:
+    def detached(self, error: RemoteError | None) -> None:
         if self.state is LinkState.DETACHED:
             return
         self.state = LinkState.DETACHED
@@ -392,7 +397,7 @@ class Link:
         if self.on_detached is not None:
             self.on_detached(self, error)
 
-    def _both_closed(self) -> None:
+    def both_closed(self) -> None:
         """Both ends are detached."""
         self.connection.destroy_later(self._endpoint)
         if self.on_closed is not None:
@@ -400,10 +405,10 @@ class Link:
 
     def _pn_closed(self) -> None:
         """Answer the peer's detach with ours."""
-        if self._endpoint is not None and self._endpoint._pn_link is not None:
+        if self._endpoint is not None and self._proton is not None:
             self._endpoint.close()
 
-    def _released(self) -> None:
+    def released(self) -> None:
         """The connection let go of the proton link: no pointer is valid now."""
         self._pn = None
         self._endpoint = None

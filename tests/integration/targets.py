@@ -54,7 +54,7 @@ def connections(client: Client | None) -> list[Connection]:
     while client is not None:
         engine = client.connection.engine
         assert engine is not None
-        found.append(Connection(engine._session_count, len(engine._links)))
+        found.append(Connection(engine.session_count, len(engine._links)))
         client = client._further
     return found
 

@@ -210,7 +210,7 @@ def test_refused_links_take_no_sessions_from_others():
         assert "no such queue" in consumer.subscription.refusal
         # Each of them was tried twice, the second time in a session of its own.
         assert sorted(s.peer.attaches[-32:]) == sorted(2 * names)
-        assert s.client.connection.engine._session_count <= 8 + MAX_DOUBTFUL
+        assert s.client.connection.engine.session_count <= 8 + MAX_DOUBTFUL
         s.peer.refuse.clear()
         s.world.advance(10)
         assert consumer.subscription.attached

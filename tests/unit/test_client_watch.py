@@ -69,7 +69,7 @@ def test_other_destinations_go_on_in_another_session(caplog):
         s.notify("bad", destination=BAD, timeout=PATIENCE * 3)
         s.world.settle()
         before = s.client.connection.engine
-        assert s.client.connection.engine._session_count == 1
+        assert s.client.connection.engine.session_count == 1
         s.world.advance(NOTICED)
         assert f"did not answer within {PATIENCE:g} s" in caplog.text
         s.world.advance(1)
@@ -152,7 +152,7 @@ def test_an_attach_without_an_answer():
         s.peer.answer = False
         second, third = Consumer(s, "second"), Consumer(s, "third")
         s.world.settle()
-        assert s.client.connection.engine._session_count == 1
+        assert s.client.connection.engine.session_count == 1
         s.world.advance(PATIENCE - 0.1)
         s.peer.answer = True  # to other attaches than these
         s.world.advance(NOTICED)

@@ -231,7 +231,7 @@ def test_links_share_sessions(monkeypatch):
     links = [client.create_sender(Terminus(str(number))) for number in range(7)]
     wire.run()
     assert all(link.state is LinkState.ATTACHED for link in links)
-    assert client._session_count == 3
+    assert client.session_count == 3
 
 
 def test_the_peers_limit_of_sessions_is_known():
@@ -278,14 +278,14 @@ def test_a_session_of_ones_own_is_used_again():
     for _ in range(100):
         client.create_receiver(Terminus("refused"), own_session=True)
         wire.run()
-    assert client._session_count == 1
+    assert client.session_count == 1
     other, _, wire = joined()
     first = other.create_receiver(Terminus("first"), own_session=True)
     other.create_receiver(Terminus("second"))
-    assert other._session_count == 2
+    assert other.session_count == 2
     first.share_session()
     other.create_receiver(Terminus("third"), own_session=True)
-    assert other._session_count == 3
+    assert other.session_count == 3
     wire.run()
     assert other.failed is None
 
@@ -298,7 +298,7 @@ def test_a_session_of_ones_own_is_shared_where_there_is_no_other():
     ]
     wire.run()
     assert [link.state for link in links] == [LinkState.ATTACHED] * 2
-    assert client._session_count == 1
+    assert client.session_count == 1
 
 
 def limited(links: int, **options) -> tuple[Connection, Wire]:
@@ -333,7 +333,7 @@ def test_the_peers_limit_of_links_in_a_session_is_known():
     links = [client.create_sender(Terminus(str(number))) for number in range(8)]
     wire.run()
     assert [link.state for link in links] == [LinkState.ATTACHED] * 8
-    assert client._session_count == 3
+    assert client.session_count == 3
     assert client.failed is None
 
 
@@ -406,8 +406,8 @@ def test_a_refused_link(kind):
         wire.run()
     assert [str(error) for error in heard] == ["amqp:not-found: no such node"] * 3
     assert client.failed is None and engine.failed is None
-    assert not engine._links and not engine._pyngus._receiver_links
-    assert not engine._links and not engine._pyngus._sender_links
+    assert not engine._links and not engine.lifecycle._receiver_links
+    assert not engine._links and not engine.lifecycle._sender_links
 
 
 @pytest.mark.parametrize("closer", ["client", "server"])
@@ -427,7 +427,7 @@ def test_detaching(closer):
     assert heard == [(told, "amqp:resource-deleted: gone")]
     assert link.state is peer.state is LinkState.DETACHED
     assert not client._links and not server._links
-    assert not client._pyngus._sender_links and not server._pyngus._receiver_links
+    assert not client.lifecycle._sender_links and not server.lifecycle._receiver_links
 
 
 @pytest.mark.parametrize("kind", ["sender", "receiver"])
@@ -453,10 +453,10 @@ def test_links_that_come_and_go_leave_nothing():
         wire.run()
         link.close()
         wire.run()
-    assert client._session_count == 1
+    assert client.session_count == 1
     for end in (client, server):
         assert not end._links and not end._doomed
-        assert not end._pyngus._sender_links and not end._pyngus._receiver_links
+        assert not end.lifecycle._sender_links and not end.lifecycle._receiver_links
 
 
 def test_accept_and_reject_are_for_links_that_were_asked_for():
@@ -658,7 +658,7 @@ def test_a_session_that_was_left_is_ended_and_not_used_again():
     again = client.create_sender(Terminus("one"))
     wire.run()
     assert again.state is LinkState.ATTACHED
-    assert client._session_count == 1
+    assert client.session_count == 1
 
 
 def test_a_message_that_nobody_takes_is_released():

@@ -44,12 +44,12 @@ def raw(handler=None, **options) -> RawPeer:
 
 def sizes(engine: Connection) -> list[int]:
     """What an engine keeps per link and session."""
-    lifecycle = engine._pyngus
+    lifecycle = engine.lifecycle
     return [
         len(engine._links),
         len(engine.unfinished),
         len(engine._doomed),
-        len(engine._ended_sessions),
+        len(engine.sessions_over),
         len(lifecycle._sender_links),
         len(lifecycle._receiver_links),
     ]

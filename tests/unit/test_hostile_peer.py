@@ -77,7 +77,7 @@ def test_sessions_that_come_and_go_leave_nothing():
         say(s, (begin(9) + end(9)) * 5000)
         assert s.client.connection.state is State.UP
         assert len(s.client.connection.engine._sessions) <= 1
-        assert not s.client.connection.engine._ended_sessions
+        assert not s.client.connection.engine.sessions_over
 
 
 def test_heartbeats_in_place_of_an_open_frame(monkeypatch):

@@ -96,7 +96,7 @@ class Parent:
         self.listener = self.driver.listen(oslo_messaging.Target(topic="idle"), 1, None)
         self.listener.fileno()
         client = self.driver._connected()
-        self.container = client.connection.engine._pyngus._pn_connection.container
+        self.container = client.connection.engine.lifecycle.connection.container
         fd = client.connection._pump._stream.fileno()
         self.socket = os.readlink(f"/proc/self/fd/{fd}")
         self.inode = os.fstat(fd).st_ino
@@ -121,7 +121,7 @@ def use_in_child(parent: Parent, count: int) -> dict:
     found["wrong"] = load.wrong
     found["parent"] = parent.client.call({}, "pid")
     engine = parent.driver._connected().connection.engine
-    found["container"] = engine._pyngus._pn_connection.container
+    found["container"] = engine.lifecycle.connection.container
     for name, use in {
         "fileno": parent.listener.fileno,
         "poll": lambda: parent.listener.poll(timeout=0),
@@ -225,7 +225,7 @@ def _in_process(url: str, options: dict, world: str) -> None:
     stage.say(
         "child",
         right=values == list(range(50)),
-        container=engine._pyngus._pn_connection.container,
+        container=engine.lifecycle.connection.container,
         child=os.getpid(),
         parent=client.call({}, "pid"),
     )

@@ -65,7 +65,7 @@ class Work:
 
 def container(client) -> str | None:
     engine = client.connection.engine
-    return engine and engine._pyngus._pn_connection.container
+    return engine and engine.lifecycle.connection.container
 
 
 def oslo_service(stage: Stage, url: str, workers: int, options: dict) -> None:
