@@ -778,7 +778,9 @@ class Connection(ConnectionEvents):
         link = Receiver(self, endpoint)
         self._requested(link, ReceiverEvents(link))
 
-    def _requested(self, link: Sender | Receiver, events: SenderEvents | ReceiverEvents) -> None:
+    def _requested(
+        self, link: Sender | Receiver, events: SenderEvents | ReceiverEvents
+    ) -> None:
         link.state = LinkState.REQUESTED
         tell(link._endpoint, events)
         self._links[link._pn] = link

@@ -403,7 +403,7 @@ class AcceptedConnection(Connection):
             given = bytes(memoryview(data)[:size])
         rest = gate.receive(given)
         if gate.state is SaslState.FAILED:
-            self._fail(gate.reason)
+            self.fail(gate.reason)
         elif gate.state is SaslState.DONE:
             self._gate = None
             self.user = gate.user
