@@ -115,16 +115,20 @@ $(VENV)/.base:
 	@PYTHON="$(PYTHON)" tools/check-build-deps
 	@# tox leaves a file of this name that points to one of its environments.
 	@if [ -f $(VENV) ]; then rm $(VENV); fi
-	$(PYTHON) -m venv $(VENV)
+	@echo "Making a virtual environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.base $(PACKAGING)
 	@PYTHON="$(PYTHON)" tools/check-build-deps
-	$(PIP) install -q -e '.[eventlet,gevent]'
+	@echo "Installing greenamqp and what it needs into $(VENV); where" \
+	    "python-qpid-proton has to be compiled that takes one to three minutes ..."
+	@$(PIP) install -q -e '.[eventlet,gevent]'
 	@touch $@
 
 $(VENV)/.test $(VENV)/.style $(VENV)/.docs: $(VENV)/.%: $(VENV)/.run
-	$(PIP) install -q -e '.[$*]'
+	@echo "Installing what make $* needs beside it ..."
+	@$(PIP) install -q -e '.[$*]'
 	@touch $@
 
 # The environments of those that are compared are made by the benchmark itself.

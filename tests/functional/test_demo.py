@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -117,6 +118,20 @@ def test_interrupted_it_leaves_no_process_behind(end):
     assert process.returncode == 130, rest
     assert "Traceback" not in rest
     await_end(children)
+
+
+@pytest.mark.any_bus
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_it_looks_for_the_bus(end):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"amqp://127.0.0.1:{silent.getsockname()[1]}"
+        with demo("--url", url) as process:
+            there, _ = silent.accept()
+            process.send_signal(end)
+            shown, _ = process.communicate(timeout=_LIMIT)
+            there.close()
+    assert process.returncode == 130, shown
+    assert "Traceback" not in shown
 
 
 @pytest.mark.any_bus

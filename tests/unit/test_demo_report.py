@@ -144,9 +144,12 @@ def test_on_a_terminal_the_table_is_drawn_over(picture):
     assert said.endswith("done\nreally\n") and said.count("\x1b[J") == 1
 
 
-def test_elsewhere_there_is_a_line_each_time(picture):
+def test_elsewhere_there_is_a_line_for_each_change(picture):
     out = io.StringIO()
     screen = report.Screen(out)
+    screen.update(picture)
+    screen.update(picture)
+    picture.phase = "Another"
     screen.update(picture)
     screen.update(picture)
     assert out.getvalue().count("\n") == 2

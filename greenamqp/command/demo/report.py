@@ -316,7 +316,11 @@ class Screen:
     def update(self, picture: Picture) -> None:
         """Show the picture as it is now."""
         if not self._in_place:
-            self.say([live_line(picture)])
+            line = live_line(picture)
+            # Where nothing changes the time is not worth a line.
+            if line != self._last_line:
+                self._last_line = line
+                self.say([line])
             return
         lines = live_table(picture)
         # A line that wraps, or a table higher than the terminal, would make the
