@@ -54,7 +54,8 @@ LOG = logging.getLogger(__name__)
 
 # Messages that were had and would be known again, for each that a listener may hold:
 # when a connection breaks, the bus may not have heard of the latest acknowledgements,
-# and gives them once more.
+# and gives them once more.  Twice as many at the most: half are forgotten at a time, as
+# to forget one after another takes longer than all else here.
 REMEMBERED = 4
 
 # What is done to a message with an outcome, for messages to people.
@@ -364,7 +365,9 @@ class Listener(base.Listener):
         # What was acknowledged of late, where messages say who they are; of requests,
         # what was taken: those that wait for a worker are executed as well, whatever
         # became of their link.
-        self._had: dict[str, None] = {}
+        self._had: set[str] = set()
+        # Those before them.
+        self._had_before: set[str] = set()
         self._waiters: list[Waiter] = []
         self._ready_fd: _ReadyFd | None = None
         self._stopped = False
@@ -475,13 +478,14 @@ class Listener(base.Listener):
     def remember(self, unique_id: str) -> None:
         """A message was had: should it come again, it is a copy.  Lock."""
         had = self._had
-        had[unique_id] = None
-        if len(had) > REMEMBERED * self.prefetch_size:
-            del had[next(iter(had))]
+        had.add(unique_id)
+        if len(had) >= REMEMBERED * self.prefetch_size:
+            self._had, self._had_before = set(), had
 
     def forget(self, unique_id: str) -> None:
         """It was given back: should it come again, it is no copy.  Lock."""
-        self._had.pop(unique_id, None)
+        self._had.discard(unique_id)
+        self._had_before.discard(unique_id)
 
     def _drop_copy(self, arrival: _Arrival, unique_id: str) -> None:
         LOG.info(
@@ -525,7 +529,7 @@ class Listener(base.Listener):
                 continue
             unique_id = request.unique_id
             if unique_id is not None:
-                if unique_id in self._had:
+                if unique_id in self._had or unique_id in self._had_before:
                     self._drop_copy(arrival, unique_id)
                     continue
                 if not self._kind.may_come_again:

@@ -359,10 +359,10 @@ def test_a_short_id_may_be_that_of_many(rig):
         do(s, incoming.acknowledge)
 
 
-def test_what_a_driver_sends_says_who_it_is():
+def test_a_request_says_who_it_is():
     with fakes.driver() as s:
         s.up()
-        tasks = [s.send(), s.send(), s.notify(), s.call()]
+        tasks = [s.send(), s.send(), s.call()]
         s.world.settle()
         ids = {each.message.id for each in s.peer.received}
         assert len(ids) == len(tasks)
