@@ -392,7 +392,7 @@ class Link:
         if self.state is LinkState.DETACHED:
             return
         self.state = LinkState.DETACHED
-        self._pn_closed()
+        self._answer_close()
         self.connection.forget_link(self)
         if self.on_detached is not None:
             self.on_detached(self, error)
@@ -403,7 +403,7 @@ class Link:
         if self.on_closed is not None:
             self.on_closed(self)
 
-    def _pn_closed(self) -> None:
+    def _answer_close(self) -> None:
         """Answer the peer's detach with ours."""
         if self._endpoint is not None and self._proton is not None:
             self._endpoint.close()
