@@ -2,8 +2,9 @@
 """From a host name to a connected stream, without blocking the hub.
 
 One attempt at one host: look its name up, try its addresses in turn, shake hands for
-TLS.  It succeeds or fails once, by its deadline.  An address that does not answer is
-left for the next one when it has used up its share of the time.
+TLS.  It succeeds or fails once, by its deadline.  An address that does not answer, in
+either of the last two, is left for the next one when it has used up its share of the
+time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Attempt:
     :param context: makes the context for TLS, and may read files and raise ValueError;
         None: no TLS
     :param server_name: whose certificate the peer must show; default: the host's
+    :param avoid: addresses to be tried after all others
     """
 
     def __init__(
@@ -44,12 +46,16 @@ class Attempt:
         *,
         context: typing.Callable[[], ssl.SSLContext] | None = None,
         server_name: str | None = None,
+        avoid: typing.Container[typing.Any] = (),
     ) -> None:
         self._hub = hub
         self._hostname = hostname
         self._port = port
         self._done: Done | None = done
         self._addresses: list[tuple[typing.Any, ...]] = []
+        self._avoid = avoid
+        #: the address at hand
+        self.address: typing.Any = None
         self._socket: typing.Any = None
         self._watch: Watch | None = None
         self._make_context = context
@@ -65,6 +71,11 @@ class Attempt:
         self._step_timer: Timer | None = None
         hub.holders.add(self)
         hub.offload(self._resolve, self._resolved)
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there are addresses that were not tried, but for those to avoid."""
+        return any(each[4] not in self._avoid for each in self._addresses)
 
     def forked(self) -> None:
         """See :class:`greenamqp.hubs.base.Holder`."""
@@ -105,13 +116,14 @@ class Attempt:
         if error is not None:
             self._finish(None, str(error))
             return
-        self.stage = "connecting"
-        self._addresses = list(result)
+        self._addresses = sorted(result, key=lambda each: each[4] in self._avoid)
         self._next_address()
 
     def _next_address(self) -> None:
+        self.stage = "connecting"
         while self._addresses:
             family, kind, proto, _name, address = self._addresses.pop(0)
+            self.address = address
             try:
                 self._socket = _socket.socket(
                     family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto
@@ -124,10 +136,7 @@ class Attempt:
             if code in _IN_PROGRESS:
                 self._watch = self._hub.watch(self._socket.fileno(), _ignore)
                 self._watch.want_write(self._connected)
-                if self._addresses:
-                    now = self._hub.now()
-                    share = (self._deadline - now) / (len(self._addresses) + 1)
-                    self._step_timer = self._hub.call_at(now + share, self._no_answer)
+                self._give_share()
                 return
             if code == 0:
                 self._use()
@@ -136,10 +145,25 @@ class Attempt:
             self._drop_socket()
         self._finish(None, self._reason)
 
+    def _give_share(self) -> None:
+        """The address at hand gets its share of the time that is left, if there are
+        others."""
+        if self._addresses:
+            now = self._hub.now()
+            share = (self._deadline - now) / (len(self._addresses) + 1)
+            self._step_timer = self._hub.call_at(now + share, self._no_answer)
+
     def _no_answer(self) -> None:
         """This address gets no more time."""
         self._step_timer = None
-        self._reason = os.strerror(errno.ETIMEDOUT)
+        handshake, self._handshake = self._handshake, None
+        if handshake is None:
+            self._reason = os.strerror(errno.ETIMEDOUT)
+        else:
+            assert self._tls_stream is not None
+            self._reason = diagnosis.handshake_late(self._tls_stream.greeting)
+            self._tls_stream = None
+            handshake.cancel()
         self._drop_socket()
         self._next_address()
 
@@ -168,6 +192,7 @@ class Attempt:
             stream.close()
             self._finish(None, str(exc))
             return
+        self._give_share()
         # The attempt's own timer is the deadline.
         self._handshake = tls.Handshake(
             self._hub, self._tls_stream, float("inf"), self._shaken
@@ -176,8 +201,12 @@ class Attempt:
     def _shaken(self, error: str | None) -> None:
         self._handshake = None
         stream, self._tls_stream = self._tls_stream, None
-        # Not the next address: the host was reached, and this is its answer.
-        self._finish(stream if error is None else None, error)
+        self._drop_watch()
+        if error is not None and self._addresses:
+            self._reason = error
+            self._next_address()
+        else:
+            self._finish(stream if error is None else None, error)
 
     def _timed_out(self) -> None:
         self._timer = None

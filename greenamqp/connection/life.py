@@ -140,6 +140,10 @@ class BusConnection:
             self._idle_timeout = float(silent)
         # When the attempt that is under way counts as failed.
         self._attempt_until = 0.0
+        # Of each host the addresses that were connected to in vain, one after another,
+        # and whether it has others.
+        self._avoided: dict[Host, set[typing.Any]] = {}
+        self._has_others = False
         self._guarded = bool(options.heartbeat_guard)
         if self._guarded:
             GUARD.acquire()
@@ -166,9 +170,11 @@ class BusConnection:
     @property
     def exhausted(self) -> bool:
         """Whether every host was tried in vain since it was up, in every way."""
-        return self._failures.keys() >= self._every_host and not any(
-            host in self._without_sasl for host in self._every_host
-        )
+        if any(host in self._without_sasl for host in self._every_host):
+            return False
+        if self._has_others:
+            return False  # the next address may do
+        return self._failures.keys() >= self._every_host
 
     @property
     def hopeless(self) -> CannotConnect | None:
@@ -278,6 +284,7 @@ class BusConnection:
             host.port,
             self._attempt_until,
             self._connected,
+            avoid=self._avoided.setdefault(host, set()),
             **secured,
         )
 
@@ -290,15 +297,23 @@ class BusConnection:
         return f"still {stage}"
 
     def _connected(self, stream: Stream | None, reason: str | None) -> None:
-        self._attempt = None
+        attempt, self._attempt = self._attempt, None
+        self._has_others = False
         if self.state is not State.CONNECTING:
             if stream is not None:
                 stream.close()
             return
         if stream is None:
             text = f"cannot connect: {reason}"
+            self._avoided.pop(self._hosts.current, None)
             self._lost(diagnosis.as_lasting(reason or "", text))
             return
+        if attempt is not None:
+            self._avoided[self._hosts.current].add(attempt.address)
+            self._has_others = attempt.has_others
+        if self._has_others:
+            soon = self.hub.now() + CONNECT_TIMEOUT_OF_MANY
+            self._attempt_until = min(self._attempt_until, soon)
         self.state = State.OPENING
         self._refused_links = 0
         self._timer = self.hub.call_at(self._attempt_until, self._opening_timed_out)
@@ -400,7 +415,7 @@ class BusConnection:
     def _opening_timed_out(self) -> None:
         self._timer = None
         if self._pump is not None:
-            self._pump.abort(f"no answer to the Open frame in {self._patience:.0f} s")
+            self._pump.abort("no answer to the Open frame in time")
 
     # -- the engine's handler
 
@@ -421,6 +436,8 @@ class BusConnection:
         self._stop_timer()
         self._up_since = self.hub.now()
         self.last_failure = ""
+        self._avoided.clear()
+        self._has_others = False
         LOG.info(
             "connected to %s (%s %s), %s, login: %s",
             self.where,
@@ -440,6 +457,7 @@ class BusConnection:
         if not self._has_vhost_prefix(product):
             return False
         self._vhost_prefixed.add(host)
+        self._avoided.clear()
         self.state = State.WAITING
         self._stop_timer()
         connection.close()
@@ -491,12 +509,17 @@ class BusConnection:
         self._failures.pop(host, None)
         self._failures[host] = diagnosis.as_lasting(reason, f"{where}: {reason}")
         self.last_failure = "; ".join(reversed(self._failures.values()))
-        pause = self._backoff.next_pause(lasted)
+        if self._has_others:
+            # A name with several addresses: the next of them, at once.
+            pause = 0.0
+        else:
+            pause = self._backoff.next_pause(lasted)
+            self._avoided.pop(host, None)
+            self._hosts.advance()
         self._stop_timer()
         # First of all: whatever interrupts the rest, somebody goes on.
         self._timer = self.hub.call_at(self.hub.now() + pause, self._connect)
         self.state = State.WAITING
-        self._hosts.advance()
         self._discard_engine()
         self._owner.connection_lost(self.last_failure)
         LOG.warning(

@@ -5,6 +5,7 @@ A forwarder between the driver and the bus breaks it. That needs a URL with a ho
 a port, and a driver that connects.
 """
 
+import socket
 import threading
 import urllib.parse
 from collections import Counter
@@ -12,6 +13,8 @@ from collections import Counter
 import pytest
 from oslo_messaging import MessagingException, MessagingTimeout, Target
 
+from greenamqp.broker import Broker
+from greenamqp.connection import life
 from tests.chaos.forwarder import Forwarder
 from tests.functional.harness import Gate, InfoOnly, Recorder, in_thread
 
@@ -250,3 +253,32 @@ def test_silence_is_noticed(bus, target, forwarder, url):
     forwarder.wait_accepted(accepted + 1)
     forwarder.go()
     assert call_until_answered(client, 2) == 2
+
+
+@pytest.mark.any_bus
+def test_a_name_with_several_addresses(bus, topic, monkeypatch):
+    """One refuses, one accepts and is silent, one is a bus: the silent one is left for
+    the next as soon as another host would be."""
+    with Broker(host="127.0.0.3") as broker:
+        silent = socket.create_server(("127.0.0.2", broker.port))
+        original = socket.getaddrinfo
+
+        def getaddrinfo(host, port, *args, **options):
+            if host != "several.test":
+                return original(host, port, *args, **options)
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port))
+                for n in (1, 2, 3)
+            ]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(life, "CONNECT_TIMEOUT_OF_MANY", 1.0)
+        # One attempt takes longer than the caller waits.
+        monkeypatch.setattr(life, "CONNECT_TIMEOUT", 600.0)
+        url = f"amqp://several.test:{broker.port}"
+        bus.server(
+            Echo(), Target(topic=topic, server="s"), bus.rpc_transport(url=broker.url)
+        )
+        client = bus.client(Target(topic=topic), bus.rpc_transport(url=url))
+        assert client.call({}, "echo", value=1) == 1
+        silent.close()

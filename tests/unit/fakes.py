@@ -651,6 +651,9 @@ class Network:
 
 
 class _Attempt:
+    address = "the only one"
+    has_others = False
+
     def __init__(self, network: Network) -> None:
         self._network = network
         self.timer: Timer | None = None

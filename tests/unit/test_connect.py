@@ -282,3 +282,26 @@ def test_an_attempt_that_succeeds_after_it_was_cancelled_leaves_nothing(hub, ser
     attempting.attempt.cancel()
     hub.turn(hub.now())
     assert attempting.outcomes == []
+
+
+def test_an_address_that_is_to_be_avoided_comes_last(hub, server, closed_port, resolve):
+    port = server.getsockname()[1]
+    resolve(addresses(port, closed_port))
+    attempting = Attempting(hub)
+    attempting.attempt.cancel()
+    outcomes = []
+    attempt = connect.Attempt(
+        hub,
+        "name",
+        1,
+        hub.now() + LONG,
+        lambda *outcome: outcomes.append(outcome),
+        avoid={("127.0.0.1", port)},
+    )
+    while not outcomes:
+        hub.turn(None)
+    ((stream, reason),) = outcomes
+    assert reason is None
+    assert attempt.address == ("127.0.0.1", port)
+    assert not attempt.has_others
+    stream.close()

@@ -103,7 +103,7 @@ def test_each_attempt_is_told_of_its_host():
 def test_without_tls_an_attempt_is_told_nothing():
     with fakes.setting() as s:
         s.up()
-        assert s.network.secured == [{}]
+        assert s.network.secured == [{"avoid": {"the only one"}}]
 
 
 # -- which mechanisms
