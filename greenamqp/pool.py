@@ -7,12 +7,11 @@ import logging
 import typing
 
 from oslo_messaging import Target
-from oslo_messaging._drivers import base
 
 from greenamqp import executor as executors
 from greenamqp.hubs.threads import ThreadsHub
 from greenamqp.listener import AnyIncoming, Listener
-from greenamqp.server import driver_of
+from greenamqp.server import PoolProcessing, driver_of
 
 LOG = logging.getLogger(__name__)
 
@@ -29,8 +28,6 @@ class PoolMember:
         self, listener: Listener, callback: Callback, requeue_on_error: bool
     ) -> None:
         self._listener = listener
-        self._callback = callback
-        self._requeue_on_error = requeue_on_error
         hub = listener.hub
         # One worker: a member gets its messages one after another, in order.
         self._executor: executors.PoolExecutor = (
@@ -38,19 +35,9 @@ class PoolMember:
             if isinstance(hub, ThreadsHub)
             else executors.PoolExecutor(hub, 1)
         )
-        self._executor.add_listener(listener, self._dispatch)
+        processing = PoolProcessing(callback, requeue_on_error)
+        self._executor.add_listener(listener, processing.process)
         self._executor.start()
-
-    def _dispatch(self, messages: list[base.IncomingMessage]) -> None:
-        for message in messages:
-            try:
-                self._callback(message.message)
-            except Exception:
-                LOG.exception("a pool's callback failed")
-                if self._requeue_on_error:
-                    message.requeue()
-                    continue
-            message.acknowledge()
 
     def stop(self) -> None:
         """Leave the pool: wait for the message at hand (but for a callback that calls
@@ -72,6 +59,10 @@ def join_consumer_pool(
     requeue_on_error: bool = False,
 ) -> PoolMember:
     """Share the messages sent to `topic` with the other members of a pool.
+
+    A member has a worker of its own.  Where a program has several, or servers beside
+    them, :meth:`greenamqp.Server.join_consumer_pool` puts all into one dispatcher, on
+    every executor.
 
     Exactly one member of a pool gets each message, and every pool gets its own copy.
     While a pool has no members, the message bus keeps its messages.

@@ -30,7 +30,7 @@ from oslo_service import service
 from greenamqp import executor as executors
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.hubs import Hub
-from greenamqp.listener import Listener
+from greenamqp.listener import AnyIncoming, Listener
 
 LOG = logging.getLogger(__name__)
 
@@ -102,6 +102,32 @@ class _BatchProcessing(notify_listener.BatchNotificationServer):
     def __init__(self, dispatcher: typing.Any, allow_requeue: bool) -> None:
         self.dispatcher = dispatcher
         self._allow_requeue = allow_requeue
+
+
+class PoolProcessing:
+    """Gives the messages of a consumer pool to a callback.
+
+    :param requeue_on_error: give a message back to the bus when the callback raises,
+        instead of acknowledging it
+    """
+
+    def __init__(
+        self, callback: typing.Callable[[typing.Any], object], requeue_on_error: bool
+    ) -> None:
+        self._callback = callback
+        self._requeue_on_error = requeue_on_error
+
+    def process(self, messages: list[base.IncomingMessage]) -> None:
+        """Call back with each message, then say what became of it."""
+        for message in messages:
+            try:
+                self._callback(message.message)
+            except Exception:
+                LOG.exception("a pool's callback failed")
+                if self._requeue_on_error:
+                    message.requeue()
+                    continue
+            message.acknowledge()
 
 
 def driver_of(transport: typing.Any) -> GreenAMQPDriver:
@@ -293,6 +319,34 @@ class Server(service.ServiceBase):
                 wanted, pool, batch_size or 1, batch_timeout
             ),
             processing._process_incoming,
+        )
+
+    def join_consumer_pool(
+        self,
+        callback: typing.Callable[[typing.Any], object],
+        pool_name: str,
+        topic: str,
+        exchange_name: str | None = None,
+        *,
+        requeue_on_error: bool = False,
+        transport: typing.Any = None,
+    ) -> Subscription:
+        """Share the messages sent to `topic` with the other members of a pool, as
+        :func:`greenamqp.join_consumer_pool` does, in this server's dispatcher.
+
+        :param callback: called with each message in the server's workers, in several of
+            them at a time where there are several; ``blocking``: in start()
+        :raises NotImplementedError: after start(): if the message bus has no way to
+            make pools; before, start() raises it
+        """
+        transport = transport or self.transport
+        driver = driver_of(transport)
+        target = Target(exchange=exchange_name, topic=topic)
+        return self._add(
+            f"pool {pool_name} on {topic}",
+            transport,
+            lambda: driver.subscribe_to_pool(target, pool_name, AnyIncoming),
+            PoolProcessing(callback, requeue_on_error).process,
         )
 
     def _add(

@@ -333,6 +333,33 @@ def test_batches_and_pools(serve, transports, unique):
         assert max(len(batch) for batch in endpoint.got.items) <= 10
 
 
+def test_a_consumer_pool_beside_a_target(serve, transports, unique):
+    """In one dispatcher: a message that its callback fails on comes again, to it."""
+    topic, got = unique(), Recorder()
+
+    def callback(message):
+        again = message["event_type"] in got.items
+        got.add(message["event_type"])
+        if not again:
+            raise ValueError("on purpose")
+
+    server = greenamqp.Server(transports("notification"), executor=serve.executor)
+    ready = unique("ready")
+    server.join_consumer_pool(callback, "pool", f"{topic}.info", requeue_on_error=True)
+    server.listen(Target(topic=ready, server="s"), [Echo()])
+    serve(server)
+    caller = oslo_messaging.get_rpc_client(
+        transports(), Target(topic=ready), timeout=WAIT
+    )
+    caller.call({}, "echo", value=1)  # now both are subscribed
+    notifier = oslo_messaging.Notifier(
+        transports("notification"), "p", driver="messagingv2", topics=[topic]
+    )
+    for name in ("one", "two"):
+        notifier.info({}, name, {})
+    assert sorted(got.wait(4)) == ["one", "one", "two", "two"]
+
+
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_rpc_server_cls(executor, transports, client, unique):
     """greenamqp.RPCServer in oslo.messaging's own get_rpc_server."""
