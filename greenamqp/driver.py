@@ -84,6 +84,11 @@ class GreenAMQPDriver(base.BaseDriver):
             self._parent = client.hub.pid
             fork.keep(client)
 
+    @property
+    def client(self) -> Client | None:
+        """This process's client, None before it is needed and after cleanup()."""
+        return self._client
+
     def _connected(self) -> Client:
         """This process's client; made when first asked for."""
         client = self._client

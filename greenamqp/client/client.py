@@ -492,6 +492,22 @@ class Client:
         if left:
             self._sweep = self.hub.call_at(now + SWEEP_INTERVAL, self._sweep_unattended)
 
+    def describe(self) -> list[dict[str, typing.Any]]:
+        """What is going on, as plain data: see :func:`greenamqp.describe`.  One entry
+        for each connection.  From any thread."""
+        with self.hub.lock:
+            mine = self.connection.describe()
+            mine |= {
+                "bus": str(self.context.bus) if self.context.bus.product else "",
+                "unanswered_calls": len(self.replies.waiting),
+                "requests_at_work": self.requests_at_work,
+                "reply_address": self.replies.address,
+                "senders": [link.describe() for link in self._links.values()],
+                "subscriptions": [each.describe() for each in self.room.subscriptions],
+            }
+        further = self._further
+        return [mine, *(further.describe() if further is not None else [])]
+
     # -- the connection's owner
 
     def connection_up(self, engine: Connection) -> None:

@@ -94,6 +94,14 @@ class ReceivingLink(WantedLink[Receiver]):
         self._held: list[Delivery] = []
         self._held_timer: Timer | None = None
 
+    def describe(self) -> dict[str, typing.Any]:
+        """See :func:`greenamqp.describe`."""
+        return {
+            "address": self.address,
+            "phase": self.phase.value,
+            "credit": self.link.credit if self.link is not None else 0,
+        }
+
     @property
     def attached(self) -> bool:
         """Whether the link is up."""

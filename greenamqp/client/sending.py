@@ -125,6 +125,18 @@ class SendingLink(WantedLink[Sender]):
         handles = link.handles if link is not None else ()
         return any(not entry.done for entry in (*self.pending, *handles))
 
+    def describe(self) -> dict[str, typing.Any]:
+        """See :func:`greenamqp.describe`."""
+        link = self.link
+        return {
+            "address": self.address,
+            "phase": self.phase.value,
+            "credit": link.credit if link is not None else 0,
+            "unsettled": link.unsettled if link is not None else 0,
+            "pending": len(self.pending) + len(self._resting),
+            "refusal": self.refusal,
+        }
+
     def submit(self, entry: Outgoing) -> None:
         """Send now if that is possible, else when it is."""
         self.last_used = self._context.hub.now()

@@ -57,6 +57,15 @@ class Subscription:
         self._waiters: list[Waiter] = []
         self.stopped = False
 
+    def describe(self) -> dict[str, typing.Any]:
+        """See :func:`greenamqp.describe`."""
+        return {
+            "attached": self.attached,
+            "window": self.window,
+            "refusal": self.refusal,
+            "links": [link.describe() for link in self.links],
+        }
+
     @property
     def attached(self) -> bool:
         """Whether all links are up."""

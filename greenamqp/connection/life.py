@@ -185,6 +185,17 @@ class BusConnection:
                 return CannotConnect(self.last_failure)
         return None
 
+    def describe(self) -> dict[str, typing.Any]:
+        """See :func:`greenamqp.describe`."""
+        up = self.state is State.UP
+        return {
+            "host": str(self.host),
+            "virtual_host": self._virtual_host,
+            "state": self.state.value,
+            "up_for": self.hub.now() - self._up_since if up else None,
+            "why_down": "" if up else self.why_down(),
+        }
+
     def wanted(self) -> None:
         """Somebody needs the connection."""
         if self.state is State.IDLE:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a transport is doing now, as plain data: for health checks and for operators."""
+
+from __future__ import annotations
+
+import os
+import typing
+
+from greenamqp.server import driver_of
+
+
+def describe(transport: typing.Any) -> dict[str, typing.Any]:
+    """What `transport` is doing now.  From any thread; waits for nothing but the lock.
+
+    Lists, dicts, strings, numbers and None alone, so that it can be written as JSON;
+    no password.  The names stay::
+
+        pid, hub                    the process; eventlet, gevent, threads or blocking
+        connections                 one, and others where one cannot hold all
+            host, virtual_host
+            state                   idle, connecting, opening, up, waiting or closed
+            up_for                  seconds, None while it is not up
+            bus                     product and version of the peer, "" if never up
+            why_down                why it is not up, for people; "" while it is
+            unanswered_calls        calls that wait for their reply
+            requests_at_work        requests that were taken and not replied to yet
+            reply_address           where replies come to, None if there is none
+            senders                 one for each destination
+                address, phase      phase: wanted, declaring, attaching, up, resting
+                credit              messages that may be sent before more is given
+                unsettled           messages whose outcome is due
+                pending             messages that cannot be sent now
+                refusal             why, for people, or ""
+            subscriptions           one for each listener
+                attached, window
+                refusal
+                links               address, phase, credit of each
+
+    :raises TypeError: for a transport of another driver
+    """
+    driver = driver_of(transport)
+    client = driver.client
+    return {
+        "pid": os.getpid(),
+        "hub": client.hub.name if client is not None else None,
+        "connections": client.describe() if client is not None else [],
+    }
+
+
+def is_connected(transport: typing.Any) -> bool:
+    """Whether `transport` has a connection to the message bus that is up, and where it
+    needs several, all of them.  A transport that was not used yet has none.  From any
+    thread.
+
+    :raises TypeError: for a transport of another driver
+    """
+    connections = describe(transport)["connections"]
+    return bool(connections) and all(each["state"] == "up" for each in connections)
