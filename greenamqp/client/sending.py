@@ -190,6 +190,33 @@ class SendingLink(WantedLink[Sender]):
         elif self.node.may_be_unheard and context.bus.is_router:
             self._let_loose(entry)
 
+    def _ttl(self, entry: Outgoing) -> float | None:
+        """How long a message may live from now on.  Seconds."""
+        ttl = self.node.message_ttl
+        if entry.expires and entry.deadline is not None:
+            # What is left of it: nobody may act on a request whose caller has given up.
+            left = max(0.001, entry.deadline - self._context.hub.now())
+            return left if ttl is None else min(ttl, left)
+        return ttl
+
+    def send_pending(self) -> None:
+        """Send what waits, as far as credit goes."""
+        link = self.link
+        if link is None:
+            return
+        pending = self.pending
+        while pending:
+            entry = pending[0]
+            if entry.done:  # its caller gave up
+                pending.popleft()
+                continue
+            if not self._ready(link, entry):
+                break
+            pending.popleft()
+            self._transmit(link, entry)
+        self._look_for_consumer()
+        self._context.flush()
+
     # -- fanouts on a router
 
     def _let_loose(self, entry: Outgoing) -> None:
@@ -220,33 +247,6 @@ class SendingLink(WantedLink[Sender]):
                 self._settled_late = True
                 entry.accepted()
         self._time_loose()
-        self._context.flush()
-
-    def _ttl(self, entry: Outgoing) -> float | None:
-        """How long a message may live from now on.  Seconds."""
-        ttl = self.node.message_ttl
-        if entry.expires and entry.deadline is not None:
-            # What is left of it: nobody may act on a request whose caller has given up.
-            left = max(0.001, entry.deadline - self._context.hub.now())
-            return left if ttl is None else min(ttl, left)
-        return ttl
-
-    def send_pending(self) -> None:
-        """Send what waits, as far as credit goes."""
-        link = self.link
-        if link is None:
-            return
-        pending = self.pending
-        while pending:
-            entry = pending[0]
-            if entry.done:  # its caller gave up
-                pending.popleft()
-                continue
-            if not self._ready(link, entry):
-                break
-            pending.popleft()
-            self._transmit(link, entry)
-        self._look_for_consumer()
         self._context.flush()
 
     # -- nobody there
