@@ -12,7 +12,7 @@ PYTEST ?=
 LANES ?= 3
 # What the functional tests run under, each in a process of its own because
 # monkey patching is for a whole process.
-WORLDS ?= threads eventlet eventlet-asyncio gevent
+WORLDS ?= threads gevent eventlet eventlet-asyncio
 # Message buses and worlds of the integration tests, for instance
 #   make integration INTEGRATION="rabbitmq-4.0 artemis eventlet"
 INTEGRATION ?=
@@ -37,7 +37,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 .PHONY: help demo test integration buses style docs cover bench clean
 .PHONY: environments list-tests
 # All of `make test`, the longest first.
-TESTS := $(WORLDS:%=test-%) test-chaos test-oslo test-unit
+TESTS := $(WORLDS:%=test-%) test-unit test-chaos test-oslo
 .PHONY: $(TESTS)
 
 help:
