@@ -54,5 +54,5 @@ def is_connected(transport: typing.Any) -> bool:
 
     :raises TypeError: for a transport of another driver
     """
-    connections = describe(transport)["connections"]
-    return bool(connections) and all(each["state"] == "up" for each in connections)
+    client = driver_of(transport).client
+    return client is not None and client.connected

@@ -20,7 +20,15 @@ from greenamqp.addressing.routable import RoutableAddresser
 from greenamqp.formats import Format
 from greenamqp.policy import Policies
 
-__all__ = ["Addresser", "Bus", "Node", "Service", "choose", "likely_format"]
+__all__ = [
+    "Addresser",
+    "Bus",
+    "Node",
+    "Service",
+    "choose",
+    "has_vhost_prefix",
+    "likely_format",
+]
 
 _FAMILIES: dict[str, type[Addresser]] = {
     "legacy": LegacyAddresser,
@@ -45,6 +53,11 @@ _MODES = {
 # one that can be asked to declare things.
 _RABBITMQ = ("rabbit", "declared", "rabbit3")
 _DECLARING = ("rabbit", "declared")
+
+
+def has_vhost_prefix(product: str) -> bool:
+    """Whether a bus of this product is asked for a virtual host as ``vhost:NAME``."""
+    return Bus(product).has_vhost_prefix
 
 
 def likely_format(options: typing.Any) -> Format:

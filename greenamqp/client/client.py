@@ -21,6 +21,7 @@ from greenamqp.client.turns import Turns
 from greenamqp.client.watch import Watch
 from greenamqp.connection.failover import Host
 from greenamqp.connection.life import BusConnection
+from greenamqp.connection.state import State
 from greenamqp.engine import Connection, Delivery
 from greenamqp.formats import Format
 from greenamqp.hubs import Hub, Timer, Waiter, logs
@@ -38,10 +39,6 @@ ROOM_HOLDS = 0.25
 # A message that waits for ever is told of in the log when it has waited for so long.
 # Seconds.
 LONG_WAIT = 30.0
-
-
-def _has_vhost_prefix(product: str) -> bool:
-    return addressing.Bus(product).has_vhost_prefix
 
 
 class Client:
@@ -71,7 +68,7 @@ class Client:
         self.hub = hub
         self.options = options
         self.connection = BusConnection(
-            hub, hosts, options, virtual_host, _has_vhost_prefix, self
+            hub, hosts, options, virtual_host, addressing.has_vhost_prefix, self
         )
         self.context = Context(hub, options, self.connection)
         self.notices = self.context.notices
@@ -508,6 +505,13 @@ class Client:
         further = self._further
         return [mine, *(further.describe() if further is not None else [])]
 
+    @property
+    def connected(self) -> bool:
+        """Whether all of its connections are up.  From any thread."""
+        if self.connection.state is not State.UP:
+            return False
+        return self._further is None or self._further.connected
+
     # -- the connection's owner
 
     def connection_up(self, engine: Connection) -> None:
@@ -618,15 +622,10 @@ class Client:
         now = self.hub.now()
         if now < self._room_until:
             return True  # it was made a moment ago, for another one
-        self._room_until = now + ROOM_HOLDS
-        if self._give_up_links():
-            return True
-        self._room_until = now
-        return False
-
-    def _give_up_links(self) -> bool:
         unused = sorted(self._unused(), key=lambda link: link.last_used)
-        if not unused:
-            return self.room.give_one_up()
-        self._detach(unused[: (len(unused) + 1) // 2])
+        if unused:
+            self._detach(unused[: (len(unused) + 1) // 2])
+        elif not self.room.give_one_up():
+            return False
+        self._room_until = now + ROOM_HOLDS
         return True

@@ -76,7 +76,6 @@ class ReceivingLink(WantedLink[Receiver]):
         "_held_timer",
         "_owner",
         "_returned",
-        "_was_up",
         "awaited",
         "format",
     )
@@ -87,8 +86,6 @@ class ReceivingLink(WantedLink[Receiver]):
         self.node = source
         self.format = context.format
         self._returned = 0
-        # Whether the link was up before it was detached.
-        self._was_up = False
         self.awaited = context.bus.is_router
         # What is acknowledged, and waits for more to be settled with it.
         self._held: list[Delivery] = []
@@ -175,17 +172,17 @@ class ReceivingLink(WantedLink[Receiver]):
     def _attached(self, link: Receiver) -> None:
         self._answered(link)
         self.rejoin(link)
-        self._was_up = True
         if not self._owner.stopped:
             link.flow(self._owner.window)
         self._owner.link_attached()
 
-    def _detached(self, link: Receiver, error: RemoteError | None) -> None:
+    def _detached(
+        self, link: Receiver, error: RemoteError | None, was_up: bool
+    ) -> None:
         self._drop_held()
         context = self._context
         self._answered(link)
         delay: float = context.options.link_retry_delay
-        was_up, self._was_up = self._was_up, False
         # Where a refusal ends the session, it may have been meant for another link.
         meant = self.alone or not context.bus.refusal_ends_session
         self.alone = not was_up

@@ -165,14 +165,15 @@ class Replies(WantedLink[Receiver]):
         self._top_up()
         self._ready()
 
-    def _detached(self, link: Receiver, error: RemoteError | None) -> None:
+    def _detached(
+        self, link: Receiver, error: RemoteError | None, was_up: bool
+    ) -> None:
         if self._context.watch is not None:
             self._context.watch.answered(link)
         reason = str(error) if error is not None else "no reason given"
         LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
         self.forget_declarations()
-        was_up = self.address is not None
         self._address_lost(self.refusal)
         if isinstance(error, SessionStalled):
             self._elsewhere()

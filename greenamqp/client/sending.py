@@ -70,7 +70,6 @@ class SendingLink(WantedLink[Sender]):
         "_replies",
         "_resting",
         "_settled_late",
-        "_was_up",
         "address",
         "destination",
         "last_used",
@@ -94,8 +93,6 @@ class SendingLink(WantedLink[Sender]):
         self.pending: collections.deque[Outgoing] = collections.deque()
         self.last_used = context.hub.now()
         self.refusal = ""
-        # Whether the link was up before it was detached.
-        self._was_up = False
         # Bytes that it takes in one message; 0: any number.
         self._limit = 0
         # Set while some of what is pending waits for somebody to be there.
@@ -377,11 +374,12 @@ class SendingLink(WantedLink[Sender]):
     def _attached(self, link: Sender) -> None:
         self._answered(link)
         self.refusal = ""
-        self._was_up = True
         self._limit = link.max_message_size
         self.send_pending()
 
-    def _detached(self, link: Sender, error: RemoteError | None) -> None:
+    def _detached(
+        self, link: Sender, error: RemoteError | None, was_up: bool
+    ) -> None:
         attaching = self._answered(link)
         reason = str(error) if error is not None else "the peer detached the link"
         self._context.notices.add(
@@ -395,7 +393,6 @@ class SendingLink(WantedLink[Sender]):
                 self.want()
             return
         self.forget_declarations()
-        was_up, self._was_up = self._was_up, False
         again = self._lost_outcomes(link, reason)
         permanent = error is not None and error.condition in _PERMANENT
         if not was_up and is_full(error) and self._make_room():
@@ -531,7 +528,6 @@ class SendingLink(WantedLink[Sender]):
     def connection_lost(self, reason: str) -> None:
         """The link went with the connection, or there was none: what may be sent
         when it is back waits on, within its retries."""
-        self._was_up = False
         # Where an outcome is missing still, nobody else is to wait with it.
         self.alone = self.destination in self._context.pursuits
         link = self.went_down()

@@ -87,6 +87,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         "_assumed",
         "_context",
         "_rest_timer",
+        "_was_up",
         "alone",
         "link",
         "node",
@@ -102,6 +103,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self._rest_timer: Timer | None = None
         # How often the declaration was begun anew.
         self._anew = 0
+        # Whether the link at hand was up; it may be DECLARING since.
+        self._was_up = False
         # Whether what its node needs is taken to be there, as it was before.
         self._assumed = False
 
@@ -133,7 +136,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         """The peer's Attach came."""
 
     @abc.abstractmethod
-    def _detached(self, link: L, error: RemoteError | None) -> None:
+    def _detached(self, link: L, error: RemoteError | None, was_up: bool) -> None:
         """The peer refused or detached it; ``link`` is None already."""
 
     def _declaring(self) -> None:
@@ -231,7 +234,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         """The link went with the connection; returns what there was."""
         if self.phase is not Phase.GONE:
             self._calm(Phase.WANTED)
-        self._assumed = False
+        self._assumed = self._was_up = False
         link, self.link = self.link, None
         return link
 
@@ -295,6 +298,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
             return
         if self.phase is Phase.ATTACHING:
             self.phase = Phase.UP
+        self._was_up = True
         self._attached(link)
 
     def _on_detached(self, link: L, error: RemoteError | None) -> None:
@@ -303,4 +307,5 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self.link = None
         if self.phase is not Phase.DECLARING:
             self._calm(Phase.WANTED)
-        self._detached(link, error)
+        was_up, self._was_up = self._was_up, False
+        self._detached(link, error, was_up)

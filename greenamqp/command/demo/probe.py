@@ -84,7 +84,7 @@ def connect(url: str) -> None:
         driver.hosts_of(parsed),
         options.of(parsed.conf, parsed),
         parsed.virtual_host or None,
-        lambda product: addressing.Bus(product).has_vhost_prefix,
+        addressing.has_vhost_prefix,
         owner,
     )
     goodbye = hub.waiter()
