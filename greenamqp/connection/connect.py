@@ -156,14 +156,7 @@ class Attempt:
     def _no_answer(self) -> None:
         """This address gets no more time."""
         self._step_timer = None
-        handshake, self._handshake = self._handshake, None
-        if handshake is None:
-            self._reason = os.strerror(errno.ETIMEDOUT)
-        else:
-            assert self._tls_stream is not None
-            self._reason = diagnosis.handshake_late(self._tls_stream.greeting)
-            self._tls_stream = None
-            handshake.cancel()
+        self._reason = self._leave_handshake() or os.strerror(errno.ETIMEDOUT)
         self._drop_socket()
         self._next_address()
 
@@ -210,14 +203,17 @@ class Attempt:
 
     def _timed_out(self) -> None:
         self._timer = None
+        self._finish(None, self._leave_handshake() or "no answer in time")
+
+    def _leave_handshake(self) -> str | None:
+        """Give up the handshake that is under way, if one is; returns why."""
         handshake, self._handshake = self._handshake, None
-        if handshake is None:
-            self._finish(None, "no answer in time")
-            return
-        assert self._tls_stream is not None
-        reason = diagnosis.handshake_late(self._tls_stream.greeting)
+        stream, self._tls_stream = self._tls_stream, None
+        if handshake is None or stream is None:
+            return None
+        reason = diagnosis.handshake_late(stream.greeting)
         handshake.cancel()
-        self._finish(None, reason)
+        return reason
 
     def _finish(self, stream: Stream | None, reason: str | None) -> None:
         done, self._done = self._done, None

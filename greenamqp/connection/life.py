@@ -316,7 +316,6 @@ class BusConnection:
             return
         if stream is None:
             text = f"cannot connect: {reason}"
-            self._avoided.pop(self._hosts.current, None)
             self._lost(diagnosis.as_lasting(reason or "", text))
             return
         if attempt is not None:

@@ -88,8 +88,6 @@ class Pump:
         self._watch: Watch | None = None
         self._timer: Timer | None = None
         self._armed: float | None = None
-        # When the hub will be found not to have run.
-        self._late = _NEVER
         self._blocked = False
         # When the engine was last told that time passes.
         self._ticked: float | None = None
@@ -193,8 +191,7 @@ class Pump:
         closed the connection: what is not written to it yet can go over another one,
         of what is written nobody knows what became.
         """
-        if self.hub.now() > self._late:
-            self._late = _NEVER
+        if self._due is not None and self.hub.now() > self._due + BEHIND:
             self._readable()
 
     def abort(self, reason: str) -> None:
@@ -317,7 +314,6 @@ class Pump:
 
     def _arm(self, deadline: float | None) -> None:
         self._armed = self._due = deadline
-        self._late = _NEVER if deadline is None else deadline + BEHIND
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
