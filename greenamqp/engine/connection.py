@@ -58,7 +58,7 @@ from greenamqp.engine.lifecycle import (
     ReceiverEvents,
     SenderEvents,
     Session,
-    link_of,
+    destroy_link,
     proton_link,
     remote_error,
     tell,
@@ -822,10 +822,7 @@ class Connection(ConnectionEvents):
         doomed, self._doomed = self._doomed, []
         for endpoint in doomed:
             if proton_link(endpoint) is not None:
-                link = link_of(endpoint)
-                endpoint.destroy()
-                if link is not None:
-                    link.released()
+                destroy_link(endpoint)
         ended, self.sessions_over = self.sessions_over, []
         for session in ended:
             session.release()
@@ -834,10 +831,9 @@ class Connection(ConnectionEvents):
         if session in self._sessions:
             self._sessions.remove(session)
         session.uncount()
-        for endpoint in session.endpoints:
-            link = link_of(endpoint)
-            if link is not None:
-                link.detached(error)
+        endpoints = session.endpoints
+        session.detach_all(error)
+        for endpoint in endpoints:
             # No detach will come for it any more.
             self.destroy_later(endpoint)
 
@@ -854,10 +850,7 @@ class Connection(ConnectionEvents):
         session.left = True
         if session in self._sessions:
             self._sessions.remove(session)
-        for endpoint in session.endpoints:
-            link = link_of(endpoint)
-            if link is not None:
-                link.detached(SessionStalled(reason))
+        session.detach_all(SessionStalled(reason))
 
     def refuse_link(self, link: Link, condition: str, description: str) -> None:
         """Detach a link whose peer broke a rule, and tell its user."""

@@ -30,6 +30,7 @@ from greenamqp.engine.sasl import (
     RESPONSE,
     SASL_HEADER,
     Broken,
+    GatedConnection,
     sasl_frame,
     sasl_offer,
     take_frame,
@@ -130,7 +131,7 @@ class ExternalLogin:
         self.reason = reason
 
 
-class ExternalConnection(Connection):
+class ExternalConnection(GatedConnection):
     """A client's end that logs in by EXTERNAL if the peer offers it, else as `sasl` has
     it beside that.  As :class:`Connection` otherwise."""
 
@@ -145,7 +146,6 @@ class ExternalConnection(Connection):
         super().__init__(container_id, handler, **options)
         self._login = sasl
         self._gate = ExternalLogin()
-        # What the gate has to say, which may outlast it.
         self._early = self._gate.output
 
     def open(self) -> None:
@@ -153,8 +153,8 @@ class ExternalConnection(Connection):
         how to log in."""
 
     @property
-    def _deciding(self) -> bool:
-        return self._gate.state in (LoginState.OFFER, LoginState.OUTCOME)
+    def _over(self) -> bool:
+        return self.ended
 
     @property
     def sasl_outcome(self) -> int | None:
@@ -170,18 +170,14 @@ class ExternalConnection(Connection):
 
     def receive_data(self, data: typing.Any, size: int) -> int:
         gate = self._gate
+        if not self._shut:
+            return super().receive_data(data, size)
         if gate.state is LoginState.FAILED:
             return 0
-        if not self._deciding:
-            return super().receive_data(data, size)
-        if isinstance(data, capi.ffi.CData):
-            given = bytes(capi.ffi.buffer(data, size))
-        else:
-            given = bytes(memoryview(data)[:size])
-        gate.receive(given)
+        gate.receive(self._given(data, size))
         if gate.state is LoginState.FAILED:
             self.fail(gate.reason)
-        elif not self._deciding:
+        elif gate.state in (LoginState.DONE, LoginState.LEFT):
             self._go_on()
         return size
 
@@ -198,6 +194,7 @@ class ExternalConnection(Connection):
             self._gate.state = LoginState.FAILED
             self.fail("amqp:unauthorized-access: the peer does not offer EXTERNAL")
             return
+        self._shut = False
         if left:
             self.log_in(self._login, " ".join(others))
         super().open()
@@ -205,46 +202,15 @@ class ExternalConnection(Connection):
             self._skip_header()
         rest = bytes(self._gate.input)
         self._gate.input.clear()
-        while rest:
-            taken = super().receive_data(rest, len(rest))
-            if taken == 0:
-                return  # it takes no more, and its failure will be reported
-            rest = rest[taken:]
+        self._feed(rest)
 
     def _skip_header(self) -> None:
         """The gate has sent the SASL header already."""
         size = len(SASL_HEADER)
         buffer = capi.ffi.new("char[]", size)
-        if super().data_to_send(buffer, size) == size:
+        if Connection.data_to_send(self, buffer, size) == size:
             if bytes(capi.ffi.buffer(buffer, size)) == SASL_HEADER:
-                super().data_sent(size)
-
-    def data_to_send(self, buffer: typing.Any, size: int) -> int:
-        if self._early:
-            size = min(size, len(self._early))
-            capi.ffi.memmove(buffer, bytes(self._early[:size]), size)
-            return size
-        if self._deciding or self._gate.state is LoginState.FAILED:
-            return 0
-        return super().data_to_send(buffer, size)
-
-    def data_sent(self, count: int) -> None:
-        if self._early:
-            del self._early[:count]
-        else:
-            super().data_sent(count)
-
-    @property
-    def closed(self) -> bool:
-        if self._deciding or self._gate.state is LoginState.FAILED:
-            return self.ended and not self._early
-        return super().closed
-
-    @property
-    def finished(self) -> bool:
-        if self._deciding or self._gate.state is LoginState.FAILED:
-            return self.ended and not self._early
-        return not self._early and super().finished
+                Connection.data_sent(self, size)
 
 
 def client_connection(

@@ -104,6 +104,13 @@ class Session(_SessionProxy):
         """pyngus's links in it."""
         return list(self._links)
 
+    def detach_all(self, error: RemoteError | None) -> None:
+        """Tell all links in it that they are detached."""
+        for endpoint in self.endpoints:
+            link = link_of(endpoint)
+            if link is not None:
+                link.detached(error)
+
     @property
     def empty(self) -> bool:
         """Whether no link is in it."""
@@ -247,10 +254,7 @@ class Lifecycle(pyngus.Connection):
         """Let go of all links; from now on nobody is told of anything."""
         self._handler = None
         for endpoint in [*self._sender_links.values(), *self._receiver_links.values()]:
-            link = link_of(endpoint)
-            if link is not None:
-                link.released()
-            endpoint.destroy()
+            destroy_link(endpoint)
 
     def _connection_failed(self, error: str = "unknown error") -> None:
         # pyngus logs here; the owner tells its handler, who knows host and reason.
@@ -273,41 +277,49 @@ def link_of(endpoint: typing.Any) -> typing.Any:
     return events.link if events is not None else None
 
 
+def destroy_link(endpoint: typing.Any) -> None:
+    """Let go of proton's link, and have the engine's do so."""
+    link = link_of(endpoint)
+    endpoint.destroy()
+    if link is not None:
+        link.released()
+
+
 class _LinkEvents:
+    """pyngus's callbacks of a link, turned into the engine's."""
+
     def __init__(self, link: LinkUser) -> None:
         self.link = link
 
-
-class SenderEvents(_LinkEvents, pyngus.SenderEventHandler):
-    """pyngus's callbacks of a link, turned into the engine's."""
-
-    def sender_active(self, endpoint: typing.Any) -> None:
+    def _active(self, endpoint: typing.Any) -> None:
         self.link.attached()
 
-    def sender_remote_closed(self, endpoint: typing.Any, condition: object) -> None:
+    def _remote_closed(self, endpoint: typing.Any, condition: object) -> None:
         self.link.detached(remote_error(condition))
 
-    def sender_closed(self, endpoint: typing.Any) -> None:
+    def _closed(self, endpoint: typing.Any) -> None:
         self.link.both_closed()
 
-    def sender_failed(self, endpoint: typing.Any, error: object) -> None:
+    def _failed(self, endpoint: typing.Any, error: object) -> None:
         self.link.detached(RemoteError("amqp:internal-error", str(error)))
+
+
+class SenderEvents(_LinkEvents, pyngus.SenderEventHandler):
+    """Of a link that sends."""
+
+    sender_active = _LinkEvents._active
+    sender_remote_closed = _LinkEvents._remote_closed
+    sender_closed = _LinkEvents._closed
+    sender_failed = _LinkEvents._failed
 
 
 class ReceiverEvents(_LinkEvents, pyngus.ReceiverEventHandler):
-    """As SenderEvents."""
+    """Of a link that receives."""
 
-    def receiver_active(self, endpoint: typing.Any) -> None:
-        self.link.attached()
-
-    def receiver_remote_closed(self, endpoint: typing.Any, condition: object) -> None:
-        self.link.detached(remote_error(condition))
-
-    def receiver_closed(self, endpoint: typing.Any) -> None:
-        self.link.both_closed()
-
-    def receiver_failed(self, endpoint: typing.Any, error: object) -> None:
-        self.link.detached(RemoteError("amqp:internal-error", str(error)))
+    receiver_active = _LinkEvents._active
+    receiver_remote_closed = _LinkEvents._remote_closed
+    receiver_closed = _LinkEvents._closed
+    receiver_failed = _LinkEvents._failed
 
 
 def remote_error(condition: typing.Any) -> RemoteError | None:

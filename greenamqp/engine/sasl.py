@@ -342,7 +342,66 @@ def _read(body: bytes) -> tuple[int, list[bytes | None]]:
     return code, fields
 
 
-class AcceptedConnection(Connection):
+class GatedConnection(Connection):
+    """An end whose SASL exchange is its own: while that goes on proton neither hears
+    nor says anything.
+
+    A subclass feeds the exchange, and has `_feed` take what comes after it.
+    """
+
+    #: What the exchange has to say, which may outlast it.
+    _early: bytearray
+    #: Whether proton neither hears nor says anything.
+    _shut = True
+
+    @property
+    def _over(self) -> bool:
+        """While it is shut: whether nothing will come of it any more."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _given(data: typing.Any, size: int) -> bytes:
+        """What `receive_data` was given."""
+        if isinstance(data, capi.ffi.CData):
+            return bytes(capi.ffi.buffer(data, size))
+        return bytes(memoryview(data)[:size])
+
+    def _feed(self, rest: bytes) -> None:
+        """What came with the end of the exchange, which the owner counts as taken."""
+        while rest:
+            taken = Connection.receive_data(self, rest, len(rest))
+            if taken == 0:
+                return  # it takes no more, and its failure will be reported
+            rest = rest[taken:]
+
+    def data_to_send(self, buffer: typing.Any, size: int) -> int:
+        if self._early:
+            size = min(size, len(self._early))
+            capi.ffi.memmove(buffer, bytes(self._early[:size]), size)
+            return size
+        return 0 if self._shut else super().data_to_send(buffer, size)
+
+    def data_sent(self, count: int) -> None:
+        if self._early:
+            del self._early[:count]
+        else:
+            super().data_sent(count)
+
+    @property
+    def closed(self) -> bool:
+        if self._shut:
+            # Who was turned away has nothing more to say that would be heard.
+            return self._over and not self._early
+        return super().closed
+
+    @property
+    def finished(self) -> bool:
+        if self._shut:
+            return self._over and not self._early
+        return not self._early and super().finished
+
+
+class AcceptedConnection(GatedConnection):
     """The server's end of a connection: a SASL exchange, then AMQP.
 
     Call ``open()`` at once; nothing of AMQP goes out before the peer is let in.  A
@@ -373,8 +432,12 @@ class AcceptedConnection(Connection):
         self.on_written: typing.Callable[[], None] | None = None
         #: the wire broke, as opposed to a rule of the protocol
         self.lost = False
-        self._gate: SaslServer | None = sasl
+        self._gate = sasl
         self._early = sasl.output
+
+    @property
+    def _over(self) -> bool:
+        return self._gate.state is SaslState.FAILED
 
     def open(self) -> None:
         if self._mirrors:
@@ -392,66 +455,29 @@ class AcceptedConnection(Connection):
             super().process(now)
 
     def receive_data(self, data: typing.Any, size: int) -> int:
-        gate = self._gate
-        if gate is None:
+        if not self._shut:
             return super().receive_data(data, size)
+        gate = self._gate
         if gate.state is SaslState.FAILED:
             return 0
-        if isinstance(data, capi.ffi.CData):
-            given = bytes(capi.ffi.buffer(data, size))
-        else:
-            given = bytes(memoryview(data)[:size])
-        rest = gate.receive(given)
+        rest = gate.receive(self._given(data, size))
         if gate.state is SaslState.FAILED:
             self.fail(gate.reason)
         elif gate.state is SaslState.DONE:
-            self._gate = None
+            self._shut = False
             self.user = gate.user
             self._feed(rest)
         return size
-
-    def _feed(self, rest: bytes) -> None:
-        """What came with the end of the exchange, which the owner counts as taken."""
-        while rest:
-            taken = super().receive_data(rest, len(rest))
-            if taken == 0:
-                return  # it takes no more, and its failure will be reported
-            rest = rest[taken:]
 
     def abort(self, reason: str) -> None:
         self.lost = True
         super().abort(reason)
 
     def data_to_send(self, buffer: typing.Any, size: int) -> int:
-        if self._early:
-            size = min(size, len(self._early))
-            capi.ffi.memmove(buffer, bytes(self._early[:size]), size)
-            return size
-        if self._gate is not None:
-            return 0
         pending = super().data_to_send(buffer, size)
-        if pending == 0:
+        if pending == 0 and not self._shut:
             self.unwritten = 0
             if self.on_written is not None:
                 on_written, self.on_written = self.on_written, None
                 on_written()
         return pending
-
-    def data_sent(self, count: int) -> None:
-        if self._early:
-            del self._early[:count]
-        else:
-            super().data_sent(count)
-
-    @property
-    def closed(self) -> bool:
-        if self._gate is None:
-            return super().closed
-        # Who was turned away has nothing more to say that would be heard.
-        return self._gate.state is SaslState.FAILED and not self._early
-
-    @property
-    def finished(self) -> bool:
-        if self._gate is None:
-            return not self._early and super().finished
-        return self._gate.state is SaslState.FAILED and not self._early
