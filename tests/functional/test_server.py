@@ -297,6 +297,19 @@ def test_one_that_blocks_all_its_workers(serve, client, unique):
     assert sorted(done.wait(90)) == list(range(90))
 
 
+def notifies(serve, server, transports, ready, topic):
+    """Starts the server; returns a notifier on `topic` once all is subscribed."""
+    server.listen(Target(topic=ready, server="s"), [Echo()])
+    serve(server)
+    caller = oslo_messaging.get_rpc_client(
+        transports(), Target(topic=ready), timeout=WAIT
+    )
+    caller.call({}, "echo", value=1)
+    return oslo_messaging.Notifier(
+        transports("notification"), "p", driver="messagingv2", topics=[topic]
+    )
+
+
 def test_batches_and_pools(serve, transports, unique):
     """Batches of notifications for two pools; each gets a copy of all."""
     topic, shared = unique(), Recorder()
@@ -310,18 +323,8 @@ def test_batches_and_pools(serve, transports, unique):
             )
 
     server = greenamqp.Server(transports("notification"), executor=serve.executor)
-    ready = unique("ready")
-    echo = Echo()
     prepare(server)
-    server.listen(Target(topic=ready, server="s"), [echo])
-    serve(server)
-    caller = oslo_messaging.get_rpc_client(
-        transports(), Target(topic=ready), timeout=WAIT
-    )
-    caller.call({}, "echo", value=1)  # now both are subscribed
-    notifier = oslo_messaging.Notifier(
-        transports("notification"), "p", driver="messagingv2", topics=[topic]
-    )
+    notifier = notifies(serve, server, transports, unique("ready"), topic)
     for number in range(25):
         notifier.info({}, f"event-{number}", {})
     shared.wait_for(
@@ -344,17 +347,8 @@ def test_a_consumer_pool_beside_a_target(serve, transports, unique):
             raise ValueError("on purpose")
 
     server = greenamqp.Server(transports("notification"), executor=serve.executor)
-    ready = unique("ready")
     server.join_consumer_pool(callback, "pool", f"{topic}.info", requeue_on_error=True)
-    server.listen(Target(topic=ready, server="s"), [Echo()])
-    serve(server)
-    caller = oslo_messaging.get_rpc_client(
-        transports(), Target(topic=ready), timeout=WAIT
-    )
-    caller.call({}, "echo", value=1)  # now both are subscribed
-    notifier = oslo_messaging.Notifier(
-        transports("notification"), "p", driver="messagingv2", topics=[topic]
-    )
+    notifier = notifies(serve, server, transports, unique("ready"), topic)
     for name in ("one", "two"):
         notifier.info({}, name, {})
     assert sorted(got.wait(4)) == ["one", "one", "two", "two"]

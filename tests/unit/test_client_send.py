@@ -451,19 +451,24 @@ def test_no_credit_is_nobody_there_on_a_router_alone(product, waits):
                 task.result()
 
 
+def outlasts_absence(s, task, waits, reason):
+    """What has no deadline waits on, or fails once nobody was there for long."""
+    s.world.advance(absence.ENDURANCE - 0.1)
+    assert not task.done
+    s.world.advance(11)
+    assert task.done is not waits
+    if not waits:
+        with pytest.raises(exceptions.MessageDeliveryFailure, match=reason):
+            task.result()
+
+
 @pytest.mark.parametrize("outcome, waits", [(RELEASED, False), (MODIFIED, True)])
 def test_what_is_given_back_where_nobody_is(outcome, waits):
     with fakes.setting() as s:
         s.up()
         s.peer.outcome = outcomes((outcome, {}))
         task = s.notify(timeout=None)
-        s.world.advance(absence.ENDURANCE - 0.1)
-        assert not task.done
-        s.world.advance(11)
-        assert task.done is not waits
-        if not waits:
-            with pytest.raises(exceptions.MessageDeliveryFailure, match="nobody"):
-                task.result()
+        outlasts_absence(s, task, waits, "nobody")
 
 
 @pytest.mark.parametrize(
@@ -472,13 +477,7 @@ def test_what_is_given_back_where_nobody_is(outcome, waits):
 def test_a_link_that_is_refused_because_there_is_no_such_place(condition, waits):
     with fakes.setting(network={"refuse": {ADDRESS: (condition, "no")}}) as s:
         task = s.notify(timeout=None)
-        s.world.advance(absence.ENDURANCE - 0.1)
-        assert not task.done
-        s.world.advance(11)
-        assert task.done is not waits
-        if not waits:
-            with pytest.raises(exceptions.MessageDeliveryFailure, match=condition):
-                task.result()
+        outlasts_absence(s, task, waits, condition)
 
 
 def test_an_outage_is_no_absence():
