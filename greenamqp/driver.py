@@ -21,12 +21,11 @@ from oslo_messaging import Target, TransportHost, exceptions
 from oslo_messaging._drivers import base
 
 from greenamqp import fork, hubs, options
-from greenamqp.addressing import Service
+from greenamqp.buses import BadMessage, Format, Service
 from greenamqp.client import Client, Destination
 from greenamqp.connection.failover import AMQP_PORT, AMQPS_PORT, Host
 from greenamqp.connection.security import Security
 from greenamqp.engine import Message
-from greenamqp.formats import BadMessage, Format
 from greenamqp.hubs import logs
 from greenamqp.listener import Incoming, Listener, RpcIncoming
 from greenamqp.policy import Policies, QueuePolicy

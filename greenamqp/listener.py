@@ -36,6 +36,7 @@ import typing
 
 from oslo_messaging._drivers import base
 
+from greenamqp.buses import BadMessage, Request
 from greenamqp.client import Client, Destination, ReceivingLink, Subscription, notices
 from greenamqp.engine import (
     ACCEPTED,
@@ -47,7 +48,6 @@ from greenamqp.engine import (
     Received,
     Receiver,
 )
-from greenamqp.formats import BadMessage, Request
 from greenamqp.hubs import Hub, Timer, Waiter, native
 
 LOG = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ not found, or has no place for by that name.
 
 from __future__ import annotations
 
-from greenamqp.addressing import Node
+from greenamqp.buses import Node
 from greenamqp.client.outgoing import Outgoing
 
 GRACE = 1.0

@@ -9,7 +9,8 @@ import logging
 import typing
 import uuid
 
-from greenamqp import addressing, interrupts
+from greenamqp import buses, interrupts
+from greenamqp.buses import Format
 from greenamqp.client import notices
 from greenamqp.client.context import Context
 from greenamqp.client.outgoing import Call, Compose, Destination, Outgoing, Reply
@@ -23,7 +24,6 @@ from greenamqp.connection.failover import Host
 from greenamqp.connection.life import BusConnection
 from greenamqp.connection.state import State
 from greenamqp.engine import Connection, Delivery
-from greenamqp.formats import Format
 from greenamqp.hubs import Hub, Timer, Waiter, logs
 from greenamqp.policy import Policies
 
@@ -68,7 +68,7 @@ class Client:
         self.hub = hub
         self.options = options
         self.connection = BusConnection(
-            hub, hosts, options, virtual_host, addressing.has_vhost_prefix, self
+            hub, hosts, options, virtual_host, buses.has_vhost_prefix, self
         )
         self.context = Context(hub, options, self.connection)
         self.notices = self.context.notices
@@ -308,7 +308,7 @@ class Client:
 
     def subscribe(
         self,
-        sources: typing.Callable[[addressing.Addresser], list[addressing.Node]],
+        sources: typing.Callable[[buses.Addresser], list[buses.Node]],
         window: int,
         on_message: typing.Callable[[ReceivingLink, Delivery, memoryview], None],
     ) -> Subscription:
@@ -522,12 +522,12 @@ class Client:
             self.connection_lost("the connection was lost")
         self._down = False
         properties = engine.remote_properties
-        context.bus = addressing.Bus(
+        context.bus = buses.identify(
             product=str(properties.get("product", "")),
             version=str(properties.get("version", "")),
             capabilities=engine.remote_offered_capabilities,
         )
-        addresser = addressing.choose(
+        addresser = buses.choose(
             self.options,
             self._default_exchange,
             self._virtual_host if self.options.pseudo_vhost else None,

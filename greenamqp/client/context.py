@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import typing
 
-from greenamqp import addressing
+from greenamqp import buses
+from greenamqp.buses import Declaration, Management
 from greenamqp.client.notices import Notices
 from greenamqp.client.pursuit import Pursuits
 from greenamqp.client.turns import Turns
@@ -13,7 +14,6 @@ from greenamqp.client.watch import Watch
 from greenamqp.connection.life import BusConnection, CannotConnect
 from greenamqp.engine import Connection
 from greenamqp.hubs import Hub
-from greenamqp.management import Declaration, Management
 
 # Prefix of the names of links, as the predecessor's: operators know them.
 LINK_NAME = "openstack.org/om"
@@ -44,14 +44,14 @@ class Context:
         self.flush_soon = connection.flush_soon
         self.flush_late = connection.flush_late
         self.notices = Notices(hub)
-        self.format = addressing.likely_format(options)
-        self.bus = addressing.Bus()
+        self.format = buses.likely_format(options)
+        self.bus = buses.identify()
         self.turns = Turns()
         self.pursuits = Pursuits()
         self.declared: set[Declaration] = set()
         self.closed = False
         self.engine: Connection | None = None
-        self.addresser: addressing.Addresser | None = None
+        self.addresser: buses.Addresser | None = None
         self.management: Management | None = None
         self.watch: Watch | None = None
 

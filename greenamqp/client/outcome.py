@@ -26,7 +26,7 @@ from __future__ import annotations
 import enum
 import typing
 
-from greenamqp.addressing import Bus, Node
+from greenamqp.buses import Bus, Node
 from greenamqp.engine import MODIFIED, REJECTED, RELEASED, RemoteError
 
 

@@ -7,9 +7,9 @@ import typing
 
 from oslo_messaging import Target, exceptions
 
-from greenamqp import addressing
+from greenamqp import buses
+from greenamqp.buses import Format
 from greenamqp.engine import Message
-from greenamqp.formats import Format
 from greenamqp.hubs import Waiter
 
 #: Makes the message in a format.  What cannot be serialised is raised to the sender,
@@ -25,11 +25,11 @@ class Destination(typing.NamedTuple):
     topic: str | None
     server: str | None
     fanout: bool
-    service: addressing.Service
+    service: buses.Service
     address: str | None = None
 
     @classmethod
-    def of(cls, target: Target, service: addressing.Service) -> Destination:
+    def of(cls, target: Target, service: buses.Service) -> Destination:
         """The destination of what is sent to `target`."""
         return cls(
             target.exchange, target.topic, target.server, bool(target.fanout), service
@@ -38,9 +38,9 @@ class Destination(typing.NamedTuple):
     @classmethod
     def reply(cls, address: str) -> Destination:
         """The destination of replies to `address`."""
-        return cls(None, None, None, False, addressing.Service.RPC, address)
+        return cls(None, None, None, False, buses.Service.RPC, address)
 
-    def node(self, addresser: addressing.Addresser) -> addressing.Node:
+    def node(self, addresser: buses.Addresser) -> buses.Node:
         """As the bus at hand names it.
 
         :raises NotImplementedError: if the bus cannot keep the policy asked for
@@ -74,7 +74,7 @@ class Reply(typing.NamedTuple):
     content: typing.Any
 
     def result(self, allowed_modules: list[str]) -> typing.Any:
-        """As :meth:`greenamqp.formats.Format.result`."""
+        """As :meth:`greenamqp.buses.Format.result`."""
         return self.format.result(self.content, allowed_modules)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import typing
 import uuid
 
-from greenamqp.addressing import Node
+from greenamqp.buses import Node, Refused
 from greenamqp.client import notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.wanted import FIRST_PAUSE, Phase, WantedLink, is_full
@@ -23,7 +23,6 @@ from greenamqp.engine import (
     Terminus,
 )
 from greenamqp.hubs import Timer
-from greenamqp.management import Refused
 
 # Acknowledgements that may wait for more of them, in parts of a window.
 HELD_SHARE = 4

@@ -7,6 +7,7 @@ import logging
 import typing
 import uuid
 
+from greenamqp.buses import BadMessage, Refused
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outgoing import Call, Reply
 from greenamqp.client.wanted import FIRST_PAUSE, WantedLink, is_full
@@ -19,8 +20,6 @@ from greenamqp.engine import (
     RemoteError,
     SessionStalled,
 )
-from greenamqp.formats import BadMessage
-from greenamqp.management import Refused
 
 # One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.client")

@@ -7,6 +7,7 @@ import collections
 import typing
 import uuid
 
+from greenamqp.buses import Refused
 from greenamqp.client import absence, notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outcome import Verdict, judge
@@ -23,7 +24,6 @@ from greenamqp.engine import (
     Terminus,
 )
 from greenamqp.hubs import Timer
-from greenamqp.management import Refused
 
 # A message that the peer released is sent again after this pause, twice as long each
 # further time up to the option link_retry_delay.  A mesh of routers takes up to a

@@ -12,7 +12,7 @@ import typing
 
 from oslo_messaging.exceptions import MessageDeliveryFailure
 
-from greenamqp import addressing
+from greenamqp import buses
 from greenamqp.client.context import Context
 from greenamqp.client.receiving import ReceivingLink
 from greenamqp.engine import Delivery
@@ -39,7 +39,7 @@ class Subscription:
     def __init__(
         self,
         room: Room,
-        sources: typing.Callable[[addressing.Addresser], list[addressing.Node]],
+        sources: typing.Callable[[buses.Addresser], list[buses.Node]],
         window: int,
         on_message: typing.Callable[[ReceivingLink, Delivery, memoryview], None],
     ) -> None:

@@ -33,11 +33,10 @@ import abc
 import enum
 import typing
 
-from greenamqp.addressing import Node
+from greenamqp.buses import Node, Refused
 from greenamqp.client.context import Context
 from greenamqp.engine import LocalProtocolError, Receiver, RemoteError, Sender
 from greenamqp.hubs import Timer
-from greenamqp.management import Refused
 
 # How often a declaration is begun anew without a pause because a part of it went: an
 # exchange of RabbitMQ's that removes itself goes with its last queue, also between its

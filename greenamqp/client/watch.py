@@ -5,7 +5,7 @@ RabbitMQ works on the frames of a session one after another.  Where one of them 
 for a queue that does not answer, because its node is gone or it has no leader, all
 other links of that session wait with it, for more than a minute.  So where something
 that was asked for in a session is not answered for
-:attr:`greenamqp.addressing.Bus.patience` seconds, the session is left: its links are
+:attr:`greenamqp.buses.Bus.patience` seconds, the session is left: its links are
 detached, and go on in others.  Which of them was at fault is not known; each that
 waited for something has a session of its own from then on, until it has got an answer.
 If that does not help a link that sends, the connection is left: see `pursuit`.
@@ -23,10 +23,10 @@ from __future__ import annotations
 import logging
 import typing
 
+from greenamqp.buses import Management
 from greenamqp.client.pursuit import Pursuits
 from greenamqp.engine import Connection, Link, Sender
 from greenamqp.hubs import Hub, Timer
-from greenamqp.management import Management
 
 # One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.client")

@@ -13,7 +13,7 @@ from oslo_messaging import Target, exceptions
 from proton import Message
 from proton.utils import BlockingConnection
 
-from greenamqp.addressing.broker_j import DEAD_LETTERS
+from greenamqp.buses.broker_j import DEAD_LETTERS
 from greenamqp.driver import set_queue_policy
 from greenamqp.policy import QueuePolicy
 from tests.functional.certificates import Authority

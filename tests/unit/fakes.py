@@ -22,7 +22,7 @@ from oslo_messaging import Target
 
 from greenamqp import hubs
 from greenamqp import options as driver_options
-from greenamqp.addressing import Service
+from greenamqp.buses import Service
 from greenamqp.client import Client, Destination
 from greenamqp.connection import connect
 from greenamqp.connection.failover import Host

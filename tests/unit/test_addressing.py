@@ -10,21 +10,21 @@ import re
 import pytest
 from oslo_messaging import Target
 
-from greenamqp import addressing
-from greenamqp.addressing import Bus, Service
-from greenamqp.addressing.base import join
+from greenamqp import buses
+from greenamqp.buses import Service, identify
+from greenamqp.buses.base import join
+from greenamqp.buses.rabbitmq import management as rabbitmq
 from greenamqp.engine import DURABLE, EXPIRE_NEVER
-from greenamqp.management import rabbitmq
 from tests.unit import fakes
 
 TABLE = json.loads(pathlib.Path(__file__).with_name("addresses.json").read_text())
-QPIDD = Bus("qpid-cpp")
-ROUTER = Bus("qpid-dispatch-router", "1.19.0")
-OWN = Bus("greenamqp")
+QPIDD = identify("qpid-cpp")
+ROUTER = identify("qpid-dispatch-router", "1.19.0")
+OWN = identify("greenamqp")
 
 
 def addresser(bus=QPIDD, vhost=None, default_exchange="openstack", **options):
-    return addressing.choose(fakes.options(**options), default_exchange, vhost, bus)
+    return buses.choose(fakes.options(**options), default_exchange, vhost, bus)
 
 
 def addresses(nodes):
@@ -46,11 +46,11 @@ def addresses(nodes):
     ),
 )
 def test_addresses_are_the_predecessors(group):
-    made = addressing.choose(
+    made = buses.choose(
         fakes.options(addressing_mode=group["mode"], **group["options"]),
         group["default_exchange"],
         group["vhost"],
-        Bus(group["product"] or ""),
+        identify(group["product"] or ""),
     )
     assert group["addresses"]
     for exchange, topic, server, fanout, rpc, notify in group["addresses"]:
@@ -163,7 +163,7 @@ def test_pools_of_different_exchanges_do_not_share_a_queue():
     assert len(queues) == 2
 
 
-@pytest.mark.parametrize("bus", [QPIDD, ROUTER, Bus()], ids=str)
+@pytest.mark.parametrize("bus", [QPIDD, ROUTER, identify()], ids=str)
 def test_a_pool_where_the_bus_has_none(bus):
     with pytest.raises(NotImplementedError, match="pool 'metering'") as caught:
         addresser(bus).notification_sources([Target(topic="t")], "metering")
@@ -175,7 +175,12 @@ def test_a_pool_where_the_bus_has_none(bus):
 
 @pytest.mark.parametrize(
     "bus, router",
-    [(QPIDD, False), (ROUTER, True), (Bus("skupper-router"), True), (Bus(), False)],
+    [
+        (QPIDD, False),
+        (ROUTER, True),
+        (identify("skupper-router"), True),
+        (identify(), False),
+    ],
     ids=str,
 )
 def test_which_bus_is_a_router(bus, router):
@@ -185,9 +190,9 @@ def test_which_bus_is_a_router(bus, router):
 @pytest.mark.parametrize(
     "bus, text",
     [
-        (Bus(), "of unknown product"),
-        (Bus("a"), "a"),
-        (Bus("a", "1"), "a 1"),
+        (identify(), "of unknown product"),
+        (identify("a"), "a"),
+        (identify("a", "1"), "a 1"),
     ],
 )
 def test_a_bus_names_itself(bus, text):
@@ -204,7 +209,7 @@ def test_join(parts, joined):
 
 # -- RabbitMQ before 4.0
 
-RABBITMQ_3 = Bus("RabbitMQ", "3.10.8")
+RABBITMQ_3 = identify("RabbitMQ", "3.10.8")
 
 
 def test_rabbitmq_3_makes_queues_by_attaches_all_with_one_durability():
@@ -250,13 +255,16 @@ def test_rabbitmq_3_refuses_pools_and_advises_a_policy_for_its_own_names():
 
 def test_only_buses_that_want_something_done_give_advice():
     assert addresser(QPIDD).advice is addresser(ROUTER).advice is None
-    assert addresser(Bus("RabbitMQ", "4.0.5")).advice is None
+    assert addresser(identify("RabbitMQ", "4.0.5")).advice is None
 
 
 @pytest.mark.parametrize("mode", ["rabbit", "declared"])
 def test_who_declares_asks_in_the_dialect_of_the_bus(mode):
-    family = addressing.choose(
-        fakes.options(addressing_mode=mode), "openstack", None, Bus("RabbitMQ", "4.0.5")
+    family = buses.choose(
+        fakes.options(addressing_mode=mode),
+        "openstack",
+        None,
+        identify("RabbitMQ", "4.0.5"),
     )
     assert family.reply_source("u").declarations
     assert family.dialect is rabbitmq.Management

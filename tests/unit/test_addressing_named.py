@@ -6,14 +6,14 @@ import itertools
 import pytest
 from oslo_messaging import Target
 
-from greenamqp import addressing
-from greenamqp.addressing import Bus, Service
-from greenamqp.addressing.broker_j import DEAD_LETTERS
+from greenamqp import buses
+from greenamqp.buses import Service, identify
+from greenamqp.buses.broker_j import DEAD_LETTERS
 from greenamqp.policy import Policies, QueuePolicy
 from tests.unit import fakes
 
-ARTEMIS = Bus("apache-activemq-artemis", "2.56.0")
-BROKER_J = Bus("Apache Qpid Broker-J Core", "9.2.1")
+ARTEMIS = identify("apache-activemq-artemis", "2.56.0")
+BROKER_J = identify("Apache Qpid Broker-J Core", "9.2.1")
 RPC = "openstack.org.om.rpc"
 NOTIFY = "openstack.org.om.notify"
 
@@ -21,7 +21,7 @@ both = pytest.mark.parametrize("bus", [ARTEMIS, BROKER_J], ids=str)
 
 
 def addresser(bus, vhost=None, policies=None, **options):
-    return addressing.choose(
+    return buses.choose(
         fakes.options(**options), "openstack", vhost, bus, policies
     )
 

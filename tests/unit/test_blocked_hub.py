@@ -10,7 +10,7 @@ import time
 import pytest
 from oslo_messaging import Target
 
-from greenamqp.addressing import Service
+from greenamqp.buses import Service
 from greenamqp.client import Destination
 from greenamqp.connection.guard import GUARD
 from greenamqp.connection.pump import Pump

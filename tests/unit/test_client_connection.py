@@ -10,7 +10,7 @@ import pytest
 from greenlet import GreenletExit
 from oslo_messaging import exceptions
 
-from greenamqp.addressing import Node
+from greenamqp.buses import Node
 from greenamqp.client import Destination
 from greenamqp.connection import life
 from greenamqp.connection.failover import Host

@@ -5,16 +5,15 @@ import itertools
 
 import pytest
 
-from greenamqp.addressing import Bus, Node
+from greenamqp.buses import Declaration, Node, identify
 from greenamqp.client.outcome import Verdict, judge
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED, RemoteError
-from greenamqp.management import Declaration
 
 DECLARED = Node(declarations=(Declaration("queue q"),))
 UNHEARD = Node(may_be_unheard=True)
 SAYS_ABSENT = Node(rejects_absent=True)
-BUS = Bus("qpid-cpp")
-RABBITMQ = Bus("RabbitMQ", "4.0.5")
+BUS = identify("qpid-cpp")
+RABBITMQ = identify("RabbitMQ", "4.0.5")
 NOT_FOUND = RemoteError("amqp:not-found", "no such queue")
 FULL = RemoteError("amqp:resource-limit-exceeded", "full")
 UNAVAILABLE = RemoteError("amqp:precondition-failed", "queue is unavailable")

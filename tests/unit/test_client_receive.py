@@ -4,7 +4,7 @@
 import pytest
 from oslo_messaging import Target
 
-from greenamqp.addressing import Node
+from greenamqp.buses import Node
 from greenamqp.client.wanted import FIRST_PAUSE
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED, Message, capi

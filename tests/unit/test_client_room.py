@@ -4,12 +4,12 @@
 import pytest
 from oslo_messaging import Target
 
+from greenamqp.buses import PREDECESSOR
 from greenamqp.client import Destination, subscription
 from greenamqp.client.turns import MAX_DOUBTFUL
 from greenamqp.connection import life
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, Message
-from greenamqp.formats import PREDECESSOR
 from tests.unit import fakes
 from tests.unit.test_client_receive import Consumer
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 from oslo_messaging import Target, exceptions
 
-from greenamqp.addressing import Node, Service
+from greenamqp.buses import Node, Service
 from greenamqp.client import Destination, absence, client
 from greenamqp.client.sending import LONGEST_ROUTER_PAUSE
 from greenamqp.connection.state import State

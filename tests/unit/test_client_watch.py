@@ -8,7 +8,7 @@ The peer says that it is a RabbitMQ, and has the addresses of the predecessor.
 import pytest
 from oslo_messaging import Target, exceptions
 
-from greenamqp.addressing import Bus
+from greenamqp.buses import identify
 from greenamqp.client import Destination
 from greenamqp.client.pursuit import FORGOTTEN_AFTER, LONGEST, Pursuits
 from greenamqp.connection.failover import Host
@@ -17,7 +17,7 @@ from greenamqp.engine import ACCEPTED, Message, Sender
 from tests.unit import fakes
 from tests.unit.test_client_receive import Consumer
 
-PATIENCE = Bus("RabbitMQ").patience
+PATIENCE = identify("RabbitMQ").patience
 #: By then it was noticed.
 NOTICED = 1.5 * PATIENCE + 0.1
 
@@ -48,8 +48,8 @@ def received(s, body):
 
 
 def test_only_where_a_bus_has_to_answer():
-    assert Bus("qpid-dispatch-router").patience is None
-    assert Bus("greenamqp").patience is None
+    assert identify("qpid-dispatch-router").patience is None
+    assert identify("greenamqp").patience is None
     with fakes.setting() as s:
         s.up()
         deaf_to(s, "bad")

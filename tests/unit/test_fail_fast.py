@@ -4,13 +4,13 @@
 import pytest
 from oslo_messaging import Target, exceptions
 
+from greenamqp.buses import Refused
 from greenamqp.connection.diagnosis import Lasting
 from greenamqp.connection.failover import Host
 from greenamqp.connection.life import CannotConnect
 from greenamqp.connection.state import State
 from greenamqp.engine import RemoteError
 from greenamqp.engine.sasl import SaslServer
-from greenamqp.management import Refused
 from tests.unit import fakes
 
 WRONG = "amqp://nova:wrong@bus:5672/"

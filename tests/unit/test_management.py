@@ -4,11 +4,11 @@
 import pytest
 from oslo_messaging import Target, exceptions
 
-from greenamqp import addressing
-from greenamqp.addressing import Bus, Service
+from greenamqp import buses
+from greenamqp.buses import Service, identify
+from greenamqp.buses.rabbitmq.management import Management, binding, exchange, queue
 from greenamqp.client.wanted import DECLARED_ANEW, KNOWN_PATIENCE
 from greenamqp.engine import ACCEPTED, Connection, Message
-from greenamqp.management.rabbitmq import Management, binding, exchange, queue
 from greenamqp.policy import Policies, QueuePolicy
 from tests.unit import fakes
 from tests.unit.wire import Recorder, Wire
@@ -16,8 +16,12 @@ from tests.unit.wire import Recorder, Wire
 
 def addresser(version="4.0.5", policies=None, **options):
     options.setdefault("addressing_mode", "declared")
-    return addressing.choose(
-        fakes.options(**options), "openstack", "v", Bus("RabbitMQ", version), policies
+    return buses.choose(
+        fakes.options(**options),
+        "openstack",
+        "v",
+        identify("RabbitMQ", version),
+        policies,
     )
 
 
@@ -93,7 +97,7 @@ def test_before_4_it_says_what_is_needed(version, mode):
 
 @pytest.mark.parametrize("product", ["", "qpid-cpp", "qpid-dispatch-router"])
 def test_other_buses_are_told_of_no_declarations(product):
-    family = addressing.choose(fakes.options(), None, None, Bus(product))
+    family = buses.choose(fakes.options(), None, None, identify(product))
     for node in family.rpc_sources(Target(topic="t", server="s"), "u"):
         assert node.declarations == () and node.remove is None
     assert family.reply_source("u").dynamic

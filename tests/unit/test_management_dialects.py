@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from greenamqp.buses import artemis, broker_j
 from greenamqp.engine import Connection, Message
-from greenamqp.management import artemis, broker_j
 from tests.unit.wire import Recorder, Wire
 
 

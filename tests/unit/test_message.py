@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from oslo_messaging._drivers import common
 from oslo_serialization import jsonutils
 
+from greenamqp.buses import PREDECESSOR, BadMessage
+from greenamqp.buses.format import dumps, loads
 from greenamqp.engine import Received
-from greenamqp.formats import PREDECESSOR, BadMessage
-from greenamqp.formats.base import dumps, loads
 
 Point = collections.namedtuple("Point", "x y")
 

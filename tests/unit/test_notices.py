@@ -6,7 +6,7 @@ import logging
 import pytest
 from oslo_messaging import Target
 
-from greenamqp.addressing import Node, Service
+from greenamqp.buses import Node, Service
 from greenamqp.client import Destination, notices
 from greenamqp.connection.state import State
 from greenamqp.engine import Message

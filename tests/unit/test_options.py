@@ -16,7 +16,7 @@ from oslo_config import cfg
 from oslo_messaging import Target, exceptions
 
 import greenamqp.hubs
-from greenamqp import addressing, options
+from greenamqp import buses, options
 from greenamqp.connection.pump import Pump
 from greenamqp.connection.security import Security
 from greenamqp.engine import RELEASED, Message
@@ -728,8 +728,8 @@ def test_rpc_cast_ttl(ttl):
 def test_queues_of_rabbitmq(name, value, which, argument):
     """As what a queue is declared that lasts, and one for replies."""
     with fakes.driver(addressing_mode="declared", **{name: value}) as s:
-        bus = addressing.Bus(product="RabbitMQ", version="4.0.5")
-        addresser = addressing.choose(s.driver._options, "openstack", None, bus)
+        bus = buses.identify(product="RabbitMQ", version="4.0.5")
+        addresser = buses.choose(s.driver._options, "openstack", None, bus)
         nodes = [
             addresser.reply_source("unique"),
             *addresser.rpc_sources(Target(topic="t", server="s"), "unique"),

@@ -10,15 +10,14 @@ from oslo_config import cfg
 from oslo_messaging import Target
 from oslo_messaging._drivers import amqp, amqpdriver, impl_rabbit
 
-from greenamqp import addressing
-from greenamqp.addressing import Bus, Service
-from greenamqp.formats import PREDECESSOR, RABBIT
-from greenamqp.management import rabbitmq
+from greenamqp import buses
+from greenamqp.buses import PREDECESSOR, RABBIT, Service, identify
+from greenamqp.buses.rabbitmq import management as rabbitmq
 from greenamqp.options import RABBIT_GROUP, RABBIT_NAMES, RabbitOptions
 from greenamqp.policy import Policies, QueuePolicy
 from tests.unit import fakes
 
-BUS = Bus("RabbitMQ", "4.0.5")
+BUS = identify("RabbitMQ", "4.0.5")
 
 
 def conf(**overrides):
@@ -31,7 +30,7 @@ def conf(**overrides):
 
 
 def ours(configuration, default_exchange="openstack"):
-    return addressing.choose(
+    return buses.choose(
         configuration.oslo_messaging_amqp,
         default_exchange,
         "vhost",
@@ -307,7 +306,7 @@ def test_every_property_that_an_option_decides_on_names_it():
 def test_a_policy_comes_on_top():
     policies = Policies()
     policies.set(Target(topic="t"), QueuePolicy(1, 2, 3))
-    family = addressing.choose(fakes.options(), None, None, BUS, policies)
+    family = buses.choose(fakes.options(), None, None, BUS, policies)
     (source,) = family.notification_sources([Target(topic="t.info")], None)
     assert dict(source.declarations[1].arguments) == {
         "x-expires": 1000,
@@ -325,11 +324,11 @@ def test_a_policy_comes_on_top():
 
 
 def test_it_is_the_default_on_rabbitmq_4():
-    assert addressing.choose(fakes.options(), None, None, BUS).format is RABBIT
+    assert buses.choose(fakes.options(), None, None, BUS).format is RABBIT
     declared = fakes.options(addressing_mode="declared")
-    assert addressing.choose(declared, None, None, BUS).format is PREDECESSOR
-    for bus in (Bus(), Bus("qpid-dispatch-router")):
-        assert addressing.choose(fakes.options(), None, None, bus).format is PREDECESSOR
+    assert buses.choose(declared, None, None, BUS).format is PREDECESSOR
+    for bus in (identify(), identify("qpid-dispatch-router")):
+        assert buses.choose(fakes.options(), None, None, bus).format is PREDECESSOR
 
 
 def test_it_asks_in_the_way_of_rabbitmq():
@@ -343,7 +342,7 @@ def test_what_is_likely_before_a_bus_is_known():
         ("declared", PREDECESSOR),
     ):
         options = fakes.options(addressing_mode=mode)
-        assert addressing.likely_format(options) is format
+        assert buses.likely_format(options) is format
 
 
 def test_options_of_the_group_that_no_driver_has_registered(tmp_path):
@@ -362,7 +361,7 @@ def test_a_value_that_makes_no_sense_is_told_to_who_asks(tmp_path):
     path.write_text(f"[{RABBIT_GROUP}]\nrabbit_transient_queues_ttl = long\n")
     configuration = cfg.ConfigOpts()
     configuration(["--config-file", str(path)], default_config_dirs=[])
-    family = addressing.choose(
+    family = buses.choose(
         fakes.options(),
         None,
         None,

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oslo_messaging._drivers import amqp, amqpdriver, impl_rabbit
 
+from greenamqp.buses import PREDECESSOR, RABBIT, BadMessage
+from greenamqp.buses.format import MAX_SECONDS
 from greenamqp.engine import Received
-from greenamqp.formats import PREDECESSOR, RABBIT, BadMessage
-from greenamqp.formats.base import MAX_SECONDS
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

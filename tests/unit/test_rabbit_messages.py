@@ -12,10 +12,10 @@ import oslo_messaging
 import pytest
 from oslo_messaging import exceptions
 
-from greenamqp.addressing.base import Node
-from greenamqp.addressing.legacy import LegacyAddresser
+from greenamqp.buses import PREDECESSOR, RABBIT
+from greenamqp.buses.base import Node
+from greenamqp.buses.qpidd import LegacyAddresser
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED, Message
-from greenamqp.formats import PREDECESSOR, RABBIT
 from greenamqp.listener import REMEMBERED
 from tests.unit import fakes
 

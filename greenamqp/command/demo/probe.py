@@ -12,7 +12,7 @@ import urllib.parse
 import oslo_messaging
 from oslo_config import cfg
 
-from greenamqp import addressing, driver, hubs, options
+from greenamqp import buses, driver, hubs, options
 from greenamqp.connection.life import BusConnection
 from greenamqp.hubs import Waiter
 
@@ -84,7 +84,7 @@ def connect(url: str) -> None:
         driver.hosts_of(parsed),
         options.of(parsed.conf, parsed),
         parsed.virtual_host or None,
-        addressing.has_vhost_prefix,
+        buses.has_vhost_prefix,
         owner,
     )
     goodbye = hub.waiter()

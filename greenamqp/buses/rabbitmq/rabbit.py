@@ -17,7 +17,7 @@ differs is refused, with the option that would make it agree.
 
 Who sends declares the exchange, and who notifies the queue as well: nothing is lost
 before the first listener comes.  All is sent over the anonymous terminus, see
-:mod:`greenamqp.addressing.declared`.
+:mod:`greenamqp.buses.rabbitmq.declared`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,22 @@ import typing
 from oslo_config import cfg
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Addresser, Node, Service
-from greenamqp.addressing.declared import (
+from greenamqp.buses.base import Addresser, Node, Service
+from greenamqp.buses.rabbitmq.declared import (
+    DeclaredAddresser,
     exchange_address,
     policy_arguments,
     queue_address,
 )
+from greenamqp.buses.rabbitmq.format import RABBIT
+from greenamqp.buses.rabbitmq.management import (
+    Declaration,
+    Management,
+    binding,
+    exchange,
+    queue,
+)
 from greenamqp.engine import source_filter
-from greenamqp.formats import RABBIT
-from greenamqp.management import Declaration, binding, exchange, queue, rabbitmq
 from greenamqp.options import RABBIT_GROUP, RabbitOptions
 
 # The exchange where neither target nor control_exchange name one.
@@ -77,7 +84,9 @@ class RabbitAddresser(Addresser):
     """See the module."""
 
     format = RABBIT
-    dialect = rabbitmq.Management
+    dialect = Management
+    since = DeclaredAddresser.since
+    has_virtual_hosts = True
 
     def _configure(self, options: typing.Any) -> None:
         # Why nothing can be declared: who sends or listens is told.

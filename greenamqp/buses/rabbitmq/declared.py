@@ -25,16 +25,16 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Addresser, Node, Service
-from greenamqp.addressing.routable import RoutableAddresser
-from greenamqp.management import rabbitmq
-from greenamqp.management.rabbitmq import (
+from greenamqp.buses.base import Addresser, Node, Service
+from greenamqp.buses.rabbitmq.management import (
     Declaration,
+    Management,
     binding,
     exchange,
     queue,
     quote,
 )
+from greenamqp.buses.routers import RoutableAddresser
 from greenamqp.policy import QueuePolicy
 
 
@@ -60,10 +60,10 @@ def policy_arguments(policy: QueuePolicy) -> dict[str, typing.Any]:
 class DeclaredAddresser(RoutableAddresser):
     """See the module."""
 
-    #: The first version that has requests to declare things.
-    SINCE = 4
-
-    dialect = rabbitmq.Management
+    # The first version that has requests to declare things.
+    since = 4
+    has_virtual_hosts = True
+    dialect = Management
 
     def _configure(self, options: typing.Any) -> None:
         super()._configure(options)
@@ -167,7 +167,7 @@ class TooOld(Addresser):
     def _refuse(self) -> NotImplementedError:
         return NotImplementedError(
             f"{self._bus} cannot be told over AMQP 1.0 which queues there are to be: "
-            f"this addressing_mode needs RabbitMQ {DeclaredAddresser.SINCE}.0 or newer "
+            f"this addressing_mode needs RabbitMQ {DeclaredAddresser.since}.0 or newer "
             "(dynamic chooses one that works)"
         )
 

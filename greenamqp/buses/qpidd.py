@@ -14,7 +14,7 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Addresser, Service, join
+from greenamqp.buses.base import Addresser, Bus, Service, join
 
 
 class LegacyAddresser(Addresser):
@@ -37,3 +37,12 @@ class LegacyAddresser(Addresser):
 
     def anycast(self, target: Target, service: Service) -> str:
         return self._address(self._anycast, target, None)
+
+
+class Qpidd(Bus):
+    """qpidd, and whatever does not say who it is, as an old one does not."""
+
+    PRODUCT = "qpid-cpp"
+
+    def family(self) -> type[Addresser]:
+        return LegacyAddresser

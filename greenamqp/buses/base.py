@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every family of addresses provides."""
+"""What every bus has: who it is, nodes, and a family of addresses that makes them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import typing
 
 from oslo_messaging import Target
 
+from greenamqp.buses.format import Format
+from greenamqp.buses.management import Declarations, Management
+from greenamqp.buses.predecessor import PREDECESSOR
 from greenamqp.engine import EXPIRE_NEVER, RemoteError, Terminus
-from greenamqp.formats import PREDECESSOR, Format
-from greenamqp.management import Declarations, Management
 from greenamqp.policy import Policies
-
-#: The product's name in its Open frame.
-RABBITMQ = "RabbitMQ"
 
 
 class Service(enum.StrEnum):
@@ -31,17 +29,43 @@ class Service(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Bus:
-    """Who the peer says it is, in its Open frame."""
+class Bus(abc.ABC):
+    """The message bus at the other end, as its Open frame tells, and what is odd about
+    its kind.
+
+    Each product has a subclass; what stands here is in order on any bus.
+
+    :cvar PRODUCT: the product's name in its Open frame
+    :cvar is_router: whether nothing is stored between sender and receiver
+    :cvar has_vhost_prefix: whether a virtual host is asked for as ``vhost:NAME`` in the
+        Open frame
+    :cvar refusal_ends_session: whether an attach that is refused may end the session
+        with all its links
+    :cvar patience: seconds after which a session in which it does not answer is left,
+        None: it may take any time, as a router does whose consumers are slow
+    :cvar settle_delay: seconds for which acknowledgements that are in no hurry may wait
+        for more of them, 0: they are better sent at once
+    :cvar has_shared_queues: whether ``address::queue`` names a queue of its own on an
+        address, which gets a copy of each message and may have many consumers
+    :cvar has_queue_policies: whether a link's properties can say how long a queue lives
+    """
 
     product: str = ""
     version: str = ""
     capabilities: tuple[str, ...] = ()
 
-    @property
-    def is_router(self) -> bool:
-        """Whether nothing is stored between sender and receiver."""
-        return self.product in ("qpid-dispatch-router", "skupper-router")
+    PRODUCT: typing.ClassVar[str] = ""
+    is_router: typing.ClassVar[bool] = False
+    has_vhost_prefix: typing.ClassVar[bool] = False
+    refusal_ends_session: typing.ClassVar[bool] = False
+    patience: typing.ClassVar[float | None] = None
+    settle_delay: typing.ClassVar[float] = 0.0
+    has_shared_queues: typing.ClassVar[bool] = False
+    has_queue_policies: typing.ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def family(self) -> type[Addresser]:
+        """What names its nodes, where ``addressing_mode`` says nothing else."""
 
     @property
     def major(self) -> int:
@@ -49,61 +73,9 @@ class Bus:
         first = self.version.partition(".")[0]
         return int(first) if first.isascii() and first.isdigit() else 0
 
-    @property
-    def has_vhost_prefix(self) -> bool:
-        """Whether a virtual host is asked for as ``vhost:NAME`` in the Open frame."""
-        return self.product == RABBITMQ
-
     def may_take_it_later(self, error: RemoteError | None) -> bool:
-        """Whether a rejection may be for now only: a classic queue's node is away.
-
-        RabbitMQ 4.0 then gives no condition (nor does it where a queue is full), and
-        4.3 one that it gives for other reasons as well.
-        """
-        if self.product != RABBITMQ:
-            return False
-        return error is None or (
-            error.condition == "amqp:precondition-failed"
-            and "unavailable" in error.description
-        )
-
-    @property
-    def refusal_ends_session(self) -> bool:
-        """Whether an attach that is refused may end the session with all its links."""
-        return self.product == RABBITMQ
-
-    @property
-    def patience(self) -> float | None:
-        """Seconds after which a session in which it does not answer is left, None: it
-        may take any time, as a router does whose consumers are slow.
-
-        RabbitMQ answers an attach, a declaration and a message in far less; where it
-        waits for a queue that is not there it takes more than a minute.
-        """
-        return 10.0 if self.product == RABBITMQ else None
-
-    @property
-    def settle_delay(self) -> float:
-        """Seconds for which acknowledgements that are in no hurry may wait for more of
-        them, 0: they are better sent at once.
-
-        RabbitMQ handles each disposition by itself, for a quorum queue with a round of
-        its members, and a durable classic queue that is emptied by it gives its file
-        up, to make another one for the next message.  Through a router the sender
-        waits for them.
-        """
-        return 0.003 if self.product == RABBITMQ else 0.0
-
-    @property
-    def has_shared_queues(self) -> bool:
-        """Whether ``address::queue`` names a queue of its own on an address, which
-        gets a copy of each message and may have many consumers."""
-        return self.product == "greenamqp"
-
-    @property
-    def has_queue_policies(self) -> bool:
-        """Whether a link's properties can say how long a queue lives."""
-        return self.product == "greenamqp"
+        """Whether a rejection may be for now only."""
+        return False
 
     def __str__(self) -> str:
         return f"{self.product} {self.version}".strip() or "of unknown product"
@@ -149,9 +121,14 @@ class Addresser(abc.ABC):
         as a warning once the bus is known
     :cvar dialect: how the bus is asked for what the nodes declare
     :cvar format: what messages are in
+    :cvar has_virtual_hosts: whether the bus keeps virtual hosts apart by itself, so
+        that no address has to
+    :cvar since: the first major version of the bus that it works on
     """
 
     advice: str | None = None
+    has_virtual_hosts: bool = False
+    since: int = 0
     dialect: type[Management] = Management
     format: Format = PREDECESSOR
 

@@ -20,8 +20,7 @@ import typing
 
 from oslo_messaging._drivers import common
 
-from greenamqp.engine import Message, Received
-from greenamqp.formats.base import (
+from greenamqp.buses.format import (
     BadMessage,
     Format,
     Request,
@@ -32,6 +31,7 @@ from greenamqp.formats.base import (
     remote_exception,
     seconds,
 )
+from greenamqp.engine import Message, Received
 
 # As long as a UUID in hexadecimal digits.  What is shorter may be a number that another
 # sender counts by, too.
@@ -130,3 +130,7 @@ class PredecessorFormat(Format):
         if failure is None:
             return data.get("response")
         raise remote_exception(failure, allowed_modules)
+
+
+#: Formats have no state: one serves all.
+PREDECESSOR = PredecessorFormat()

@@ -26,8 +26,7 @@ import typing
 
 from oslo_messaging._drivers import common
 
-from greenamqp.engine import Message, Received
-from greenamqp.formats.base import (
+from greenamqp.buses.format import (
     BadMessage,
     Format,
     Request,
@@ -37,6 +36,7 @@ from greenamqp.formats.base import (
     remote_exception,
     seconds,
 )
+from greenamqp.engine import Message, Received
 
 _escaped = json.encoder.encode_basestring_ascii
 
@@ -83,9 +83,7 @@ def _flat(
     elif not isinstance(context, dict):
         # A request context that no serializer has made a dict of, as theirs takes it.
         if not hasattr(context, "to_dict"):
-            raise TypeError(
-                f"the context must be a dict, not {type(context).__name__}"
-            )
+            raise TypeError(f"the context must be a dict, not {type(context).__name__}")
         context = context.to_dict()
     data = dict(message)
     data["_unique_id"] = unique_id
@@ -220,3 +218,7 @@ def _name(value: typing.Any, field: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise BadMessage(f"{field} is not a string but {type(value).__name__}")
+
+
+#: Formats have no state: one serves all.
+RABBIT = RabbitFormat()

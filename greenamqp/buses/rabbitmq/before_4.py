@@ -25,8 +25,8 @@ from __future__ import annotations
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Node, Service
-from greenamqp.addressing.routable import RoutableAddresser
+from greenamqp.buses.base import Node, Service
+from greenamqp.buses.routers import RoutableAddresser
 from greenamqp.engine import DURABLE
 
 # In the names that this module gives to queues for replies, and those that the broker
@@ -45,6 +45,7 @@ def _quote(name: str) -> str:
 class Rabbit3Addresser(RoutableAddresser):
     """See the module."""
 
+    has_virtual_hosts = True
     advice = (
         "this RabbitMQ keeps the queues of clients that are gone, and whether a policy "
         f"removes them cannot be seen over AMQP 1.0; if there is none: {_POLICY}"

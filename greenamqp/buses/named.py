@@ -18,8 +18,8 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Service, join
-from greenamqp.addressing.routable import RoutableAddresser
+from greenamqp.buses.base import Service, join
+from greenamqp.buses.routers import RoutableAddresser
 
 # A slash parts exchange and key in Broker-J; in Artemis two colons part address and
 # queue, and "#" and "*" stand for any words.

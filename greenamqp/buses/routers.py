@@ -15,7 +15,7 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.addressing.base import Addresser, Service, join
+from greenamqp.buses.base import Addresser, Bus, Service, join
 
 # The exchange where neither target, options nor control_exchange name one.
 _LAST_RESORT = "openstack"
@@ -53,3 +53,24 @@ class RoutableAddresser(Addresser):
 
     def anycast(self, target: Target, service: Service) -> str:
         return self._address(self._anycast, target, service)
+
+
+class Unknown(Bus):
+    """A bus of a product that has no module here: a router's addresses are names that
+    most of them can make something of."""
+
+    def family(self) -> type[Addresser]:
+        return RoutableAddresser
+
+
+class DispatchRouter(Unknown):
+    """Apache Qpid Dispatch Router."""
+
+    PRODUCT = "qpid-dispatch-router"
+    is_router = True
+
+
+class SkupperRouter(DispatchRouter):
+    """skupper-router, which came of it."""
+
+    PRODUCT = "skupper-router"

@@ -14,9 +14,9 @@ import re
 import typing
 import urllib.parse
 
+from greenamqp.buses import management
+from greenamqp.buses.management import Refused, Steps
 from greenamqp.engine import Message, Receiver, Terminus
-from greenamqp.management import base
-from greenamqp.management.base import Refused, Steps
 
 LOG = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _INEQUIVALENT = re.compile("inequivalent arg '([^']+)'")
 
 
 @dataclasses.dataclass(frozen=True)
-class Declaration(base.Declaration):
+class Declaration(management.Declaration):
     """Something that must be there.  See :func:`queue` and its like.
 
     :ivar may_differ: properties in which one that exists may differ; it will do
@@ -130,7 +130,7 @@ def binding(exchange: str, queue: str, key: str) -> Declaration:
     )
 
 
-class Management(base.Management):
+class Management(management.Management):
     """See the module."""
 
     node = "/management"
