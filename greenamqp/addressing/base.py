@@ -12,7 +12,7 @@ from oslo_messaging import Target
 
 from greenamqp.engine import EXPIRE_NEVER, RemoteError, Terminus
 from greenamqp.formats import PREDECESSOR, Format
-from greenamqp.management import Declarations, Management
+from greenamqp.management import Declarations, Management, embedded
 from greenamqp.policy import Policies
 
 #: The product's name in its Open frame.
@@ -149,11 +149,14 @@ class Addresser(abc.ABC):
         as a warning once the bus is known
     :cvar dialect: how the bus is asked for what the nodes declare
     :cvar format: what messages are in
+    :cvar one_queue: why all exchanges of a topic, and all topics of a pool, share one
+        queue, or empty: they do not
     """
 
     advice: str | None = None
     dialect: type[Management] = Management
     format: Format = PREDECESSOR
+    one_queue: typing.ClassVar[str] = ""
 
     def __init__(
         self,
@@ -166,6 +169,8 @@ class Addresser(abc.ABC):
         self._default_exchange = default_exchange
         self._vhost = vhost
         self._bus = bus
+        if bus.has_shared_queues:
+            self.dialect = embedded.Management
         self._policies = policies or Policies()
         self._configure(options)
 

@@ -77,6 +77,7 @@ class RabbitAddresser(Addresser):
     """See the module."""
 
     format = RABBIT
+    one_queue = "queues are named after the topic or the pool alone, as for rabbit://"
     dialect = rabbitmq.Management
 
     def _configure(self, options: typing.Any) -> None:
