@@ -18,6 +18,7 @@ from greenamqp.broker.store import Address, BoundTarget, Entry, Outcome, Queue
 from greenamqp.engine import (
     ACCEPTED,
     EXPIRE_NEVER,
+    EXPIRE_WITH_LINK,
     MODIFIED,
     REJECTED,
     RELEASED,
@@ -462,6 +463,9 @@ def _resolve_source(
         return address, None
     if source.expiry_policy == EXPIRE_NEVER:
         bound.auto_delete = False
+    elif source.expiry_policy == EXPIRE_WITH_LINK:
+        # Also of one that was to stay: it is not wanted any more.
+        bound.auto_delete = True
     elif is_new and bound.policy.expires is None:
         if source.timeout:
             bound.policy = dataclasses.replace(bound.policy, expires=source.timeout)

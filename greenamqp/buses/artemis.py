@@ -29,6 +29,7 @@ whether it succeeded, and with what or why not.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import typing
 import uuid
@@ -56,6 +57,9 @@ MULTICAST = "MULTICAST"
 # The broker's text, which begins with a number that stands for it, where a queue of
 # that name is there already.
 _EXISTS = "AMQ229019"
+
+# The same where a queue, or an address, is not there.
+_NOT_THERE = ("AMQ229017", "AMQ229203")
 
 _Items = tuple[tuple[str, typing.Any], ...]
 
@@ -162,6 +166,28 @@ class Management(management.Management):
         check_policy(
             declaration.what, wanted, found, ", and the broker changes it no more"
         )
+
+
+    def _removals(
+        self, address: str | None, declarations: management.Declarations
+    ) -> dict[str, typing.Callable[[], Steps]]:
+        found: dict[str, typing.Callable[[], Steps]] = {}
+        if address is not None:
+            name, bound, queue = address.partition("::")
+            # The name of a queue, where there is one of the address's own.
+            found[f"queue {queue or name!r}"] = functools.partial(
+                self._remove, "queue", queue or name, "destroyQueue", True, True
+            )
+            found[f"address {name!r}"] = functools.partial(
+                self._remove, "address", name, "deleteAddress", True
+            )
+        return found
+
+    def _remove(self, what: str, name: str, operation: str, *force: bool) -> Steps:
+        answer = yield _operation(operation, name, *force)
+        told = str(_result(answer))
+        if not _succeeded(answer) and not told.startswith(_NOT_THERE):
+            raise Refused(f"{what} {name!r} was not removed: {told}", True)
 
 
 def _operation(name: str, *arguments: typing.Any) -> Message:

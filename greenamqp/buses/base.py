@@ -48,6 +48,8 @@ class Bus(abc.ABC):
     :cvar has_shared_queues: whether ``address::queue`` names a queue of its own on an
         address, which gets a copy of each message and may have many consumers
     :cvar has_queue_policies: whether a link's properties can say how long a queue lives
+    :cvar dialect: how it is asked for queues, whatever the family of addresses; None:
+        as the family says
     """
 
     product: str = ""
@@ -62,6 +64,7 @@ class Bus(abc.ABC):
     settle_delay: typing.ClassVar[float] = 0.0
     has_shared_queues: typing.ClassVar[bool] = False
     has_queue_policies: typing.ClassVar[bool] = False
+    dialect: typing.ClassVar[type[Management] | None] = None
 
     @abc.abstractmethod
     def family(self) -> type[Addresser]:
@@ -124,6 +127,8 @@ class Addresser(abc.ABC):
     :cvar has_virtual_hosts: whether the bus keeps virtual hosts apart by itself, so
         that no address has to
     :cvar since: the first major version of the bus that it works on
+    :cvar one_queue: why all exchanges of a topic, and all topics of a pool, share one
+        queue, or empty: they do not
     """
 
     advice: str | None = None
@@ -131,6 +136,7 @@ class Addresser(abc.ABC):
     since: int = 0
     dialect: type[Management] = Management
     format: Format = PREDECESSOR
+    one_queue: typing.ClassVar[str] = ""
 
     def __init__(
         self,
@@ -143,6 +149,8 @@ class Addresser(abc.ABC):
         self._default_exchange = default_exchange
         self._vhost = vhost
         self._bus = bus
+        if bus.dialect is not None:
+            self.dialect = bus.dialect
         self._policies = policies or Policies()
         self._configure(options)
 

@@ -105,7 +105,7 @@ def listed(attributes: dict[str, typing.Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in sorted(attributes.items()))
 
 
-class _Batch:
+class Batch:
     """What one caller asked for together."""
 
     __slots__ = ("done", "left", "refused")
@@ -141,7 +141,7 @@ class Request:
     ) -> None:
         self.what = what
         self.declaration = declaration
-        self.batches: list[_Batch] = []
+        self.batches: list[Batch] = []
         self._begin = begin
         self.message: Message
         self._steps: Steps
@@ -217,6 +217,12 @@ class Management:
         """Remove a queue."""
         raise NotImplementedError(f"queue {name!r}: this bus cannot be told")
 
+    def _removals(
+        self, address: str | None, declarations: Declarations
+    ) -> dict[str, typing.Callable[[], Steps]]:
+        """How what a node is may be removed, each by how errors name it."""
+        return {}
+
     # -- for the client
 
     def has(self, declarations: Declarations) -> bool:
@@ -235,7 +241,7 @@ class Management:
         if not missing:
             done(None)
             return
-        batch = _Batch(len(missing), done)
+        batch = Batch(len(missing), done)
         fresh = []
         for declaration in missing:
             request = self._wanted.get(declaration)
@@ -266,6 +272,29 @@ class Management:
     def delete_queue(self, name: str) -> None:
         """Remove a queue, if it is there.  Nobody hears of the outcome."""
         self._enter(Request(f"queue {name!r}", lambda: self._removal(name)))
+        self._ask()
+
+    def remove(
+        self, nodes: typing.Iterable[tuple[str | None, Declarations]], done: Done
+    ) -> None:
+        """Remove what these nodes are, with the messages that are there; then call
+        `done`, with None or with what was refused first.  It may be called at once.
+
+        What the bus removes by itself, and what is not there, is in order.
+
+        :param nodes: of each the address and what was declared for it
+        """
+        found: dict[str, typing.Callable[[], Steps]] = {}
+        for address, declarations in nodes:
+            found.update(self._removals(address, declarations))
+        if not found:
+            done(None)
+            return
+        batch = Batch(len(found), done)
+        requests = [Request(what, begin) for what, begin in found.items()]
+        for request in requests:
+            request.batches.append(batch)
+            self._enter(request)
         self._ask()
 
     # -- the pair of links

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and tests, not for production."
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="listen there (%(default)s)"
+        "--host", type=_named, default="127.0.0.1", help="listen there (%(default)s)"
     )
     parser.add_argument(
         "--port",
@@ -92,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option,
             action="append",
+            type=_named,
             default=[],
             metavar="PREFIX",
             help=f"addresses that begin so are {what} (repeatable)",
@@ -99,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hostname",
         action="append",
+        type=_named,
         default=[],
         metavar="NAME",
         help="clients that reach the broker by this name mean no virtual host "
@@ -152,6 +154,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="log connections; twice: addresses and dropped messages too",
     )
+
+
+def _named(text: str) -> str:
+    """:raises argparse.ArgumentTypeError: if it is empty, as a variable of a shell is
+    that was not set"""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def _limit(most: int) -> typing.Callable[[str], int]:

@@ -36,6 +36,7 @@ from greenamqp.engine.external import client_connection
 from greenamqp.engine.link import (
     DURABLE,
     EXPIRE_NEVER,
+    EXPIRE_WITH_LINK,
     Delivery,
     Link,
     LinkState,
@@ -52,6 +53,7 @@ __all__ = [
     "ACCEPTED",
     "DURABLE",
     "EXPIRE_NEVER",
+    "EXPIRE_WITH_LINK",
     "LINKS_PER_SESSION",
     "MODIFIED",
     "REJECTED",

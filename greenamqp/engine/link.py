@@ -55,6 +55,7 @@ Delivery = typing.Any
 
 #: Expiry policy of a terminus that lasts (AMQP 1.0 part 3, section 3.5.6).
 EXPIRE_NEVER: int = proton.Terminus.EXPIRE_NEVER
+EXPIRE_WITH_LINK: int = proton.Terminus.EXPIRE_WITH_LINK
 #: Durability of a terminus that keeps its messages (section 3.5.5, unsettled-state).
 DURABLE: int = proton.Terminus.DELIVERIES
 

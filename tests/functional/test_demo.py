@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from greenamqp.broker import Broker
+from greenamqp.broker.settings import Settings
 from tests.functional import buses, world
 
 pytestmark = pytest.mark.skipif(
@@ -90,7 +92,7 @@ def _column(shown, title):
     return rows
 
 
-@pytest.mark.needs("processes", "pools", "exchanges")
+@pytest.mark.needs("processes", "pools")
 @pytest.mark.proves("demo")
 def test_on_a_bus_that_is_there_already_twice(the_bus):
     """The second run meets nothing of the first."""
@@ -99,6 +101,8 @@ def test_on_a_bus_that_is_there_already_twice(the_bus):
         with demo(*arguments) as process:
             shown, _ = process.communicate(timeout=_LIMIT)
         assert process.returncode == 0, shown
+        assert "Not removed" not in shown
+        assert ("Left out" in shown) is bool(the_bus.why_not("exchanges"))
 
 
 @pytest.mark.any_bus
@@ -225,3 +229,29 @@ def test_a_bus_without_pools_is_refused_in_one_line():
     assert process.returncode == 1
     assert re.search(r"pool '\w+': .*qpid-dispatch-router", shown)
     assert "Traceback" not in shown
+
+
+@pytest.mark.any_bus
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_no_queue_of_a_pool_stays_on_the_bus(interrupted):
+    with Broker("127.0.0.1", 0, settings=Settings()) as broker:
+        arguments = ["--url", broker.url, "--hub", "threads", "--duration"]
+        with demo(*arguments, "600" if interrupted else "1") as process:
+            if interrupted:
+                assert any(line.startswith("Running") for line in process.stdout)
+                assert _pools(broker)
+                process.send_signal(signal.SIGINT)
+            shown, _ = process.communicate(timeout=_LIMIT)
+        assert process.returncode == (130 if interrupted else 0), shown
+        assert "Not removed" not in shown
+        assert not _pools(broker)
+
+
+def _pools(broker):
+    """The queues of pools that are there."""
+    return [
+        queue.name
+        for namespace in list(broker._server.core.namespaces.values())
+        for address in list(namespace.addresses.values())
+        for queue in list(address.bound.values())
+    ]

@@ -415,3 +415,30 @@ def test_a_virtual_host_is_asked_for_in_its_way():
         s.up()
         asked = [peer.engine.remote_hostname for peer in s.network.peers]
         assert asked == [None, "vhost:v"]
+
+
+def removing(answer, *nodes):
+    """What a RabbitMQ that gives `answer` is asked, and what is told."""
+    asked, told = [], []
+    management = Management(None, lambda: None)
+    management._ask = lambda: None
+    management.remove(nodes, told.append)
+    for request in list(management._waiting):
+        asked.append((request.message.subject, request.message.address))
+        management._answered(request, Message("why", subject=answer))
+    return asked, told
+
+
+def test_what_was_declared_is_removed_once_and_a_binding_with_its_queue():
+    node = ("/queues/q", (exchange("e", "topic"), queue("q"), binding("e", "q", "k")))
+    asked, told = removing("200", node, node)
+    assert asked == [("DELETE", "/exchanges/e"), ("DELETE", "/queues/q")]
+    assert told == [None]
+    assert removing("200", ("/queues/q", ())) == ([], [None])
+
+
+def test_what_is_gone_already_counts_as_removed_and_a_refusal_is_told():
+    node = (None, (queue("q"),))
+    assert removing("404", node)[1] == [None]
+    (told,) = removing("403", node)[1]
+    assert "queue 'q' was not removed (403): why" in str(told)

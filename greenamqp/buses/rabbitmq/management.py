@@ -9,6 +9,7 @@ address; the answer has an HTTP status for its subject.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 import typing
@@ -161,6 +162,24 @@ class Management(management.Management):
                 f"{declaration.what} was refused ({status}): {reason}",
                 status in _PERMANENT_STATUS,
                 gone=status in _GONE_STATUS and _GONE.match(reason) is not None,
+            )
+
+    def _removals(
+        self, address: str | None, declarations: management.Declarations
+    ) -> dict[str, typing.Callable[[], Steps]]:
+        # A binding goes with what it binds.
+        return {
+            each.what: functools.partial(self._delete, each)
+            for each in declarations
+            if isinstance(each, Declaration) and each.method == "PUT"
+        }
+
+    def _delete(self, declaration: Declaration) -> Steps:
+        answer = yield Message(None, address=declaration.path, subject="DELETE")
+        status = answer.subject or ""
+        if not status.startswith("2") and status != "404":
+            raise Refused(
+                f"{declaration.what} was not removed ({status}): {answer.body}", True
             )
 
     def _removal(self, name: str) -> Steps:

@@ -87,6 +87,7 @@ class RabbitAddresser(Addresser):
     dialect = Management
     since = DeclaredAddresser.since
     has_virtual_hosts = True
+    one_queue = "queues are named after the topic or the pool alone, as for rabbit://"
 
     def _configure(self, options: typing.Any) -> None:
         # Why nothing can be declared: who sends or listens is told.

@@ -45,6 +45,13 @@ def _rate(text: str) -> float:
     return value
 
 
+def _url(text: str) -> str:
+    if not text:
+        # A variable of a shell that was not set: no reason to take another bus.
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -56,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     parser.add_argument(
         "--url",
+        type=_url,
         metavar="URL",
         help="use the message bus at this transport URL, on exchanges of names that"
         " are made for the run; without it an embedded broker is started",

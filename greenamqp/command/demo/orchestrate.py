@@ -7,6 +7,7 @@ the demo fails with the name of what it waited for. To be used from the main thr
 of a process without monkey patching.
 """
 
+import dataclasses
 import re
 import time
 import uuid
@@ -29,6 +30,12 @@ _QUIET = 15.0
 
 #: How often to look at what the processes hold, seconds.
 _LOOK_EVERY = 1.0
+
+#: What is not looked at on some buses.
+_LEFT_OUT = (
+    "Left out: whether a notification came on its own exchange, which this bus does"
+    " not tell"
+)
 
 _LISTENING = re.compile(r"listening on amqp://\S+:(\d+)\b")
 
@@ -85,6 +92,7 @@ class Demo:
         self._next_look = 0.0
         self._next_screen = 0.0
         self._load_since: float | None = None
+        self._tidied = False
 
     def run(self) -> bool:
         """Run the demo and show its summary. True if all went well.
@@ -126,13 +134,26 @@ class Demo:
         self._dismiss([inspector, *senders])
         if self._broker is not None:
             self._broker.dismissed = True
+        self._tidy()
         lines, well = report.summary(self._picture)
         self._screen.say(lines)
         return well
 
     def close(self) -> None:
-        """End every process that still runs."""
+        """End every process that still runs, and remove what they left on the bus."""
         self._crew.close()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what the run made on a bus that stays, and say what it cannot."""
+        if self._broker is not None or not self._crew.processes or self._tidied:
+            return
+        self._tidied = True
+        from greenamqp.command.demo import tidy
+
+        if why := tidy.tidy(self._run):
+            names = f"queues of this run, with {self._run.suffix} in their names"
+            self._screen.say([f"Not removed from the bus, {names}: {why}"])
 
     def _find_bus(self) -> None:
         """Start the embedded broker, or see that the given bus can be used.
@@ -148,11 +169,15 @@ class Demo:
 
             try:
                 ports = probe.check_url(self._run.url)
-                probe.connect(self._run.url)
+                one_queue = probe.one_queue(self._run.url)
             except probe.Unusable as exc:
                 raise DemoFailed(str(exc)) from exc
             self._ports = frozenset(ports)
             self._picture.bus = without_password(self._run.url)
+            if one_queue:
+                self._run = dataclasses.replace(self._run, apart=False)
+                self._picture.run = self._run
+                self._screen.say([f"{_LEFT_OUT}: {one_queue}"])
             return
         self._broker = self._crew.start(
             "broker", ["-u", "-m", "greenamqp", "broker", "--port", "0"]

@@ -112,11 +112,19 @@ class Run:
     hub: str
     #: Notifications per second of all services together; 0 is as fast as it goes.
     rate: float
-    #: Put after every exchange's name; not empty on a bus that is not our own.
+    #: Put after every name of an exchange, topic or pool; not empty on a bus that is
+    #: not our own.
     suffix: str = ""
     seed: int = 0
     #: A file with notification bodies for nova; empty for generated ones.
     samples: str = ""
+    #: Whether listeners know on which exchange a notification came.
+    apart: bool = True
+
+    def name(self, name: str) -> str:
+        """The topic or pool to use for one that is called ``name`` in the report: not
+        every bus has the exchange in the name of a queue."""
+        return name + self.suffix
 
     def exchange(self, name: str) -> str:
         """The exchange to use for one that is called ``name`` in the report."""

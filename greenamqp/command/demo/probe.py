@@ -6,15 +6,19 @@ A dozen processes that each find out by themselves would say so a dozen times.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import urllib.parse
+from collections.abc import Iterator
 
 import oslo_messaging
 from oslo_config import cfg
 
 from greenamqp import buses, driver, hubs, options
+from greenamqp.buses import Management
 from greenamqp.connection.life import BusConnection
-from greenamqp.hubs import Waiter
+from greenamqp.engine import Connection
+from greenamqp.policy import Policies
 
 
 class Unusable(Exception):
@@ -49,24 +53,61 @@ def check_url(url: str) -> list[int]:
     return [host.port for host in driver.hosts_of(parsed)]
 
 
-class _Owner:
-    """Hears what becomes of the connection."""
+class _Connected:
+    """A connection of the parent's own, and the bus at its end.
 
-    def __init__(self, waiter: Waiter) -> None:
+    :ivar up: whether it is open
+    :ivar addresser: what targets are there, once it was up
+    :ivar management: what may be asked of the bus, once it was up
+    """
+
+    addresser: buses.Addresser
+    management: Management
+
+    def __init__(self, url: str) -> None:
         self.up = False
-        self._waiter = waiter
+        self.hub = hubs.get("blocking")
+        self.waiter = self.hub.waiter()
+        parsed = oslo_messaging.TransportURL.parse(cfg.ConfigOpts(), url)
+        self._vhost = parsed.virtual_host or None
+        self._options = options.of(parsed.conf, parsed)
+        self._policies = Policies(
+            self._options, options.RabbitOptions(parsed.conf, parsed)
+        )
+        self.connection = BusConnection(
+            self.hub,
+            driver.hosts_of(parsed),
+            self._options,
+            self._vhost,
+            buses.has_vhost_prefix,
+            self,
+        )
 
-    def connection_up(self, engine: object) -> None:
+    def connection_up(self, engine: Connection) -> None:
+        """See Owner of the connection; so is the next."""
+        properties = engine.remote_properties or {}
+        bus = buses.identify(
+            str(properties.get("product") or ""), str(properties.get("version") or "")
+        )
+        self.addresser = buses.choose(
+            self._options,
+            None,
+            self._vhost if self._options.pseudo_vhost else None,
+            bus,
+            self._policies,
+        )
+        self.management = self.addresser.dialect(engine, self.connection.flush_soon)
         self.up = True
-        self._waiter.wake()
+        self.waiter.wake()
 
     def connection_lost(self, reason: str) -> None:
         self.up = False
-        self._waiter.wake()
+        self.waiter.wake()
 
 
-def connect(url: str) -> None:
-    """Connect to the bus once, as any process of the demo would, and say goodbye.
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[_Connected]:
+    """Connect to the bus, as any process of the demo would, and say goodbye at the end.
     The URL has been checked.
 
     Raises Unusable with the reason of each host, as soon as all were tried in vain.
@@ -75,27 +116,18 @@ def connect(url: str) -> None:
     log = logging.getLogger("greenamqp.client")
     level = log.level
     log.setLevel(logging.CRITICAL)
-    hub = hubs.get("blocking")
-    waiter = hub.waiter()
-    owner = _Owner(waiter)
-    parsed = oslo_messaging.TransportURL.parse(cfg.ConfigOpts(), url)
-    connection = BusConnection(
-        hub,
-        driver.hosts_of(parsed),
-        options.of(parsed.conf, parsed),
-        parsed.virtual_host or None,
-        buses.has_vhost_prefix,
-        owner,
-    )
+    bus = _Connected(url)
+    hub, connection = bus.hub, bus.connection
     goodbye = hub.waiter()
     try:
         with hub.lock:
             connection.wanted()
         # Every attempt has a limit of its own.
-        while not owner.up and not connection.exhausted:
-            waiter.wait(None)
-        if not owner.up:
+        while not bus.up and not connection.exhausted:
+            bus.waiter.wait(None)
+        if not bus.up:
             raise Unusable(f"no message bus at {connection.last_failure}")
+        yield bus
     finally:
         with hub.lock:
             connection.stop()
@@ -107,3 +139,12 @@ def connect(url: str) -> None:
                 connection.put_away()
             connection.release()
             log.setLevel(level)
+
+
+def one_queue(url: str) -> str:
+    """Why the bus keeps no two exchanges of one topic apart; empty: it does.
+
+    Raises Unusable as :func:`connected` does.
+    """
+    with connected(url) as bus:
+        return bus.addresser.one_queue

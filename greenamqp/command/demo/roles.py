@@ -46,6 +46,10 @@ _WORKERS_PER_TARGET = 4
 #: in the context: a Notifier drops the keys that are none of oslo.context's.
 _TAG = "demo"
 
+#: How long a process's own queues outlive it on the bus, if it was killed, seconds.
+_TRANSIENT = 60
+
+
 class Channel:
     """The role's end of the connection to its parent."""
 
@@ -208,6 +212,11 @@ class Role:
         # Who looks on is not helped by patience with what does not get better.
         options.register(cfg.CONF)
         cfg.CONF.set_override("fail_fast", True, options.GROUP.name)
+        if self.run.suffix:
+            # On RabbitMQ, what a process had for itself outlives one that was killed.
+            _ = options.RabbitOptions(cfg.CONF).values
+            for group in (options.GROUP.name, options.RABBIT_GROUP):
+                cfg.CONF.set_override("rabbit_transient_queues_ttl", _TRANSIENT, group)
         return cfg.CONF
 
     def spawn(self, target, count: int) -> None:
@@ -273,7 +282,7 @@ class Agent(Role):
         self._transport = oslo_messaging.get_notification_transport(
             self.conf("openstack"), url=self.run.url
         )
-        if self._pool == "audit":
+        if self._pool == "audit" and self.run.apart:
             for service in workload.SERVICES:
                 self._listen(self._pool, [service], service)
         else:
@@ -284,13 +293,14 @@ class Agent(Role):
             self._transport,
             [
                 oslo_messaging.Target(
-                    exchange=self.run.exchange(service), topic=workload.TOPIC
+                    exchange=self.run.exchange(service),
+                    topic=self.run.name(workload.TOPIC),
                 )
                 for service in services
             ],
             [self.endpoint(pool, exchange)],
             executor=self.executor(),
-            pool=pool,
+            pool=self.run.name(pool),
         )
         listener.start(override_pool_size=_WORKERS_PER_TARGET)
         self._listeners.append(listener)
@@ -318,16 +328,16 @@ class Agent(Role):
 
 
 class _InspectorEndpoint:
-    def __init__(self, inspector: "Inspector", pool: str, service: str):
+    def __init__(self, inspector: "Inspector", pool: str, exchange: str | None):
         self._inspector = inspector
         self._pool = pool
-        self._service = service
+        self._exchange = exchange
 
     def info(self, ctxt, publisher_id, event_type, payload, metadata):
-        self._inspector.found(self._pool, self._service, "info", payload)
+        self._inspector.found(self._pool, self._exchange, "info", payload)
 
     def error(self, ctxt, publisher_id, event_type, payload, metadata):
-        self._inspector.found(self._pool, self._service, "error", payload)
+        self._inspector.found(self._pool, self._exchange, "error", payload)
 
 
 class Inspector(Agent):
@@ -353,20 +363,24 @@ class Inspector(Agent):
             self.conf("openstack"), url=self.run.url
         )
         for pool in plan.POOLS:
-            for service in workload.SERVICES:
-                self._listen(pool, [service], service)
+            if self.run.apart:
+                for service in workload.SERVICES:
+                    self._listen(pool, [service], service)
+            else:
+                self._listen(pool, list(workload.SERVICES), None)
 
     def endpoint(self, pool: str, exchange: str | None) -> object:
-        assert exchange is not None
         return _InspectorEndpoint(self, pool, exchange)
 
-    def found(self, pool: str, service: str, priority: str, payload: dict) -> None:
+    def found(
+        self, pool: str, exchange: str | None, priority: str, payload: dict
+    ) -> None:
         tag = payload.get(_TAG, {})
         if not self.is_ours(tag.get("run")):
             return
         if "mark" in tag:
             with self._lock:
-                self._due.discard((pool, service, priority))
+                self._due.discard((pool, exchange or tag["service"], priority))
                 all_seen = not self._due
             if all_seen:
                 self.account.announce("finished")
@@ -418,7 +432,9 @@ class Publisher(Role):
             self.conf(self._service), url=self.run.url
         )
         self._notifier = oslo_messaging.Notifier(
-            self._transport, driver="messagingv2", topics=[workload.TOPIC]
+            self._transport,
+            driver="messagingv2",
+            topics=[self.run.name(workload.TOPIC)],
         )
 
     def start(self) -> None:
@@ -458,7 +474,7 @@ class Publisher(Role):
         return self._failures.take()
 
     def mark(self) -> None:
-        tag = {"run": self.run.id, "mark": True}
+        tag = {"run": self.run.id, "mark": True, "service": self._service}
         for priority in workload.PRIORITIES:
             body = workload.Notification("demo.end", priority, self.name, {})
             why = self._send(body, tag)
@@ -514,7 +530,7 @@ class Server(Role):
             for server in plan.server_names():
                 stock = oslo_messaging.get_rpc_server(
                     self._transport,
-                    oslo_messaging.Target(topic=topic, server=server),
+                    oslo_messaging.Target(topic=self.run.name(topic), server=server),
                     [RPCEndpoint(self, topic, server)],
                     executor=self.executor(),
                 )
@@ -543,7 +559,7 @@ class Client(Role):
         self._clients = {
             topic: oslo_messaging.get_rpc_client(
                 self._transport,
-                oslo_messaging.Target(topic=topic),
+                oslo_messaging.Target(topic=self.run.name(topic)),
                 timeout=plan.CALL_TIMEOUT,
             )
             for topic in plan.RPC_TOPICS
