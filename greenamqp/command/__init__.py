@@ -22,6 +22,10 @@ COMMANDS = {
         "greenamqp.command.demo",
         "run the main job of the driver and show its figures",
     ),
+    "doctor": (
+        "greenamqp.command.doctor",
+        "look at a message bus and a configuration, and say what is wrong",
+    ),
 }
 
 

@@ -6,15 +6,14 @@ A dozen processes that each find out by themselves would say so a dozen times.
 
 from __future__ import annotations
 
-import logging
 import urllib.parse
 
 import oslo_messaging
 from oslo_config import cfg
 
-from greenamqp import addressing, driver, hubs, options
-from greenamqp.connection.life import BusConnection
-from greenamqp.hubs import Waiter
+from greenamqp import driver, options
+from greenamqp.command.contact import contact
+from greenamqp.connection.state import State
 
 
 class Unusable(Exception):
@@ -49,61 +48,17 @@ def check_url(url: str) -> list[int]:
     return [host.port for host in driver.hosts_of(parsed)]
 
 
-class _Owner:
-    """Hears what becomes of the connection."""
-
-    def __init__(self, waiter: Waiter) -> None:
-        self.up = False
-        self._waiter = waiter
-
-    def connection_up(self, engine: object) -> None:
-        self.up = True
-        self._waiter.wake()
-
-    def connection_lost(self, reason: str) -> None:
-        self.up = False
-        self._waiter.wake()
-
-
 def connect(url: str) -> None:
     """Connect to the bus once, as any process of the demo would, and say goodbye.
     The URL has been checked.
 
     Raises Unusable with the reason of each host, as soon as all were tried in vain.
     """
-    # Each failure is a warning there; what is raised says the same.
-    log = logging.getLogger("greenamqp.client")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    hub = hubs.get("blocking")
-    waiter = hub.waiter()
-    owner = _Owner(waiter)
     parsed = oslo_messaging.TransportURL.parse(cfg.ConfigOpts(), url)
-    connection = BusConnection(
-        hub,
+    with contact(
         driver.hosts_of(parsed),
         options.of(parsed.conf, parsed),
         parsed.virtual_host or None,
-        addressing.has_vhost_prefix,
-        owner,
-    )
-    goodbye = hub.waiter()
-    try:
-        with hub.lock:
-            connection.wanted()
-        # Every attempt has a limit of its own.
-        while not owner.up and not connection.exhausted:
-            waiter.wait(None)
-        if not owner.up:
+    ) as connection:
+        if connection.state is not State.UP:
             raise Unusable(f"no message bus at {connection.last_failure}")
-    finally:
-        with hub.lock:
-            connection.stop()
-            connection.begin_close(goodbye)
-        try:
-            connection.wait_closed()
-        finally:
-            with hub.lock:
-                connection.put_away()
-            connection.release()
-            log.setLevel(level)
