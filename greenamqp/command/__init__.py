@@ -26,6 +26,13 @@ COMMANDS = {
         "greenamqp.command.doctor",
         "look at a message bus and a configuration, and say what is wrong",
     ),
+    "call": ("greenamqp.command.call", "make an RPC call by hand, or many"),
+    "cast": ("greenamqp.command.cast", "make an RPC cast by hand, or many"),
+    "notify": ("greenamqp.command.notify", "send a notification by hand, or many"),
+    "listen": (
+        "greenamqp.command.listen",
+        "serve a topic with an echo, for call and cast",
+    ),
 }
 
 

@@ -4,17 +4,30 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import typing
 import urllib.parse
+import warnings
 
-import oslo_messaging
 from oslo_config import cfg
 
-from greenamqp import options
+with warnings.catch_warnings(record=True):
+    # eventlet and oslo's eventlet parts deprecate themselves when imported, which who
+    # runs a command can do nothing about.
+    import oslo_messaging
+    from oslo_messaging import opts as oslo_messaging_opts
+
+    from greenamqp import options
 
 #: Seconds for one step, where nothing else is said.
 TIMEOUT = 10.0
+
+# Options that oslo.messaging reads of any configuration, and registers on cfg.CONF.
+_ON_CONF_ALONE = (
+    ("oslo_messaging._metrics.client", "oslo_messaging_metrics"),
+    ("oslo_messaging._tracing.client", "oslo_messaging_tracing"),
+)
 
 
 class Unusable(Exception):
@@ -72,7 +85,22 @@ def configuration(args: argparse.Namespace) -> cfg.ConfigOpts:
     except (cfg.Error, ValueError, OSError) as exc:
         raise Unusable(f"--config-file: {' '.join(str(exc).split())}") from exc
     options.register(conf)
+    # A service has them registered by what it imports.
+    for group, opts in oslo_messaging_opts.list_opts():
+        if group != options.GROUP.name:
+            conf.register_opts(opts, group)
+    for module, name in _ON_CONF_ALONE:
+        try:
+            opts = getattr(importlib.import_module(module), name)
+        except ImportError:
+            continue  # not in this oslo.messaging
+        conf.register_opts(opts, name)
     return conf
+
+
+def set_exchange(conf: cfg.ConfigOpts, exchange: str) -> None:
+    """Have it in place of ``control_exchange``."""
+    conf.set_override("control_exchange", exchange)
 
 
 def parse(
@@ -85,8 +113,6 @@ def parse(
     :raises Unusable: if it is not one of this driver
     """
     try:
-        # Registers the options that a transport URL can come from.
-        oslo_messaging.get_notification_transport(conf, "fake://").cleanup()
         if url is None and notifications:
             url = conf.oslo_messaging_notifications.transport_url
         if url is None:

@@ -31,12 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look at everything; returns the exit status."""
-    import warnings
-
     from greenamqp.command.doctor.findings import Findings
 
-    # eventlet and oslo's eventlet parts deprecate themselves when imported.
-    warnings.simplefilter("ignore", DeprecationWarning)
     findings = Findings(print if args.format == "text" else None)
     _examine(args, findings)
     print(findings.as_json() if args.format == "json" else findings.summary())
