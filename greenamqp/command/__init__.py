@@ -33,6 +33,10 @@ COMMANDS = {
         "greenamqp.command.listen",
         "serve a topic with an echo, for call and cast",
     ),
+    "tail": (
+        "greenamqp.command.tail",
+        "show notifications as they pass, without taking them from anybody",
+    ),
 }
 
 

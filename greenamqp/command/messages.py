@@ -16,7 +16,8 @@ import uuid
 
 from greenamqp.command import service
 
-_PRIORITIES = ("audit", "debug", "info", "warn", "error", "critical", "sample")
+#: Of notifications.
+PRIORITIES = ("audit", "debug", "info", "warn", "error", "critical", "sample")
 
 
 class Command:
@@ -40,7 +41,7 @@ class Command:
             parser.add_argument(
                 "--priority",
                 default="info",
-                choices=_PRIORITIES,
+                choices=PRIORITIES,
             )
             parser.add_argument("--publisher", default="greenamqp", metavar="ID")
         else:
@@ -64,7 +65,7 @@ class Command:
             "--context", type=_object, default={}, metavar="JSON", help="of the request"
         )
         parser.add_argument(
-            "--count", type=_count, default=1, metavar="N", help="so many of them"
+            "--count", type=count, default=1, metavar="N", help="so many of them"
         )
         parser.add_argument(
             "--rate",
@@ -188,8 +189,10 @@ def _object(text: str) -> dict[str, typing.Any]:
     return value
 
 
-def _count(text: str) -> int:
-    """:raises argparse.ArgumentTypeError: naming the range"""
+def count(text: str) -> int:
+    """A whole number above 0.
+
+    :raises argparse.ArgumentTypeError: naming the range"""
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10**9):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a whole number from 1 to 1000000000"
