@@ -37,6 +37,8 @@ COMMANDS = {
         "greenamqp.command.tail",
         "show notifications as they pass, without taking them from anybody",
     ),
+    "state": ("greenamqp.command.state", "show what one process of this host is doing"),
+    "top": ("greenamqp.command.top", "show what all processes of this host are doing"),
 }
 
 

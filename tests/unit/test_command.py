@@ -102,6 +102,7 @@ _REQUIRED = {
     "cast": ["topic", "method"],
     "notify": ["topic", "event"],
     "listen": ["topic"],
+    "state": ["1"],
 }
 
 
