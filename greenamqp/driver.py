@@ -20,7 +20,7 @@ import weakref
 from oslo_messaging import Target, TransportHost, exceptions
 from oslo_messaging._drivers import base
 
-from greenamqp import fork, hubs, options
+from greenamqp import fork, hubs, options, state
 from greenamqp.buses import BadMessage, Format, Service
 from greenamqp.client import Client, Destination
 from greenamqp.connection.failover import AMQP_PORT, AMQPS_PORT, Host
@@ -113,7 +113,7 @@ class GreenAMQPDriver(base.BaseDriver):
         if self._parent is not None:
             LOG.info("forked from %s: connecting anew", self._parent)
             self._parent = None
-        return Client(
+        client = Client(
             hubs.get(self._hub_wish or self._options.hub),
             hosts_of(self._url),
             self._options,
@@ -121,6 +121,9 @@ class GreenAMQPDriver(base.BaseDriver):
             self._url.virtual_host or None,
             self.policies,
         )
+        if self._options.state_dir:
+            state.publish(client, self._options.state_dir)
+        return client
 
     def send(
         self,

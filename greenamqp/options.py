@@ -399,6 +399,13 @@ _new = [
         "hub, so that the message bus does not take this process for dead. The price: "
         "a process that hangs for good looks alive. Not over TLS.",
     ),
+    cfg.StrOpt(
+        "state_dir",
+        default="",
+        help="Directory in which each process has a UNIX socket from which `greenamqp "
+        "state` and `greenamqp top` read what it is doing. It is made, for this user "
+        "alone; one that others may enter is not used. Empty: none.",
+    ),
 ]
 
 _failover = [

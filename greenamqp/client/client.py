@@ -78,6 +78,8 @@ class Client:
         self.room = Room(self.context, self._make_further)
         #: Requests that were handed to servers and are not replied to yet.
         self.requests_at_work = 0
+        #: Called when it is closed, in the hub's context or under its lock.
+        self.at_close: list[typing.Callable[[], None]] = []
         self._hosts = hosts
         self._default_exchange = default_exchange
         self._virtual_host = virtual_host
@@ -358,6 +360,8 @@ class Client:
         finally:
             # Also when a time-out or kill of the application throws us out.
             with self.hub.lock:
+                for leave in self.at_close:
+                    leave()
                 self.connection.put_away()
                 self.notices.close()
             self.connection.release()

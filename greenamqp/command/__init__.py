@@ -22,6 +22,23 @@ COMMANDS = {
         "greenamqp.command.demo",
         "run the main job of the driver and show its figures",
     ),
+    "doctor": (
+        "greenamqp.command.doctor",
+        "look at a message bus and a configuration, and say what is wrong",
+    ),
+    "call": ("greenamqp.command.call", "make an RPC call by hand, or many"),
+    "cast": ("greenamqp.command.cast", "make an RPC cast by hand, or many"),
+    "notify": ("greenamqp.command.notify", "send a notification by hand, or many"),
+    "listen": (
+        "greenamqp.command.listen",
+        "serve a topic with an echo, for call and cast",
+    ),
+    "tail": (
+        "greenamqp.command.tail",
+        "show notifications as they pass, without taking them from anybody",
+    ),
+    "state": ("greenamqp.command.state", "show what one process of this host is doing"),
+    "top": ("greenamqp.command.top", "show what all processes of this host are doing"),
 }
 
 

@@ -64,8 +64,8 @@ class Attempt:
         self._handshake: tls.Handshake | None = None
         self._tls_stream: tls.TlsStream | None = None
         self._reason = "no address"
-        #: what it is at, for people
-        self.stage = "looking its name up"
+        #: what it was at, for people, each with the instant at which that began
+        self.stages = [("looking its name up", hub.now())]
         self._deadline = deadline
         self._timer: Timer | None = hub.call_at(deadline, self._timed_out)
         self._step_timer: Timer | None = None
@@ -76,6 +76,14 @@ class Attempt:
     def has_others(self) -> bool:
         """Whether there are addresses that were not tried, but for those to avoid."""
         return any(each[4] not in self._avoid for each in self._addresses)
+
+    @property
+    def stage(self) -> str:
+        """What it is at, for people."""
+        return self.stages[-1][0]
+
+    def _enter(self, stage: str) -> None:
+        self.stages.append((stage, self._hub.now()))
 
     def forked(self) -> None:
         """See :class:`greenamqp.hubs.base.Holder`."""
@@ -120,7 +128,7 @@ class Attempt:
         self._next_address()
 
     def _next_address(self) -> None:
-        self.stage = "connecting"
+        self._enter("connecting")
         while self._addresses:
             family, kind, proto, _name, address = self._addresses.pop(0)
             self.address = address
@@ -176,7 +184,7 @@ class Attempt:
         if self._context is None:
             self._finish(stream, None)
             return
-        self.stage = "shaking hands for TLS"
+        self._enter("shaking hands for TLS")
         try:
             self._tls_stream = tls.client_stream(
                 stream, self._context, self._server_name

@@ -20,6 +20,7 @@ from greenamqp.connection.guard import GUARD
 from greenamqp.connection.pump import Pump, Stream
 from greenamqp.connection.security import Security
 from greenamqp.connection.state import State
+from greenamqp.connection.tls import TlsStream
 from greenamqp.engine import (
     LINKS_PER_SESSION,
     Connection,
@@ -82,6 +83,10 @@ class BusConnection:
     :param has_vhost_prefix: whether a peer of this product wants a virtual host to be
         asked for as ``vhost:NAME``
     :param owner: is told when it is up and when it is lost
+    :param patience: seconds for one attempt, None: CONNECT_TIMEOUT, or where there are
+        several hosts CONNECT_TIMEOUT_OF_MANY
+    :ivar stages: what the latest attempt was at, for people, each with the instant at
+        which that began; the last of one that succeeded is ``up``
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class BusConnection:
         virtual_host: str | None,
         has_vhost_prefix: typing.Callable[[str], bool],
         owner: Owner,
+        patience: float | None = None,
     ) -> None:
         self.hub = hub
         self.options = options
@@ -129,7 +135,10 @@ class BusConnection:
         self._discard_timer: Timer | None = None
         # When the connection came up.
         self._up_since = 0.0
-        self._patience = CONNECT_TIMEOUT if len(hosts) == 1 else CONNECT_TIMEOUT_OF_MANY
+        if patience is None:
+            patience = CONNECT_TIMEOUT if len(hosts) == 1 else CONNECT_TIMEOUT_OF_MANY
+        self._patience = patience
+        self.stages: list[tuple[str, float]] = []
         # Seconds of silence after which the peer counts as lost.
         self._idle_timeout = float(options.idle_timeout)
         silent = options.silent_host_timeout
@@ -156,6 +165,12 @@ class BusConnection:
     def host(self) -> Host:
         """The host that it is connected to, or tries."""
         return self._hosts.current
+
+    @property
+    def tls(self) -> TlsStream | None:
+        """The stream that it is over, where that is TLS."""
+        stream = self._pump.stream if self._pump is not None else None
+        return stream if isinstance(stream, TlsStream) else None
 
     @property
     def where(self) -> str:
@@ -298,6 +313,7 @@ class BusConnection:
             avoid=self._avoided.setdefault(host, set()),
             **secured,
         )
+        self.stages = self._attempt.stages
 
     def _progress(self) -> str:
         """How far the first attempt to connect has come."""
@@ -325,6 +341,7 @@ class BusConnection:
             soon = self.hub.now() + CONNECT_TIMEOUT_OF_MANY
             self._attempt_until = min(self._attempt_until, soon)
         self.state = State.OPENING
+        self.stages.append(("opening", self.hub.now()))
         self._refused_links = 0
         self._timer = self.hub.call_at(self._attempt_until, self._opening_timed_out)
         self.engine = self._new_engine()
@@ -445,6 +462,7 @@ class BusConnection:
                 )
         self._stop_timer()
         self._up_since = self.hub.now()
+        self.stages.append(("up", self._up_since))
         self.last_failure = ""
         self._avoided.clear()
         self._has_others = False

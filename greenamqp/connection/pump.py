@@ -101,6 +101,11 @@ class Pump:
         self._output, self._output_pointer = _buffer()
 
     @property
+    def stream(self) -> Stream | None:
+        """The stream, None once it is closed."""
+        return self._stream
+
+    @property
     def closed(self) -> bool:
         """Whether the stream is closed."""
         return self._stream is None

@@ -330,9 +330,7 @@ class TlsStream:
     def peer_name(self) -> str | None:
         """The common name in the subject of the peer's verified certificate, else its
         first alternative name; None if it showed no certificate."""
-        certificate: typing.Any = self._tls.getpeercert()
-        if not certificate:
-            return None
+        certificate = self.certificate
         for part in certificate.get("subject", ()):
             for key, value in part:
                 if key == "commonName":
@@ -340,6 +338,12 @@ class TlsStream:
         for _kind, value in certificate.get("subjectAltName", ()):
             return str(value)
         return None
+
+    @property
+    def certificate(self) -> dict[str, typing.Any]:
+        """The peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` has it;
+        empty if it showed none."""
+        return typing.cast("dict[str, typing.Any]", self._tls.getpeercert() or {})
 
     # -- as a stream
 

@@ -657,6 +657,7 @@ class _Attempt:
     def __init__(self, network: Network) -> None:
         self._network = network
         self.timer: Timer | None = None
+        self.stages: list[tuple[str, float]] = []
 
     def end(self) -> None:
         self._network.running.remove(self)

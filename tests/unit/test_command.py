@@ -96,10 +96,20 @@ def test_every_number_of_the_broker_has_a_range(capsys):
         assert parser.parse_args([f"{action.option_strings[0]}=7"])
 
 
+#: What a command cannot do without.
+_REQUIRED = {
+    "call": ["topic", "method"],
+    "cast": ["topic", "method"],
+    "notify": ["topic", "event"],
+    "listen": ["topic"],
+    "state": ["1"],
+}
+
+
 @pytest.mark.parametrize("name", list(command.COMMANDS))
 def test_an_unknown_option_shows_the_usage_of_its_command(name, capsys):
     with pytest.raises(SystemExit) as exited:
-        command.main([name, "--nosuch"])
+        command.main([name, *_REQUIRED.get(name, []), "--nosuch"])
     assert exited.value.code == 2
     shown = capsys.readouterr().err
     assert shown.startswith(f"usage: greenamqp {name} ")

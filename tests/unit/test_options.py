@@ -17,6 +17,7 @@ from oslo_messaging import Target, exceptions
 
 import greenamqp.hubs
 from greenamqp import buses, options
+from greenamqp.broker import Broker
 from greenamqp.connection.pump import Pump
 from greenamqp.connection.security import Security
 from greenamqp.engine import RELEASED, Message
@@ -674,6 +675,20 @@ def test_hub(name):
     with fakes.driver(hub=name) as s:
         s.up()
         assert s.world.asked_for == [name]
+
+
+@effect("state_dir")
+def test_state_dir(tmp_path):
+    folder = tmp_path / "state"
+    with Broker() as broker:
+        url = f"{broker.url}/?state_dir={folder}"
+        transport = oslo_messaging.get_rpc_transport(cfg.ConfigOpts(), url=url)
+        try:
+            transport._send(oslo_messaging.Target(topic="t"), {}, {})
+            assert [path.suffix for path in folder.iterdir()] == [".sock"]
+        finally:
+            transport.cleanup()
+    assert list(folder.iterdir()) == []
 
 
 @effect("heartbeat_guard")

@@ -7,17 +7,17 @@ A dozen processes that each find out by themselves would say so a dozen times.
 from __future__ import annotations
 
 import contextlib
-import logging
+import typing
 import urllib.parse
 from collections.abc import Iterator
 
 import oslo_messaging
 from oslo_config import cfg
 
-from greenamqp import buses, driver, hubs, options
-from greenamqp.buses import Management
+from greenamqp import buses, driver, options
+from greenamqp.command.contact import contact
 from greenamqp.connection.life import BusConnection
-from greenamqp.engine import Connection
+from greenamqp.connection.state import State
 from greenamqp.policy import Policies
 
 
@@ -56,53 +56,32 @@ def check_url(url: str) -> list[int]:
 class _Connected:
     """A connection of the parent's own, and the bus at its end.
 
-    :ivar up: whether it is open
-    :ivar addresser: what targets are there, once it was up
-    :ivar management: what may be asked of the bus, once it was up
+    :ivar addresser: what targets are there
+    :ivar management: what may be asked of the bus
     """
 
-    addresser: buses.Addresser
-    management: Management
+    def __init__(self, connection: BusConnection, transport: typing.Any) -> None:
+        self.connection = connection
+        self.hub = connection.hub
+        given = options.of(transport.conf, transport)
+        vhost = transport.virtual_host if given.pseudo_vhost else None
+        policies = Policies(given, options.RabbitOptions(transport.conf, transport))
+        with self.hub.lock:
+            engine = connection.engine
+            if engine is None:
+                raise Unusable(f"no message bus at {connection.last_failure}")
+            properties = engine.remote_properties or {}
+            bus = buses.identify(
+                str(properties.get("product") or ""),
+                str(properties.get("version") or ""),
+            )
+            self.addresser = buses.choose(given, None, vhost or None, bus, policies)
+            self.management = self.addresser.dialect(engine, connection.flush_soon)
 
-    def __init__(self, url: str) -> None:
-        self.up = False
-        self.hub = hubs.get("blocking")
-        self.waiter = self.hub.waiter()
-        parsed = oslo_messaging.TransportURL.parse(cfg.ConfigOpts(), url)
-        self._vhost = parsed.virtual_host or None
-        self._options = options.of(parsed.conf, parsed)
-        self._policies = Policies(
-            self._options, options.RabbitOptions(parsed.conf, parsed)
-        )
-        self.connection = BusConnection(
-            self.hub,
-            driver.hosts_of(parsed),
-            self._options,
-            self._vhost,
-            buses.has_vhost_prefix,
-            self,
-        )
-
-    def connection_up(self, engine: Connection) -> None:
-        """See Owner of the connection; so is the next."""
-        properties = engine.remote_properties or {}
-        bus = buses.identify(
-            str(properties.get("product") or ""), str(properties.get("version") or "")
-        )
-        self.addresser = buses.choose(
-            self._options,
-            None,
-            self._vhost if self._options.pseudo_vhost else None,
-            bus,
-            self._policies,
-        )
-        self.management = self.addresser.dialect(engine, self.connection.flush_soon)
-        self.up = True
-        self.waiter.wake()
-
-    def connection_lost(self, reason: str) -> None:
-        self.up = False
-        self.waiter.wake()
+    @property
+    def up(self) -> bool:
+        """Whether it is still open."""
+        return self.connection.state is State.UP
 
 
 @contextlib.contextmanager
@@ -112,33 +91,15 @@ def connected(url: str) -> Iterator[_Connected]:
 
     Raises Unusable with the reason of each host, as soon as all were tried in vain.
     """
-    # Each failure is a warning there; what is raised says the same.
-    log = logging.getLogger("greenamqp.client")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    bus = _Connected(url)
-    hub, connection = bus.hub, bus.connection
-    goodbye = hub.waiter()
-    try:
-        with hub.lock:
-            connection.wanted()
-        # Every attempt has a limit of its own.
-        while not bus.up and not connection.exhausted:
-            bus.waiter.wait(None)
-        if not bus.up:
+    parsed = oslo_messaging.TransportURL.parse(cfg.ConfigOpts(), url)
+    with contact(
+        driver.hosts_of(parsed),
+        options.of(parsed.conf, parsed),
+        parsed.virtual_host or None,
+    ) as connection:
+        if connection.state is not State.UP:
             raise Unusable(f"no message bus at {connection.last_failure}")
-        yield bus
-    finally:
-        with hub.lock:
-            connection.stop()
-            connection.begin_close(goodbye)
-        try:
-            connection.wait_closed()
-        finally:
-            with hub.lock:
-                connection.put_away()
-            connection.release()
-            log.setLevel(level)
+        yield _Connected(connection, parsed)
 
 
 def one_queue(url: str) -> str:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``greenamqp doctor``: what connects to what, and what is wrong with it.
+
+Exit status: 0 all is in order, 1 something is wrong, 2 the arguments are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import typing
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    from greenamqp.command import service
+
+    service.add_arguments(parser)
+    parser.add_argument(
+        "-f",
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="how it is shown (%(default)s)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="connect only, and send nothing: for probes",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look at everything; returns the exit status."""
+    from greenamqp.command.doctor.findings import Findings
+
+    findings = Findings(print if args.format == "text" else None)
+    _examine(args, findings)
+    print(findings.as_json() if args.format == "json" else findings.summary())
+    return 1 if findings.failures else 0
+
+
+def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
+    from oslo_config import cfg
+
+    from greenamqp import options
+    from greenamqp.command import service
+    from greenamqp.command.doctor import hosts, roundtrip, settings
+    from greenamqp.command.doctor.advice import Advice
+
+    wrong = Advice("configuration", "who configures the service", "mend what is named")
+    try:
+        conf = service.configuration(args)
+        names = settings.written(args.config_file)
+        urls = {"RPC": service.parse(conf, args.url)}
+        notifying = service.parse(conf, args.url, notifications=True)
+        if str(notifying) != str(urls["RPC"]):
+            urls["notifications"] = notifying
+        values = {what: options.of(conf, url) for what, url in urls.items()}
+    except (service.Unusable, cfg.Error, ValueError) as exc:
+        findings.failed("configuration", "configuration", str(exc), None, wrong)
+        return
+    for what, url in urls.items():
+        for remark in settings.remarks(values[what], url, names):
+            findings.remark("options", what, remark)
+        try:
+            bus = hosts.look_at(findings, url, values[what], args.timeout)
+        except ValueError as exc:
+            findings.failed("configuration", what, str(exc))
+            continue
+        if bus is None:
+            continue
+        for remark in settings.remarks_on_bus(values[what], names, bus):
+            findings.remark("options", what, remark)
+        if args.quick:
+            continue
+        try:
+            roundtrip.make(
+                findings,
+                conf,
+                str(url),
+                values[what],
+                bus,
+                args.timeout,
+            )
+        except service.Unusable as exc:
+            findings.failed("configuration", what, str(exc), None, wrong)

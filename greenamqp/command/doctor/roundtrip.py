@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request with its reply, and one notification, on addresses of their own."""
+
+from __future__ import annotations
+
+import threading
+import time
+import typing
+import uuid
+
+import oslo_messaging
+from oslo_config import cfg
+from oslo_messaging import Target
+
+from greenamqp import buses
+from greenamqp.command import service
+from greenamqp.command.doctor.findings import Findings
+from greenamqp.driver import GreenAMQPDriver
+from greenamqp.listener import Listener
+from greenamqp.policy import QueuePolicy
+
+#: Seconds after which a bus removes what was made here.
+_LIFE = 10.0
+
+
+class _Failed(Exception):
+    """The text says why."""
+
+
+def make(
+    findings: Findings,
+    conf: cfg.ConfigOpts,
+    url: str,
+    options: typing.Any,
+    bus: buses.Bus,
+    timeout: float,
+) -> None:
+    """Send both.  What the bus made for them it removes by itself, if it can be told.
+
+    :raises greenamqp.command.service.Unusable: if there can be no transport
+    """
+    transport = service.transport(conf, url, timeout)
+    driver: GreenAMQPDriver = transport._driver
+    topic = f"greenamqp-doctor-{uuid.uuid4().hex}"
+    try:
+        for what, step in (("RPC", _call), ("notification", _notify)):
+            target = Target(topic=topic, server="doctor" if what == "RPC" else None)
+            _let_expire(driver, target, options, bus)
+            began = time.monotonic()
+            try:
+                step(driver, target, began + timeout)
+            except (
+                oslo_messaging.MessagingException,
+                NotImplementedError,
+                _Failed,
+            ) as exc:
+                findings.failed(what, str(bus), str(exc), time.monotonic() - began)
+            else:
+                taken = time.monotonic() - began
+                findings.ok(what, str(bus), "subscribed, sent and received", taken)
+    finally:
+        transport.cleanup()
+
+
+def _let_expire(
+    driver: GreenAMQPDriver,
+    target: Target,
+    options: typing.Any,
+    bus: buses.Bus,
+) -> None:
+    group = Target(topic=target.topic)
+    for each in (target, group):
+        driver.policies.set(each, QueuePolicy(expires=_LIFE))
+    try:
+        made = buses.choose(options, None, None, bus, driver.policies)
+        made.rpc_sources(target)
+    except NotImplementedError:
+        for each in (target, group):
+            driver.policies.set(each, None)
+
+
+def _attached(driver: GreenAMQPDriver, listener: Listener, deadline: float) -> None:
+    if not listener.wait_attached(deadline):
+        raise _Failed(f"cannot subscribe: {listener.refusal or 'no answer in time'}")
+
+
+def _left(deadline: float) -> float:
+    """Seconds; not 0, which is no time-out."""
+    return max(0.1, deadline - time.monotonic())
+
+
+def _call(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
+    listener = driver.subscribe(target, 1, None)
+
+    def serve() -> None:
+        for request in listener.poll(timeout=_left(deadline)):
+            request.acknowledge()
+            request.reply("here")
+
+    server = threading.Thread(target=serve, daemon=True)
+    try:
+        _attached(driver, listener, deadline)
+        server.start()
+        request = {"method": "ping", "args": {}}
+        reply = driver.send(
+            target, {}, request, wait_for_reply=True, timeout=_left(deadline)
+        )
+        if reply != "here":
+            raise _Failed(f"another reply came than was sent: {reply!r}")
+    finally:
+        listener.stop()
+        listener.cleanup()
+
+
+def _notify(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
+    listener = driver.subscribe_for_notifications([(target, "info")], None, 1, None)
+    came: list[typing.Any] = []
+
+    def take() -> None:
+        # Meanwhile, as a router tells the sender only when it was acknowledged.
+        came.extend(listener.poll(timeout=_left(deadline)))
+        for each in came:
+            each.acknowledge()
+
+    taker = threading.Thread(target=take, daemon=True)
+    try:
+        _attached(driver, listener, deadline)
+        taker.start()
+        message = {
+            "message_id": uuid.uuid4().hex,
+            "publisher_id": "greenamqp",
+            "event_type": "greenamqp.doctor",
+            "priority": "INFO",
+            "payload": {},
+            "timestamp": "",
+        }
+        whole = Target(topic=f"{target.topic}.info")
+        driver.send_notification(whole, {}, message, 2.0, retry=0)
+        taker.join(_left(deadline))
+        if not came:
+            raise _Failed("the notification was accepted, and did not come")
+    finally:
+        listener.stop()
+        listener.cleanup()

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``greenamqp state PID``: all that one process tells of itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import typing
+
+from greenamqp.command import service, states
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    states.add_arguments(parser)
+    parser.add_argument("pid", type=int)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show it; 1 if the process says nothing, 2 if the directory cannot be used."""
+    try:
+        found = states.read(states.directory(args), args.pid)
+    except (service.Unusable, OSError) as exc:
+        print(f"greenamqp state: {exc}", file=sys.stderr)
+        return 2
+    if not found:
+        print(
+            f"greenamqp state: process {args.pid} says nothing there: it has ended, "
+            "has no transport in use, or another state_dir",
+            file=sys.stderr,
+        )
+        return 1
+    if args.format == "json":
+        print(json.dumps(found[0], indent=2))
+    else:
+        print("\n".join(_outline(found[0])))
+    return 0
+
+
+def _outline(value: typing.Any, indent: str = "") -> list[str]:
+    """Plain data as lines: a name and its value, or what belongs to it below."""
+    lines = []
+    for name, inner in value.items():
+        if isinstance(inner, list):
+            lines.append(f"{indent}{name}: {len(inner)}")
+            for each in inner:
+                below = _outline(each, indent + "    ")
+                lines += [f"{indent}  -{below[0][len(indent) + 3 :]}", *below[1:]]
+        else:
+            lines.append(f"{indent}{name}: {'-' if inner in (None, '') else inner}")
+    return lines

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading what processes of this host tell of themselves: see greenamqp.state."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import socket
+import typing
+
+from greenamqp.command import service
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare where the processes' sockets are."""
+    parser.add_argument(
+        "--config-file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="configuration of a service that has state_dir (repeatable)",
+    )
+    parser.add_argument(
+        "--state-dir", metavar="DIRECTORY", help="in place of the one in there"
+    )
+    parser.add_argument(
+        "-f",
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="how it is shown (%(default)s)",
+    )
+
+
+def directory(args: argparse.Namespace) -> pathlib.Path:
+    """:raises Unusable: if none is named, or there is none"""
+    named = args.state_dir
+    if not named and args.config_file:
+        named = service.configuration(args).oslo_messaging_amqp.state_dir
+    if not named:
+        raise service.Unusable("no state_dir: name it, or a --config-file that has it")
+    found = pathlib.Path(named)
+    if not found.is_dir():
+        raise service.Unusable(f"{found} is no directory: no process has made it yet")
+    return found
+
+
+def read(where: pathlib.Path, pid: int | None = None) -> list[dict[str, typing.Any]]:
+    """What the processes say, or the one of them; those that are gone say nothing.
+
+    :raises PermissionError: if the directory is somebody else's
+    """
+    processes: dict[int, dict[str, typing.Any]] = {}
+    paths = (path for path in where.iterdir() if path.suffix == ".sock")
+    for path in sorted(paths):
+        if pid is not None and path.name.partition(".")[0] != str(pid):
+            continue
+        whole = _read(path)
+        if whole is not None:
+            known = processes.setdefault(whole["pid"], whole)
+            if known is not whole:  # another hub of the same process
+                known["transports"] += whole["transports"]
+    return [processes[pid] for pid in sorted(processes)]
+
+
+def _read(path: pathlib.Path) -> dict[str, typing.Any] | None:
+    data = b""
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.settimeout(2)
+        try:
+            reader.connect(str(path))
+            while more := reader.recv(65536):
+                data += more
+            return typing.cast("dict[str, typing.Any]", json.loads(data))
+        except (TimeoutError, ConnectionError, FileNotFoundError, ValueError):
+            return None  # it ended, or does not come to it
+
+
+_COLUMNS = (
+    ("pid", 8),
+    ("hub", 9),
+    ("host", 24),
+    ("bus", 22),
+    ("state", 11),
+    ("up for", 8),
+    ("links", 6),
+    ("calls", 6),
+    ("at work", 8),
+    ("pending", 8),
+    ("unsettled", 10),
+)
+
+
+def table(processes: list[dict[str, typing.Any]]) -> str:
+    """A line for each connection, and one more where it is down, with the reason."""
+    lines = ["".join(f"{name:<{width}}" for name, width in _COLUMNS)]
+    for process in processes:
+        for transport in process["transports"]:
+            for connection in transport["connections"]:
+                lines += _lines(process["pid"], transport["hub"], connection)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _lines(pid: int, hub: str, connection: dict[str, typing.Any]) -> list[str]:
+    senders = connection["senders"]
+    links = len(senders) + sum(
+        len(each["links"]) for each in connection["subscriptions"]
+    )
+    up_for = connection["up_for"]
+    cells = (
+        pid,
+        hub,
+        connection["host"],
+        connection["bus"],
+        connection["state"],
+        "-" if up_for is None else f"{up_for:.0f} s",
+        links,
+        connection["unanswered_calls"],
+        connection["requests_at_work"],
+        sum(each["pending"] for each in senders),
+        sum(each["unsettled"] for each in senders),
+    )
+    line = ""
+    for cell, (_, width) in zip(cells, _COLUMNS, strict=True):
+        line += f"{str(cell)[: width - 1]:<{width}}"
+    lines = [line]
+    if connection["why_down"]:
+        lines.append(f"        {connection['why_down']}")
+    return lines

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A private UNIX socket from which an operator reads what this process is doing.
+
+Where the option ``state_dir`` names a directory, each hub that transports are on
+listens there at ``PID.N.sock``.  Whoever connects gets one JSON object, ``pid`` and
+``transports``, each as :func:`greenamqp.describe` has it, and the end of the stream.
+Only the user may enter the directory; one that others may enter is not used.
+
+All is done in the hub's context, without a thread: under the blocking hub, whenever
+somebody waits.  A child that was forked lets go of it, and has one of its own as soon
+as it uses a transport.
+"""
+
+from __future__ import annotations
+
+import _socket  # the class that no monkey patching replaces
+import itertools
+import json
+import logging
+import os
+import socket
+import stat
+import typing
+
+from greenamqp.client import Client
+from greenamqp.hubs import Hub, Watch
+
+LOG = logging.getLogger(__name__)
+
+#: How many may read at one time: no more are accepted meanwhile.
+MOST_READERS = 16
+
+_boards: dict[Hub, _Board] = {}
+_numbers = itertools.count(1)
+
+
+def publish(client: Client, directory: str) -> None:
+    """Have a transport's client among those that can be read, until it is closed.  Does
+    not block, and raises nothing: what is in the way is logged.  From any thread."""
+    hub = client.hub
+
+    def enter() -> None:
+        if client.context.closed or hub.inherited:
+            return
+        board = _boards.get(hub)
+        if board is None:
+            try:
+                board = _Board(hub, directory)
+            except (OSError, ValueError) as exc:
+                LOG.warning("state_dir: %s: nobody can read the state", exc)
+                return
+            _boards[hub] = board
+        board.clients.append(client)
+        client.at_close.append(leave)
+
+    def leave() -> None:
+        board = _boards.get(hub)
+        if board is not None and client in board.clients:
+            board.clients.remove(client)
+            if not board.clients:
+                del _boards[hub]
+                board.close()
+
+    hub.call_inside(enter)
+
+
+def private(directory: str) -> None:
+    """Make the directory, or see that nobody else may enter it.
+
+    :raises ValueError: if somebody may, or it is not this user's
+    :raises OSError: if it cannot be made
+    """
+    try:
+        os.makedirs(directory, mode=0o700)
+    except FileExistsError:
+        pass
+    found = os.stat(directory)
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ValueError(
+            f"{directory} must belong to the user of this process, with mode 0700"
+        )
+
+
+class _Board:
+    """What listens.  Hub's context."""
+
+    def __init__(self, hub: Hub, directory: str) -> None:
+        self.clients: list[Client] = []
+        self._hub = hub
+        self._readers: set[_Reader] = set()
+        private(directory)
+        name = f"{os.getpid()}.{next(_numbers)}.sock"
+        self._path = os.path.join(directory, name)
+        try:
+            os.unlink(self._path)  # of a process of this number that was killed
+        except FileNotFoundError:
+            pass
+        self._socket: typing.Any = _socket.socket(
+            socket.AF_UNIX,
+            socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+        )
+        try:
+            self._socket.bind(self._path)
+            self._socket.listen(MOST_READERS)
+        except OSError:
+            self._socket.close()
+            raise
+        self._watch: Watch = hub.watch(self._socket.fileno(), self._acceptable)
+        hub.holders.add(self)
+
+    def _acceptable(self) -> None:
+        try:
+            fd, _ = self._socket._accept()
+        except OSError:
+            return
+        if len(self._readers) >= MOST_READERS:
+            os.close(fd)
+            return
+        whole = {
+            "pid": os.getpid(),
+            "transports": [
+                {
+                    "pid": os.getpid(),
+                    "hub": self._hub.name,
+                    "connections": client.describe(),
+                }
+                for client in self.clients
+            ],
+        }
+        data = json.dumps(whole).encode()
+        self._readers.add(_Reader(self._hub, fd, data, self._readers.discard))
+
+    def close(self) -> None:
+        """Listen no longer; whoever reads is left."""
+        self._hub.holders.discard(self)
+        self._watch.close()
+        self._socket.close()
+        for reader in list(self._readers):
+            reader.close()
+        try:
+            os.unlink(self._path)
+        except OSError:
+            pass
+
+    def forked(self) -> None:
+        """See :class:`greenamqp.hubs.base.Holder`.  The path is the parent's."""
+        _boards.pop(self._hub, None)
+        self._socket.close()
+        self._readers.clear()
+
+
+class _Reader:
+    """Who reads: it gets what fits, and the rest when there is room."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        fd: int,
+        data: bytes,
+        done: typing.Callable[[_Reader], None],
+    ) -> None:
+        self._hub = hub
+        self._socket = _socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+        self._left = memoryview(data)
+        self._done = done
+        self._watch: Watch = hub.watch(fd, self._readable)
+        self._watch.want_write(self._write)
+        hub.holders.add(self)
+
+    def _readable(self) -> None:
+        """Nothing is said to us: it is gone."""
+        self.close()
+
+    def _write(self) -> None:
+        try:
+            sent = self._socket.send(self._left)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        self._left = self._left[sent:]
+        if not self._left:
+            self.close()
+
+    def close(self) -> None:
+        self._hub.holders.discard(self)
+        self._watch.close()
+        self._socket.close()
+        self._done(self)
+
+    def forked(self) -> None:
+        """See :class:`greenamqp.hubs.base.Holder`."""
+        self._socket.close()

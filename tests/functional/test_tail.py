@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``greenamqp tail``."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from oslo_messaging import Target
+
+from greenamqp import command
+from greenamqp.broker import Broker
+from tests.functional import buses, harness, world
+
+pytestmark = pytest.mark.skipif(
+    world.current() != "threads", reason="a command is a process of its own; once"
+)
+
+_LIMIT = 60
+
+
+def tail(url, *arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "greenamqp", "tail", "--url", url, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=buses.ROOT,
+        preexec_fn=buses.die_with_parent,
+    )
+    said = process.stderr.readline()
+    assert "subscribed" in said, said + process.stderr.read()
+    return process
+
+
+@pytest.mark.needs("pools", "policy", "processes")
+def test_it_takes_nothing_from_anybody(bus, the_bus, topic):
+    listening = harness.Notified()
+    bus.listener(listening, [Target(topic=topic)])
+    notifier = bus.notifier([topic])
+    with tail(the_bus.url, topic, "--event", "good.*", "--count", "2") as process:
+        for event in ("good.one", "bad.one", "good.two"):
+            notifier.info({}, event, {"n": 1})
+        shown, _ = process.communicate(timeout=_LIMIT)
+    assert process.returncode == 0
+    first, second = shown.splitlines()
+    assert ' INFO publisher good.one {"n": 1}' in first
+    assert " good.two " in second
+    listening.got.wait(3)
+    assert sorted(listening.events()) == ["bad.one", "good.one", "good.two"]
+
+
+@pytest.mark.any_bus
+def test_json_and_its_end(bus, the_bus, topic):
+    where = ["--where", "payload.n == `1`"]
+    with tail(the_bus.url, topic, "-f", "json", *where) as process:
+        notifier = bus.notifier([topic])
+        notifier.error({}, "other", {"n": 2})
+        notifier.error({}, "it", {"n": 1})
+        whole = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=_LIMIT)
+    assert process.returncode == 130
+    assert whole["event_type"] == "it" and whole["payload"] == {"n": 1}
+    assert whole["priority"] == "ERROR"
+
+
+@pytest.mark.any_bus
+@pytest.mark.parametrize("product", ["qpid-dispatch-router", "qpid-cpp"])
+def test_a_bus_that_cannot(capsys, product):
+    with Broker(product=product) as broker:
+        assert command.main(["tail", "--url", broker.url]) == 1
+    assert "pool" in capsys.readouterr().err
+
+
+@pytest.mark.any_bus
+def test_what_is_no_jmespath(capsys):
+    assert command.main(["tail", "--where", "a ==="]) == 2
+    assert "--where" in capsys.readouterr().err
