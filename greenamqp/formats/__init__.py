@@ -6,11 +6,19 @@ One format per file.  Which one is spoken belongs to the family of addresses (se
 understand each other, elsewhere that of the ``amqp`` driver which oslo.messaging had.
 """
 
-from greenamqp.formats.base import BadMessage, Format, Request
+from greenamqp.formats.base import BadMessage, Format, Request, dumps, loads
 from greenamqp.formats.predecessor import PredecessorFormat
 from greenamqp.formats.rabbit import RabbitFormat
 
-__all__ = ["PREDECESSOR", "RABBIT", "BadMessage", "Format", "Request"]
+__all__ = [
+    "PREDECESSOR",
+    "RABBIT",
+    "BadMessage",
+    "Format",
+    "Request",
+    "dumps",
+    "loads",
+]
 
 #: Formats have no state: one of each serves all.
 PREDECESSOR = PredecessorFormat()
