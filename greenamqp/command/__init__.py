@@ -22,6 +22,10 @@ COMMANDS = {
         "greenamqp.command.demo",
         "run the main job of the driver and show its figures",
     ),
+    "outbox": (
+        "greenamqp.command.outbox",
+        "list, count, send or remove the notifications that wait on disk",
+    ),
 }
 
 

@@ -8,12 +8,12 @@ however it does.  What is in a file that nobody holds, a process that still runs
 into its own: at its start, and every now and then.
 
 Within: ``store`` (one file, as SQLite has it), ``directory`` (which files there are,
-and whose), ``outbox`` (what is sent at once, what is kept, and when that is sent).
-Only the last one knows of hubs and of the client.
+and whose), ``disk`` (the jobs that use them), ``outbox`` (what is sent at once, what is
+kept, and when that is sent).  Only the last one knows of hubs and of the client.
 """
 
 from greenamqp.outbox.directory import Directory, NoOutbox
 from greenamqp.outbox.outbox import Outbox
-from greenamqp.outbox.store import Letter, Row, Store
+from greenamqp.outbox.store import Letter, Store
 
-__all__ = ["Directory", "Letter", "NoOutbox", "Outbox", "Row", "Store"]
+__all__ = ["Directory", "Letter", "NoOutbox", "Outbox", "Store"]

@@ -30,8 +30,9 @@ from greenamqp.client import Client, Destination, Outgoing, Rejected
 from greenamqp.engine import Message
 from greenamqp.formats import Format, dumps, loads
 from greenamqp.hubs import Timer, Waiter, logs
-from greenamqp.outbox.directory import Claim, Directory
-from greenamqp.outbox.store import WORKING, Letter, Row, Store
+from greenamqp.outbox.directory import Directory
+from greenamqp.outbox.disk import NOTHING, Disk, Done
+from greenamqp.outbox.store import Letter
 
 LOG = logging.getLogger("greenamqp.outbox")
 
@@ -40,9 +41,6 @@ PATIENCE = 1.0
 
 # How often it is looked for files of processes that are gone.  Seconds.
 LOOK_INTERVAL = 10.0
-
-# Letters of one destination that are read at a time.
-_READ = 64
 
 # What the bus does not take is tried again after the first of them, twice as long each
 # further time, up to the second.  Seconds.
@@ -56,15 +54,15 @@ _TURN = 0.005
 class _Flight:
     """A letter on its way to the message bus.
 
-    :ivar id: in the file; None: it is not written yet
+    :ivar entry: as what the client has it
     :ivar over: whether it needs to be in the file no longer
     """
 
-    __slots__ = ("entry", "id", "lane", "over")
+    __slots__ = ("entry", "lane", "over", "unique_id")
 
-    def __init__(self, lane: _Lane, id: int | None) -> None:
+    def __init__(self, lane: _Lane, unique_id: str) -> None:
         self.lane = lane
-        self.id = id
+        self.unique_id = unique_id
         self.over = False
         self.entry: Outgoing | None = None
 
@@ -88,7 +86,7 @@ class _Put:
 class _Lane:
     """What waits for one destination.
 
-    :ivar rows: letters that were read, in order
+    :ivar letters: those that were read, in order
     :ivar more: whether the file may have more of them
     :ivar puts: letters that are being written
     :ivar flights: letters on their way
@@ -98,24 +96,12 @@ class _Lane:
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
         self.name = _name_of(destination)
-        self.rows: collections.deque[Row] = collections.deque()
+        self.letters: collections.deque[Letter] = collections.deque()
         self.more = False
         self.puts = 0
         self.flights: set[_Flight] = set()
         self.pause = _FIRST_PAUSE
         self.rest: Timer | None = None
-
-
-class _Done(typing.NamedTuple):
-    """What a job has done."""
-
-    ids: list[int]
-    rows: dict[str, list[Row]]
-    lanes: typing.Collection[str]
-    moved: int
-    old: int
-    shed: int
-    broken: list[str]
 
 
 class Outbox:
@@ -133,11 +119,13 @@ class Outbox:
         self._hub = client.hub
         self._directory = directory
         self._settled = "notify" in options.pre_settled
-        self._max_size = options.notify_outbox_max_size
-        self._max_age = options.notify_outbox_max_age
+        self._disk = Disk(
+            directory, options.notify_outbox_max_size, options.notify_outbox_max_age
+        )
         self._lanes: dict[Destination, _Lane] = {}
         self._puts: list[_Put] = []
-        self._removed: list[int] = []
+        # The unique ids of what is to be removed from the file.
+        self._removed: list[str] = []
         # Whether a job is at work; whether the next is to look for other files.
         self._busy = False
         self._look = True
@@ -146,9 +134,6 @@ class Outbox:
         self._openers: list[Waiter] = []
         self._look_timer: Timer | None = None
         self._closed = False
-        # The file, if there is one: of jobs.
-        self._claim: Claim | None = None
-        self._store: Store | None = None
         # Whether operators know that something waits, and that nothing can be written.
         self._told = False
         self._failing = False
@@ -165,11 +150,7 @@ class Outbox:
     def forked(self) -> None:
         """See :mod:`greenamqp.fork`: the file is the parent's."""
         self._closed = True
-        claim, self._claim = self._claim, None
-        if claim is not None:
-            claim.forked()
-        # To close the database in this process could take it from the parent.
-        fork.keep(self._store)
+        self._disk.forked()
 
     def close(self) -> None:
         """Send nothing any more, and leave the file to others.  What waits stays there.
@@ -249,7 +230,7 @@ class Outbox:
         with self._hub.lock:
             return {
                 "directory": self._directory.path,
-                "waiting": self._store.count if self._store is not None else 0,
+                "waiting": self._disk.count,
                 "destinations": [str(each) for each in self._lanes],
                 "sent": self.sent,
                 "dropped": dict(self.dropped),
@@ -285,7 +266,7 @@ class Outbox:
             lane = self._lane(destination)
             flight = None
             if entry is not None and not entry.done:
-                flight = self._fly(lane, None)
+                flight = self._fly(lane, letter.unique_id)
                 flight.entry = entry
                 entry.on_end = functools.partial(self._landed, flight)
                 entry.waiter = None
@@ -302,13 +283,13 @@ class Outbox:
     def _tell_failing(self, error: Exception) -> None:
         if not self._failing:
             self._failing = True
-            with logs.muted():
-                LOG.error(
-                    "notifications cannot be written to the outbox %s (%s): they wait "
-                    "for the message bus as if there were none",
-                    self._directory.path,
-                    error,
-                )
+            _log(
+                logging.ERROR,
+                "notifications cannot be written to the outbox %s (%s): they wait for "
+                "the message bus as if there were none",
+                self._directory.path,
+                error,
+            )
 
     def _linger(self) -> None:
         """Under a hub that only moves while somebody waits: let it."""
@@ -324,7 +305,8 @@ class Outbox:
             lane = self._lanes[destination] = _Lane(destination)
             if not self._told:
                 self._told = True
-                LOG.warning(
+                _log(
+                    logging.WARNING,
                     "notifications wait in the outbox %s: %s",
                     self._directory.path,
                     self._client.unavailable or "the message bus does not take them",
@@ -340,7 +322,7 @@ class Outbox:
         wanting = [
             lane.name
             for lane in self._lanes.values()
-            if lane.more and not (lane.rows or lane.flights or lane.rest)
+            if lane.more and not (lane.letters or lane.flights or lane.rest)
         ]
         if not (self._puts or self._removed or wanting or self._look):
             return
@@ -350,7 +332,7 @@ class Outbox:
         look, self._look = self._look, False
         letters = [put.letter for put in puts]
         self._hub.off_thread(
-            functools.partial(self._job, letters, removed, wanting, look),
+            functools.partial(self._disk.work, letters, removed, wanting, look),
             functools.partial(self._worked, puts, removed, wanting, look),
         )
 
@@ -358,94 +340,16 @@ class Outbox:
         """After the last job: close the file."""
         self._busy = True
         self._hub.off_thread(
-            functools.partial(self._job_last, list(self._removed)), self._worked_last
+            functools.partial(self._disk.close, list(self._removed)), self._worked_last
         )
-
-    def _job(
-        self,
-        letters: list[Letter],
-        removed: list[int],
-        wanting: list[str],
-        look: bool,
-    ) -> _Done:
-        """All disk work that there is.  In a native thread."""
-        with WORKING:
-            moved = 0
-            broken: list[str] = []
-            if look:
-                besides = self._claim.path if self._claim is not None else None
-                moved, broken = self._directory.move_abandoned(self._own, besides)
-            try:
-                return self._use(letters, removed, wanting, look, moved, broken)
-            except sqlite3.OperationalError:
-                raise  # the disk
-            except sqlite3.DatabaseError as exc:
-                assert self._claim is not None
-                self._drop_store()
-                broken.append(f"{exc}: it is kept as {self._claim.set_aside()}")
-                self._claim = None
-                return self._use(letters, [], [], True, moved, broken)
-
-    def _use(
-        self,
-        letters: list[Letter],
-        removed: list[int],
-        wanting: list[str],
-        look: bool,
-        moved: int,
-        broken: list[str],
-    ) -> _Done:
-        store = self._own() if letters else self._store
-        if store is None:
-            return _Done([], {}, (), moved, 0, 0, broken)
-        if removed:
-            store.remove(removed)
-        old = store.purge(self._max_age) if letters or wanting or look else 0
-        ids = store.add(letters) if letters else []
-        shed = store.shed_size(self._max_size) if letters or moved else 0
-        rows = {lane: store.first(lane, _READ) for lane in wanting}
-        if look:
-            store.recount()
-        lanes = store.lanes() if look else ()
-        return _Done(ids, rows, lanes, moved, old, shed, broken)
-
-    def _own(self) -> Store:
-        """Our file.  In a job."""
-        if self._store is None:
-            if self._claim is None:
-                self._directory.make()
-                self._claim = self._directory.new()
-            self._store = Store(self._claim.path, self._directory.bus)
-        return self._store
-
-    def _drop_store(self) -> None:
-        store, self._store = self._store, None
-        if store is not None:
-            store.close()
-
-    def _job_last(self, removed: list[int]) -> None:
-        with WORKING:
-            claim, self._claim = self._claim, None
-            empty = False
-            try:
-                if self._store is not None:
-                    self._store.remove(removed)
-                    self._store.recount()
-                    empty = self._store.count == 0
-                self._drop_store()
-                if claim is not None and empty:
-                    claim.remove()
-            finally:
-                if claim is not None:
-                    claim.release()
 
     def _worked(
         self,
         puts: list[_Put],
-        removed: list[int],
+        removed: list[str],
         wanting: list[str],
         look: bool,
-        done: _Done | None,
+        done: Done | None,
         error: Exception | None,
     ) -> None:
         with self._hub.lock:
@@ -453,16 +357,18 @@ class Outbox:
             if done is None:
                 assert error is not None
                 self._failed(puts, removed, wanting, error)
-                done = _Done([], {}, (), 0, 0, 0, [])
-            elif puts:
-                self._failing = False
-            for put, id in zip(puts, done.ids, strict=False):
-                self._written(put, id)
+                done = NOTHING
+            else:
+                for put in puts:
+                    self._failing = False
+                    self._written(put)
             for lane in self._all_lanes():
-                rows = done.rows.get(lane.name)
-                if rows is not None:
-                    lane.rows.extend(r for r in rows if r.id not in self._removed)
-                    lane.more = len(rows) == _READ or lane.puts > 0
+                letters = done.read.get(lane.name)
+                if letters is not None:
+                    lane.letters.extend(
+                        each for each in letters if each.unique_id not in self._removed
+                    )
+                    lane.more = lane.name in done.more or lane.puts > 0
             for name in done.lanes:
                 lane = self._lane(_destination_of(name))
                 lane.more = True
@@ -490,7 +396,7 @@ class Outbox:
     def _worked_last(self, _done: object, error: Exception | None) -> None:
         with self._hub.lock:
             if error is not None:
-                LOG.warning("the outbox %s: %s", self._directory.path, error)
+                _log(logging.WARNING, "the outbox %s: %s", self._directory.path, error)
             for put in self._puts:
                 put.done = True
                 put.error = sqlite3.OperationalError("the transport was cleaned up")
@@ -498,16 +404,12 @@ class Outbox:
             for opener in self._openers:
                 opener.wake()
 
-    def _written(self, put: _Put, id: int) -> None:
+    def _written(self, put: _Put) -> None:
         put.lane.puts -= 1
-        flight = put.flight
-        if flight is None:
-            put.lane.more = True
-        elif flight.over:
-            self._removed.append(id)
+        if put.flight is not None and put.flight.over:
+            # It was taken before it was there.
+            self._removed.append(put.letter.unique_id)
         else:
-            flight.id = id
-            # Should it fail, it is read from there.
             put.lane.more = True
         put.done = True
         put.waiter.wake()
@@ -515,7 +417,7 @@ class Outbox:
     def _failed(
         self,
         puts: list[_Put],
-        removed: list[int],
+        removed: list[str],
         wanting: list[str],
         error: Exception,
     ) -> None:
@@ -540,12 +442,16 @@ class Outbox:
 
     def _idle_again(self) -> None:
         self._busy = False
-        self._work()
+        if self._closed:
+            self._work_last()
+        else:
+            self._work()
 
-    def _tell(self, done: _Done) -> None:
+    def _tell(self, done: Done) -> None:
         where = self._directory.path
         if done.moved:
-            LOG.info(
+            _log(
+                logging.INFO,
                 "%s notifications that another process left are sent from the outbox "
                 "%s",
                 done.moved,
@@ -554,19 +460,22 @@ class Outbox:
         for reason, count in (("too old", done.old), ("too many", done.shed)):
             if count:
                 self.dropped[reason] += count
-                LOG.error(
+                _log(
+                    logging.ERROR,
                     "%s notifications were lost from the outbox %s: %s",
                     count,
                     where,
                     reason,
                 )
         for text in done.broken:
-            LOG.error("a file of the outbox %s cannot be read: %s", where, text)
+            _log(
+                logging.ERROR, "a file of the outbox %s cannot be read: %s", where, text
+            )
 
     # -- to the message bus
 
-    def _fly(self, lane: _Lane, id: int | None) -> _Flight:
-        flight = _Flight(lane, id)
+    def _fly(self, lane: _Lane, unique_id: str) -> _Flight:
+        flight = _Flight(lane, unique_id)
         lane.flights.add(flight)
         return flight
 
@@ -574,11 +483,11 @@ class Outbox:
         """Send the next one, if none is on its way."""
         if lane.flights or lane.rest is not None or self._closed:
             return
-        if lane.rows:
-            row = lane.rows.popleft()
-            flight = self._fly(lane, row.id)
+        if lane.letters:
+            letter = lane.letters.popleft()
+            flight = self._fly(lane, letter.unique_id)
             try:
-                compose = _compose_row(row)
+                compose = _compose_again(letter)
                 flight.entry = self._client.offer(
                     "notification",
                     lane.destination,
@@ -591,7 +500,8 @@ class Outbox:
         elif not lane.more and not lane.puts:
             if self._lanes.pop(lane.destination, None) is not None and not self._lanes:
                 self._told = False
-                LOG.info("nothing waits in the outbox %s", self._directory.path)
+                where = self._directory.path
+                _log(logging.INFO, "nothing waits in the outbox %s", where)
 
     def _landed(self, flight: _Flight, error: Exception | None) -> None:
         """Its end is known.  Within the client, which is not to be asked for anything
@@ -609,14 +519,17 @@ class Outbox:
                     self.sent += 1
                 else:
                     self.dropped["rejected"] += 1
-                    LOG.error("a notification was lost from the outbox: %s", error)
+                    _log(
+                        logging.ERROR,
+                        "a notification was lost from the outbox: %s",
+                        error,
+                    )
                 lane.pause = _FIRST_PAUSE
                 flight.over = True
-                if flight.id is not None:
-                    self._removed.append(flight.id)
+                self._removed.append(flight.unique_id)
             else:
-                LOG.warning("a notification stays in the outbox: %s", error)
-                lane.rows.clear()
+                _log(logging.WARNING, "a notification stays in the outbox: %s", error)
+                lane.letters.clear()
                 lane.more = True
                 self._rest(lane)
             self._advance(lane)
@@ -634,6 +547,12 @@ class Outbox:
             lane.rest = None
             self._advance(lane)
             self._work()
+
+
+def _log(level: int, text: str, *values: object) -> None:
+    """Not to be sent: who sends log records would fill the outbox with them."""
+    with logs.muted():
+        LOG.log(level, text, *values)
 
 
 # -- what a letter holds
@@ -669,6 +588,6 @@ def _compose(
     )
 
 
-def _compose_row(row: Row) -> typing.Callable[[Format], Message]:
-    message, context, envelope = loads(row.letter.content)
-    return _compose(message, context, row.letter.unique_id, envelope)
+def _compose_again(letter: Letter) -> typing.Callable[[Format], Message]:
+    message, context, envelope = loads(letter.content)
+    return _compose(message, context, letter.unique_id, envelope)

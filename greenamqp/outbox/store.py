@@ -85,17 +85,6 @@ class Letter(typing.NamedTuple):
     content: str
 
 
-class Row(typing.NamedTuple):
-    """A letter in the file.
-
-    :ivar created: when it was written, in seconds since 1970
-    """
-
-    id: int
-    created: float
-    letter: Letter
-
-
 class Store:
     """See the module.
 
@@ -147,20 +136,16 @@ class Store:
         with WORKING:
             self.count = int(self._one("SELECT count(*) FROM letters"))
 
-    def add(self, letters: typing.Sequence[Letter]) -> list[int]:
-        """Write all of them or none; returns their ids.  They are on the disk then."""
+    def add(self, letters: typing.Sequence[Letter]) -> None:
+        """Write all of them or none.  They are on the disk then."""
         now = time.time()
-        ids = []
         with WORKING, self._transaction():
-            for letter in letters:
-                cursor = self._db.execute(
-                    "INSERT INTO letters (unique_id, lane, created, content) "
-                    "VALUES (?, ?, ?, ?)",
-                    (letter.unique_id, letter.lane, now, letter.content),
-                )
-                ids.append(typing.cast(int, cursor.lastrowid))
-            self.count += len(ids)
-        return ids
+            self._db.executemany(
+                "INSERT INTO letters (unique_id, lane, created, content) "
+                "VALUES (?, ?, ?, ?)",
+                [(each.unique_id, each.lane, now, each.content) for each in letters],
+            )
+            self.count += len(letters)
 
     def absorb(self, path: str) -> None:
         """Take in, behind what is here, what another file has: nothing of it twice."""
@@ -178,14 +163,14 @@ class Store:
             finally:
                 self._db.execute("DETACH other")
 
-    def remove(self, ids: typing.Sequence[int]) -> None:
-        """Forget these."""
+    def remove(self, unique_ids: typing.Iterable[str]) -> None:
+        """Forget these, as far as they are here."""
         with WORKING:
             self._db.execute("PRAGMA synchronous=NORMAL")
             try:
                 with self._transaction():
-                    for each in ids:
-                        self._delete("id = ?", (each,))
+                    for each in unique_ids:
+                        self._delete("unique_id = ?", (each,))
             finally:
                 self._db.execute("PRAGMA synchronous=FULL")
 
@@ -229,13 +214,13 @@ class Store:
                 )
             }
 
-    def first(self, lane: str, limit: int) -> list[Row]:
+    def first(self, lane: str, limit: int) -> list[Letter]:
         """The first letters of a lane, in order."""
         with WORKING:
             return [
-                Row(id, created, Letter(unique_id, lane, content))
-                for id, unique_id, created, content in self._db.execute(
-                    "SELECT id, unique_id, created, content FROM letters "
+                Letter(unique_id, lane, content)
+                for unique_id, content in self._db.execute(
+                    "SELECT unique_id, content FROM letters "
                     "WHERE lane = ? ORDER BY id LIMIT ?",
                     (lane, limit),
                 )

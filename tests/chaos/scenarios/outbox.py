@@ -11,7 +11,7 @@ from oslo_messaging.notify import notifier
 
 import greenamqp
 from greenamqp.outbox import outbox
-from tests.chaos.workers import Stage
+from tests.chaos.workers import WAIT, Stage
 
 
 def notify(stage: Stage, url: str, look: float, options: dict) -> None:
@@ -25,7 +25,8 @@ def notify(stage: Stage, url: str, look: float, options: dict) -> None:
         )
         for topic in ("a", "b")
     }
-    stage.say("ready", hub=transport._driver.use_hub().name)
+    driver = transport._driver
+    stage.say("ready", hub=driver.use_hub().name)
     while order := stage.hear():
         slowest = 0.0
         for number in order.get("numbers", ()):
@@ -38,10 +39,14 @@ def notify(stage: Stage, url: str, look: float, options: dict) -> None:
                 notifiers["a"].info({}, "event", {"number": order["fork"]})
                 os._exit(0)
             stage.wait_child(child)
+        driver._connected()
+        if "sent" in order:
+            # In waits of the hub's: some only move then.
+            until = time.monotonic() + WAIT
+            while driver.outbox.sent < order["sent"] and time.monotonic() < until:
+                driver.use_hub().waiter().wait(time.monotonic() + 0.05)
         if "empty" in order:
-            driver = transport._driver
-            driver._connected()
-            driver.outbox.wait_empty(time.monotonic() + order["empty"])
+            driver.outbox.wait_empty(time.monotonic() + WAIT)
         stage.say("done", slowest=slowest, **greenamqp.describe(transport)["outbox"])
     transport.cleanup()
 
