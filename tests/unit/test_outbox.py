@@ -4,6 +4,8 @@
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 
 import oslo_messaging
 import pytest
@@ -192,3 +194,41 @@ def test_the_transport_says_why_there_can_be_no_outbox(tmp_path):
     conf = fakes.conf(notify_outbox=str(tmp_path / "file"))
     with pytest.raises(ValueError, match="notify_outbox: .*file: File exists"):
         oslo_messaging.get_notification_transport(conf, "amqp://localhost/")
+
+
+_FORKS = """
+import os, sys, threading
+from greenamqp.outbox import Letter, Store
+
+def write(path):
+    store = Store(path)
+    store.add([Letter("one", "lane", "text")])
+    store.close()
+
+def hammer():
+    number = 0
+    while not over.is_set():
+        write(os.path.join(sys.argv[1], f"{number}.db"))
+        number += 1
+
+over = threading.Event()
+thread = threading.Thread(target=hammer)
+thread.start()
+for number in range(30):
+    child = os.fork()
+    if not child:
+        write(os.path.join(sys.argv[1], f"child-{number}.db"))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+over.set()
+thread.join()
+"""
+
+
+def test_a_child_can_write_whatever_a_thread_of_its_parent_was_at(tmp_path):
+    """SQLite's own locks are free in it: a fork waits for who holds them."""
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _FORKS, str(tmp_path)],
+        check=True,
+        timeout=60,
+    )
