@@ -278,8 +278,8 @@ _outbox = [
         default=256,
         min=1,
         max=MAX_NUMBER,
-        help="MiB that what waits in the outbox of one process may take; the oldest "
-        "notifications fall out, which the log tells.",
+        help="MiB that what waits in the outbox of one process may take, beside 32 MiB "
+        "for SQLite's log; the oldest notifications fall out, which the log tells.",
     ),
     cfg.IntOpt(
         "notify_outbox_max_age",

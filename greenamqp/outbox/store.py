@@ -56,6 +56,10 @@ fork.wait_for(WORKING)
 # waited for so long.  Seconds.
 _BUSY = 5.0
 
+# Pages of 4 kB that are gathered in SQLite's log before they go to their places, for
+# which whoever writes then waits.  With SQLite's own number that is one writer in 200.
+_LOG = 8000
+
 _MIB = 1024 * 1024
 
 _SCHEMA = """
@@ -109,6 +113,7 @@ class Store:
             try:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG}")
                 self._db.executescript(_SCHEMA)
                 if bus is not None and not self._one("SELECT count(*) FROM bus"):
                     self._db.execute("INSERT INTO bus VALUES (?)", (bus,))
