@@ -156,3 +156,17 @@ def test_the_command(notifier, listener, forwarder, tmp_path):
     assert command("send", top, "--url", url) == "3 notifications sent\n"
     assert command("count", top) == "0\n"
     assert came(listener, 4) == [0, 1, 2, 3]
+
+
+@few(("threads", "blocking"), ("eventlet", "auto"))
+def test_a_frozen_bus_gets_each_once(notifier, listener, broker):
+    """What had left before it was written stays on its way, and is not sent again."""
+    worker = notifier()
+    notified(worker, [0])
+    broker.freeze()
+    assert notified(worker, range(1, 31))["waiting"] == 30
+    broker.thaw()
+    assert notified(worker, [], empty=True)["sent"] == 30
+    notified(worker, [31])
+    found = [listener.expect("came")["number"] for _ in range(32)]
+    assert found == list(range(32))
