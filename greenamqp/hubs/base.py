@@ -293,7 +293,11 @@ class Hub(abc.ABC):
                 error = exc
             self.call_inside(lambda: done(result, error))
 
-        native.original("_thread", "start_new_thread")(run, ())
+        try:
+            native.original("_thread", "start_new_thread")(run, ())
+        except RuntimeError as exc:  # there are too many
+            error = exc
+            self.call_inside(lambda: done(None, error))
 
     @abc.abstractmethod
     def call_inside(self, callback: Callback) -> None:
