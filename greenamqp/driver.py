@@ -10,6 +10,7 @@ own in the child.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import typing
@@ -28,6 +29,7 @@ from greenamqp.connection.security import Security
 from greenamqp.engine import Message
 from greenamqp.hubs import logs
 from greenamqp.listener import Incoming, Listener, RpcIncoming
+from greenamqp.outbox import Directory, NoOutbox, Outbox
 from greenamqp.policy import Policies, QueuePolicy
 
 LOG = logging.getLogger(__name__)
@@ -55,12 +57,15 @@ class GreenAMQPDriver(base.BaseDriver):
         _check(self._options)
         _check_names(url, self._options)
         Security(self._options).check()
+        if self._options.notify_outbox:
+            _check_outbox(self._directory())
         if not all(host.hostname for host in url.hosts or [TransportHost()]):
             LOG.warning("the transport URL names no host: that means localhost")
         # Reentrant, for a signal handler that comes while it is held.
         self._lock = threading.RLock()
         self._connecting = False
         self._client: Client | None = None
+        self._outbox: Outbox | None = None
         self._finalizer: typing.Any = None
         # The process that was forked from and had a connection.
         self._parent: int | None = None
@@ -79,6 +84,7 @@ class GreenAMQPDriver(base.BaseDriver):
         self._connecting = False
         self._detach_finalizer()
         client, self._client = self._client, None
+        self._outbox = None
         if client is not None:
             self._parent = client.hub.pid
             fork.keep(client)
@@ -87,6 +93,20 @@ class GreenAMQPDriver(base.BaseDriver):
     def client(self) -> Client | None:
         """This process's client, None before it is needed and after cleanup()."""
         return self._client
+
+    @property
+    def outbox(self) -> Outbox | None:
+        """Where this process's notifications wait on disk; None as `client`, and
+        without the option."""
+        return self._outbox
+
+    def _directory(self) -> Directory:
+        return Directory(
+            self._options.notify_outbox,
+            [f"{host.hostname}:{host.port}" for host in hosts_of(self._url)],
+            self._url.virtual_host,
+            self._default_exchange,
+        )
 
     def _connected(self) -> Client:
         """This process's client; made when first asked for."""
@@ -102,8 +122,16 @@ class GreenAMQPDriver(base.BaseDriver):
                     )
                 self._connecting = True
                 try:
-                    self._client = client = self._new_client()
-                    self._finalizer = weakref.finalize(self, _forgotten, client)
+                    client = self._new_client()
+                    if self._options.notify_outbox:
+                        self._outbox = Outbox(
+                            client, self._directory(), self._options
+                        )
+                        self._outbox.start()
+                    self._client = client
+                    self._finalizer = weakref.finalize(
+                        self, _forgotten, client, self._outbox
+                    )
                     self._finalizer.atexit = False
                 finally:
                     self._connecting = False
@@ -217,11 +245,13 @@ class GreenAMQPDriver(base.BaseDriver):
         version: float,
         retry: int | None = None,
     ) -> None:
-        """Send a notification; returns when the message bus has accepted it.
+        """Send a notification; returns when the message bus has accepted it, or when it
+        is in the outbox.
 
         :param retry: further attempts where the bus gives it back, or the connection
             is lost.  None or -1: for ever, unless ``default_notify_timeout`` is set,
-            or the bus says that nobody is there to take it
+            or the bus says that nobody is there to take it.  With an outbox it has
+            no meaning while that can be written
         :raises MessageDeliveryFailure: with the reason
         """
         if logs.is_muted():
@@ -252,6 +282,15 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> None:
         opts = self._options
         unique_id = client.unique_id()
+        destination = Destination.of(target, Service.NOTIFY)
+        envelope = version == 2.0
+        outbox = self._outbox
+        if outbox is not None:
+            try:
+                if outbox.send(destination, message, ctxt, unique_id, envelope):
+                    return
+            except hubs.EngagedError as exc:
+                raise exceptions.MessageDeliveryFailure(str(exc)) from exc
         timeout = opts.default_notify_timeout
         if timeout is None and retry is not None and retry >= 0:
             timeout = options.NOTIFY_TIMEOUT
@@ -259,9 +298,9 @@ class GreenAMQPDriver(base.BaseDriver):
         try:
             client.send(
                 "notification",
-                Destination.of(target, Service.NOTIFY),
+                destination,
                 lambda format: format.notification(
-                    message, ctxt, unique_id, envelope=version == 2.0
+                    message, ctxt, unique_id, envelope=envelope
                 ),
                 deadline=deadline,
                 retries=retry,
@@ -402,12 +441,19 @@ class GreenAMQPDriver(base.BaseDriver):
         """Close the connection and let go of everything.  Idempotent."""
         self._detach_finalizer()
         client, self._client = self._client, None
+        outbox, self._outbox = self._outbox, None
         if client is None:
             return
-        if client.hub.foreign():
-            client.hub.run_inside(client.close)
+        hub = client.hub
+        close = client.close
+        if outbox is not None:
+            close = functools.partial(_close, client, outbox)
+        if hub.foreign():
+            hub.run_inside(close)
+        elif outbox is not None and hub.engaged():
+            hub.call_inside(lambda: hub.spawn(close))
         else:
-            client.close()
+            close()
 
     def _detach_finalizer(self) -> None:
         finalizer, self._finalizer = self._finalizer, None
@@ -415,10 +461,19 @@ class GreenAMQPDriver(base.BaseDriver):
             finalizer.detach()
 
 
-def _forgotten(client: Client) -> None:
+def _close(client: Client, outbox: Outbox | None) -> None:
+    """May wait."""
+    try:
+        if outbox is not None:
+            outbox.close()
+    finally:
+        client.close()
+
+
+def _forgotten(client: Client, outbox: Outbox | None) -> None:
     """A transport is gone that nobody has cleaned up.  Called by the garbage collector,
     which may be anywhere."""
-    if client.forget():
+    if client.forget(lambda: _close(client, outbox)):
         warnings.warn(
             f"a transport to {client.connection.host} was not cleaned up: "
             "call its cleanup()",
@@ -435,6 +490,14 @@ def _check(opts: typing.Any) -> None:
             f"[{options.GROUP.name}] pre_settled: {', '.join(sorted(unknown))!r} is "
             f"not allowed; allowed: {', '.join(options.PRE_SETTLED)}"
         )
+
+
+def _check_outbox(directory: Directory) -> None:
+    """:raises ValueError: there can be no outbox there; says why"""
+    try:
+        directory.make()
+    except NoOutbox as exc:
+        raise ValueError(f"[{options.GROUP.name}] notify_outbox: {exc}") from None
 
 
 def _check_names(url: typing.Any, opts: typing.Any) -> None:

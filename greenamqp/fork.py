@@ -51,6 +51,9 @@ class Forked(typing.Protocol):
         """
 
 
+# Held by whoever runs C code that has locks of its own: see `wait_for`.
+_awaited: list[typing.Any] = []
+
 # In the order in which they registered.
 _told: weakref.WeakKeyDictionary[typing.Any, None] = weakref.WeakKeyDictionary()
 
@@ -72,7 +75,29 @@ def keep(inherited: object) -> None:
     _kept.append(inherited)
 
 
+def wait_for(lock: typing.Any) -> None:
+    """Begin no fork while another native thread holds `lock`, for good.
+
+    For C libraries with locks of their own, which a child would find taken by a thread
+    that it does not have.
+
+    :param lock: a real, reentrant one, that nobody holds for long
+    """
+    _awaited.append(lock)
+
+
+def _before() -> None:
+    for lock in _awaited:
+        lock.acquire()
+
+
+def _after() -> None:
+    for lock in reversed(_awaited):
+        lock.release()
+
+
 def _in_child() -> None:
+    _after()
     for holder in list(_told):
         try:
             holder.forked()
@@ -80,4 +105,6 @@ def _in_child() -> None:
             LOG.exception("after a fork")
 
 
-os.register_at_fork(after_in_child=_in_child)
+os.register_at_fork(
+    before=_before, after_in_parent=_after, after_in_child=_in_child
+)

@@ -16,6 +16,12 @@ def describe(transport: typing.Any) -> dict[str, typing.Any]:
     no password.  The names stay::
 
         pid, hub                    the process; eventlet, gevent, threads or blocking
+        outbox                      None without the option notify_outbox
+            directory
+            waiting                 notifications that are in it
+            destinations            where they go, for people
+            sent                    how many were sent from it, by this process
+            dropped                 how many fell out: too many, too old, rejected
         connections                 one, and others where one cannot hold all
             host, virtual_host
             state                   idle, connecting, opening, up, waiting or closed
@@ -43,6 +49,7 @@ def describe(transport: typing.Any) -> dict[str, typing.Any]:
     return {
         "pid": os.getpid(),
         "hub": client.hub.name if client is not None else None,
+        "outbox": driver.outbox.describe() if driver.outbox is not None else None,
         "connections": client.describe() if client is not None else [],
     }
 

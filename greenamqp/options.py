@@ -264,6 +264,32 @@ _sending = [
     ),
 ]
 
+_outbox = [
+    cfg.StrOpt(
+        "notify_outbox",
+        default="",
+        help="Directory, of this user alone, in which notifications wait that the "
+        "message bus does not take at once; whoever notifies goes on. They are sent "
+        "from there when it does, by another process if need be. By default they wait "
+        "in memory, and so does whoever notifies.",
+    ),
+    cfg.IntOpt(
+        "notify_outbox_max_size",
+        default=256,
+        min=1,
+        max=MAX_NUMBER,
+        help="MiB that what waits in the outbox of one process may take, beside 32 MiB "
+        "for SQLite's log; the oldest notifications fall out, which the log tells.",
+    ),
+    cfg.IntOpt(
+        "notify_outbox_max_age",
+        default=604_800,
+        min=1,
+        max=MAX_LIFE,
+        help="Seconds that a notification may wait in the outbox; then it falls out.",
+    ),
+]
+
 _addressing = [
     cfg.StrOpt(
         "addressing_mode",
@@ -483,6 +509,7 @@ OPTIONS: list[cfg.Opt] = [
     *_patience,
     *_security,
     *_sending,
+    *_outbox,
     *_addressing,
     *_lifetime,
     *_credit,

@@ -27,8 +27,15 @@ for no longer), ``turns`` (links that may be refused),
 """
 
 from greenamqp.client.client import Client
-from greenamqp.client.outgoing import Destination
+from greenamqp.client.outgoing import Destination, Outgoing, Rejected
 from greenamqp.client.receiving import ReceivingLink
 from greenamqp.client.subscription import Subscription
 
-__all__ = ["Client", "Destination", "ReceivingLink", "Subscription"]
+__all__ = [
+    "Client",
+    "Destination",
+    "Outgoing",
+    "ReceivingLink",
+    "Rejected",
+    "Subscription",
+]

@@ -295,7 +295,7 @@ class Client:
             False,
             None,
         )
-        entry.on_failure = self._post_failed
+        entry.on_end = self._post_ended
         self._submit(entry, urgent)
         if not entry.done:
             with self.hub.lock:
@@ -305,8 +305,52 @@ class Client:
                         self.hub.now() + SWEEP_INTERVAL, self._sweep_unattended
                     )
 
-    def _post_failed(self, error: Exception) -> None:
-        self.notices.add(notices.NOT_SENT, reason=error)
+    def _post_ended(self, error: Exception | None) -> None:
+        if error is not None:
+            self.notices.add(notices.NOT_SENT, reason=error)
+
+    def offer(
+        self,
+        what: str,
+        destination: Destination,
+        compose: Compose,
+        *,
+        settled: bool = False,
+        waiter: Waiter | None = None,
+        on_end: typing.Callable[[Exception | None], None] | None = None,
+    ) -> Outgoing:
+        """Send, for as long as it takes, what may be repeated.  Does not block.
+
+        :param waiter: woken at the end
+        :param on_end: called at the end instead, in the hub's context or under its
+            lock, with what it failed by or None; may not send
+        """
+        entry = Outgoing(
+            what,
+            destination,
+            compose,
+            self.context.format,
+            None,
+            None,
+            settled,
+            True,
+            waiter,
+        )
+        entry.on_end = on_end
+        self._submit(entry)
+        return entry
+
+    def withdraw(self, entry: Outgoing) -> None:
+        """What was offered need not be sent any more, as far as it was not."""
+        self._leave(entry)
+
+    @property
+    def unavailable(self) -> str:
+        """Why there is no connection, where one was tried for in vain or lost; else
+        "".  From any thread."""
+        if self.connection.state is State.UP:
+            return ""
+        return self.connection.last_failure
 
     def subscribe(
         self,
@@ -367,13 +411,13 @@ class Client:
             self.connection.release()
             logs.drain()
 
-    def forget(self) -> bool:
-        """Close before long, for nobody can ask for anything any more.  From anywhere.
-        Returns False if there is nothing to be closed."""
+    def forget(self, close: typing.Callable[[], None]) -> bool:
+        """Have `close` called before long, for nobody can ask for anything any more.
+        From anywhere.  Returns False if there is nothing to be closed."""
         hub = self.hub
         if self.context.closed or hub.inherited:
             return False
-        hub.call_inside(lambda: hub.spawn(self.close))
+        hub.call_inside(lambda: hub.spawn(close))
         return True
 
     # -- inside: the hub's context or its lock

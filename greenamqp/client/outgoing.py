@@ -78,6 +78,11 @@ class Reply(typing.NamedTuple):
         return self.format.result(self.content, allowed_modules)
 
 
+class Rejected(exceptions.MessageDeliveryFailure):
+    """The message bus has seen the message and does not take it, or it is none that
+    could be sent: to try again is of no use."""
+
+
 class Outgoing:
     """A message on its way out, until its outcome is known.
 
@@ -98,7 +103,7 @@ class Outgoing:
         "last_reason",
         "mandatory",
         "message",
-        "on_failure",
+        "on_end",
         "repeatable",
         "retries",
         "settled",
@@ -142,8 +147,8 @@ class Outgoing:
         self.impatient = False
         # When it was first found that nobody is there to take it.
         self.wanting_since: float | None = None
-        # Told of an error where nobody waits.
-        self.on_failure: typing.Callable[[Exception], None] | None = None
+        # Told of the end, with the error or None, where nobody waits.
+        self.on_end: typing.Callable[[Exception | None], None] | None = None
         self.attempts = 0
         self.done = False
         self.error: Exception | None = None
@@ -174,10 +179,10 @@ class Outgoing:
             return
         self.done = True
         self.error = error
-        if self.waiter is not None:
+        if self.on_end is not None:
+            self.on_end(error)
+        elif self.waiter is not None:
             self.waiter.wake()
-        elif error is not None and self.on_failure is not None:
-            self.on_failure(error)
 
     def failed(self, reason: str, cause: Exception | None = None) -> None:
         """Finish with the error that the application is to see."""
@@ -186,6 +191,12 @@ class Outgoing:
         )
         error.__cause__ = cause
         self.finish(error)
+
+    def rejected(self, reason: str) -> None:
+        """As `failed`, where it would fail whenever it is sent again."""
+        self.finish(
+            Rejected(f"{self.what} to {self.destination} failed: {reason}")
+        )
 
     def undeliverable(self, address: str | None) -> None:
         """Finish as the ``mandatory`` flag promises: nobody takes it."""

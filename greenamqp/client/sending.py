@@ -160,7 +160,7 @@ class SendingLink(WantedLink[Sender]):
             try:
                 entry.recompose(context.format)
             except (TypeError, ValueError) as exc:
-                entry.failed(f"it cannot be written for {context.bus}: {exc}")
+                entry.rejected(f"it cannot be written for {context.bus}: {exc}")
                 return
         message = entry.message
         message.address = self.address
@@ -175,7 +175,7 @@ class SendingLink(WantedLink[Sender]):
         assert engine is not None
         data = engine.codec.encode(message)
         if 0 < self._limit < len(data):
-            entry.failed(
+            entry.rejected(
                 f"the message has {len(data)} bytes, and the link to {self.address} "
                 f"takes {self._limit} at most"
             )
@@ -463,7 +463,7 @@ class SendingLink(WantedLink[Sender]):
         elif verdict is Verdict.UNDELIVERABLE:
             entry.undeliverable(self.address)
         elif verdict is Verdict.FAILED:
-            entry.failed(reason)
+            entry.rejected(reason)
         else:
             absent = verdict is Verdict.AGAIN_DECLARED
             if absent:
@@ -540,7 +540,7 @@ class SendingLink(WantedLink[Sender]):
             if entry.deadline is None:
                 entry.wanting_since = None  # there is no bus to say so
             # A reply that has not left yet is not sent again, but for the first time.
-            if (entry.on_failure and not entry.attempts) or entry.may_retry():
+            if (entry.on_end and not entry.attempts) or entry.may_retry():
                 self.pending.append(entry)
             else:
                 entry.failed(reason)

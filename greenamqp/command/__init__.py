@@ -39,6 +39,10 @@ COMMANDS = {
     ),
     "state": ("greenamqp.command.state", "show what one process of this host is doing"),
     "top": ("greenamqp.command.top", "show what all processes of this host are doing"),
+    "outbox": (
+        "greenamqp.command.outbox",
+        "list, count, send or remove the notifications that wait on disk",
+    ),
 }
 
 

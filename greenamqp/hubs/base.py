@@ -274,6 +274,31 @@ class Hub(abc.ABC):
 
         self.spawn(run)
 
+    def off_thread(
+        self,
+        function: typing.Callable[[], typing.Any],
+        done: typing.Callable[[typing.Any, Exception | None], None],
+    ) -> None:
+        """As `offload`, for what no monkey patching makes cooperative, such as a disk:
+        in a native thread of its own, where the hub has any.
+
+        `function` may use nothing that may be patched, and so may not log.
+        """
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = function()
+            except Exception as exc:
+                error = exc
+            self.call_inside(lambda: done(result, error))
+
+        try:
+            native.original("_thread", "start_new_thread")(run, ())
+        except RuntimeError as exc:  # there are too many
+            error = exc
+            self.call_inside(lambda: done(None, error))
+
     @abc.abstractmethod
     def call_inside(self, callback: Callback) -> None:
         """Run `callback` in the hub's context, soon.  From any thread, and from a

@@ -266,6 +266,13 @@ class BlockingHub(ReactorHub):
         else:
             done(result, None)
 
+    def off_thread(
+        self,
+        function: typing.Callable[[], typing.Any],
+        done: typing.Callable[[typing.Any, Exception | None], None],
+    ) -> None:
+        self.offload(function, done)
+
     def call_inside(self, callback: Callback) -> None:
         self._calls.append(callback)
         if self._reactor is not None:

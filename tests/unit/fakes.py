@@ -374,6 +374,19 @@ class World(Hub):
     def call_inside(self, callback: typing.Callable[[], None]) -> None:
         self._calls.append(callback)
 
+    def off_thread(
+        self,
+        function: typing.Callable[[], typing.Any],
+        done: typing.Callable[[typing.Any, Exception | None], None],
+    ) -> None:
+        # What blocks takes no time here.
+        result, error = None, None
+        try:
+            result = function()
+        except Exception as exc:
+            error = exc
+        self.call_inside(lambda: done(result, error))
+
     def flush_soon(self, pump: typing.Any) -> None:
         # As the green hubs: with the next wake-up.
         if not pump.dirty:

@@ -1100,6 +1100,48 @@ def offload_hands_over_result_or_error(env):
 
 
 @check()
+def off_thread_hands_over_result_or_error(env):
+    outcomes = []
+    done = env.event()
+
+    def got(result, error):
+        outcomes.append((result, type(error)))
+        if len(outcomes) == 2:
+            done.set()
+
+    def fails():
+        raise OSError("no space left")
+
+    with env.hub.lock:
+        env.hub.off_thread(lambda: "result", got)
+        env.hub.off_thread(fails, got)
+    done.wait()
+    assert sorted(outcomes, key=str) == sorted(
+        [("result", type(None)), (None, OSError)], key=str
+    )
+
+
+@check(("threads", *GREEN))
+def the_hub_runs_while_something_blocks_off_thread(env):
+    """What blocks goes on only when the hub has had a turn."""
+    from greenamqp.hubs import native
+
+    gate = native.original("threading", "Lock")()
+    gate.acquire()
+    passed = []
+    done = env.event()
+
+    def got(result, error):
+        passed.append(result)
+        done.set()
+
+    env.hub.off_thread(lambda: gate.acquire(timeout=FAR / 2), got)
+    env.later(0.002, gate.release)
+    done.wait()
+    assert passed == [True]
+
+
+@check()
 def spawn_runs_where_it_may_wait(env):
     done = env.event()
     got = []

@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import oslo_messaging
 import proton
@@ -520,6 +521,46 @@ def test_default_reply_timeout(seconds, caplog):
         s.world.advance(3)
         assert "RPC reply to replies timed out" in caplog.text
         listener.cleanup()
+
+
+@effect("notify_outbox")
+@pytest.mark.parametrize("outbox", [True, False])
+def test_notify_outbox(outbox, tmp_path):
+    with fakes.driver(
+        notify_outbox=str(tmp_path / "outbox") if outbox else "", network={"credit": 0}
+    ) as s:
+        task = s.notify()
+        s.world.advance(20)
+        assert task.done is outbox
+        assert bool(list(tmp_path.rglob("*.db"))) is outbox
+
+
+@effect("notify_outbox_max_size")
+@pytest.mark.parametrize("size", [1, 2])
+def test_notify_outbox_max_size(size, tmp_path):
+    with fakes.driver(
+        notify_outbox=str(tmp_path), notify_outbox_max_size=size, network={"credit": 0}
+    ) as s:
+        for _ in range(30):
+            s.notify(message={"event_type": "e", "payload": "x" * 100_000})
+            s.world.advance(2)
+        waiting = s.driver.outbox.describe()["waiting"]
+        assert 5 * size < waiting < 11 * size
+        assert s.driver.outbox.dropped["too many"] == 30 - waiting
+
+
+@effect("notify_outbox_max_age")
+@pytest.mark.parametrize("age", [1000, 2000])
+def test_notify_outbox_max_age(age, tmp_path, monkeypatch):
+    with fakes.driver(
+        notify_outbox=str(tmp_path), notify_outbox_max_age=age, network={"credit": 0}
+    ) as s:
+        s.notify()
+        s.world.advance(2)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 1500)
+        s.world.advance(20)
+        assert s.driver.outbox.dropped["too old"] == (age == 1000)
 
 
 @effect("default_send_timeout", "default_notify_timeout")

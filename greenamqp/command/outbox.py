@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``greenamqp outbox``: what waits on disk for the message bus; see the option
+``notify_outbox``.
+
+Looks into the files of living processes, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+import time
+import typing
+
+from greenamqp.buses.format import loads
+from greenamqp.outbox import Store
+from greenamqp.outbox.directory import all_files, is_free
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of the subcommand."""
+    parser.set_defaults(complain=parser.error)
+    actions = parser.add_subparsers(metavar="action", dest="action")
+    for name, summary in (
+        ("list", "show what waits, one line for each file and destination"),
+        ("count", "print how many notifications wait"),
+        ("send", "send what no process looks after, and wait until it has gone"),
+        ("purge", "remove what waits: it is never sent"),
+    ):
+        action = actions.add_parser(name, help=summary, description=summary)
+        action.add_argument("directory", help="as notify_outbox says")
+        if name == "send":
+            action.add_argument(
+                "--config-file",
+                action="append",
+                metavar="FILE",
+                help="what the service is configured with, in place of its --url",
+            )
+            action.add_argument("--url", help="transport URL, credentials included")
+            action.add_argument(
+                "--exchange",
+                help="default exchange of the service: in brackets in what list shows; "
+                "by default as its configuration says",
+            )
+            action.add_argument(
+                "--timeout",
+                type=float,
+                default=60.0,
+                metavar="SECONDS",
+                help="give up after that; what is left stays (default: %(default)s)",
+            )
+        if name == "purge":
+            action.add_argument(
+                "--older-than",
+                type=float,
+                default=0.0,
+                metavar="SECONDS",
+                help="remove only what is older (default: all)",
+            )
+            action.add_argument("--topic", help="remove only what goes to this topic")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    if args.action is None:
+        args.complain("an action is required: list, count, send or purge")
+    if args.action == "send":
+        return _send(args)
+    try:
+        files = all_files(args.directory)
+    except OSError as exc:
+        return _complain(f"{args.directory}: {exc.strerror}")
+    total = 0
+    status = 0
+    for path in files:
+        try:
+            store = Store(path)
+            try:
+                total += _do(args, store)
+            finally:
+                store.close()
+        except (OSError, sqlite3.Error) as exc:
+            status = _complain(f"{path}: {exc}")
+    if args.action == "count":
+        print(total)
+    elif args.action == "purge":
+        print(f"{total} notifications removed")
+    return status
+
+
+def _do(args: argparse.Namespace, store: Store) -> int:
+    """What is asked for, with one file; returns how many letters that was about."""
+    lanes = store.lanes()
+    if args.action == "list":
+        state = "left" if is_free(store.path) else "in use"
+        for lane, (count, oldest) in lanes.items():
+            age = max(0.0, time.time() - oldest)
+            print(
+                f"{count} to {_where(lane)}, the oldest for {age:.0f} s: {store.bus}, "
+                f"{state}, {store.path}"
+            )
+        return store.count
+    if args.action == "count":
+        return store.count
+    if args.topic is None:
+        return store.purge(args.older_than)
+    return sum(
+        store.purge(args.older_than, lane)
+        for lane in lanes
+        # The priority follows the topic.
+        if args.topic in (loads(lane)[1], loads(lane)[1].rpartition(".")[0])
+    )
+
+
+def _where(lane: str) -> str:
+    exchange, topic, server, _fanout = loads(lane)
+    return "/".join(part for part in (exchange, topic, server) if part)
+
+
+def _send(args: argparse.Namespace) -> int:
+    import oslo_messaging
+    from oslo_config import cfg
+
+    from greenamqp import options
+    from greenamqp.driver import GreenAMQPDriver
+
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=args.config_file or [], default_config_dirs=[])
+    options.register(conf)
+    conf.set_override("notify_outbox", args.directory, options.GROUP.name)
+    conf.set_override("hub", "threads", options.GROUP.name)
+    if args.exchange is not None:
+        oslo_messaging.set_transport_defaults(args.exchange)
+    try:
+        transport = oslo_messaging.get_notification_transport(conf, args.url)
+    except Exception as exc:
+        return _complain(str(exc))
+    driver: typing.Any = transport._driver
+    if not isinstance(driver, GreenAMQPDriver):
+        return _complain("the transport URL is not of this driver")
+    try:
+        driver.use_hub()
+        assert driver.outbox is not None
+        hub = driver.use_hub()
+        empty = driver.outbox.wait_empty(hub.now() + args.timeout)
+        found = driver.outbox.describe()
+    finally:
+        transport.cleanup()
+    print(f"{found['sent']} notifications sent")
+    lost = sum(found["dropped"].values())
+    if lost:
+        _complain(f"{lost} were lost: {found['dropped']}")
+    if not empty:
+        return _complain(f"{found['waiting']} wait still, after {args.timeout:g} s")
+    return 1 if lost else 0
+
+
+def _complain(text: str) -> int:
+    print(f"greenamqp outbox: {text}", file=sys.stderr)
+    return 1

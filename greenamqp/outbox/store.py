@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One file of the outbox: notifications in the order in which they came.
+
+All of this blocks, for as long as the disk takes.  It may run in any native thread, of
+which one at a time is at work here; a fork waits for it, as SQLite has locks of its
+own.  What was added is on the disk (fsync); that something was removed need not be,
+when the power fails: then it is sent again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+import typing
+
+from greenamqp import fork
+from greenamqp.hubs import native
+
+
+class _Working:
+    """A real lock, reentrant.  Not the interpreter's own RLock: eventlet looks for
+    those that were made before it patched, and replaces them."""
+
+    def __init__(self) -> None:
+        self._lock = native.original("_thread", "allocate_lock")()
+        self._ident = native.original("_thread", "get_ident")
+        self._owner: int | None = None
+        self._depth = 0
+
+    def acquire(self) -> None:
+        me = self._ident()
+        if self._owner != me:
+            self._lock.acquire()
+            self._owner = me
+        self._depth += 1
+
+    def release(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+            self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+
+#: Held by whoever is at work here.
+WORKING: typing.Final = _Working()
+fork.wait_for(WORKING)
+
+# Another process that looks into the file, by the ``greenamqp outbox`` command, is
+# waited for so long.  Seconds.
+_BUSY = 5.0
+
+# Pages of 4 kB that are gathered in SQLite's log before they go to their places, for
+# which whoever writes then waits.  With SQLite's own number that is one writer in 200.
+_LOG = 8000
+
+_MIB = 1024 * 1024
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS bus (name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS letters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    unique_id TEXT NOT NULL UNIQUE,
+    lane TEXT NOT NULL,
+    created REAL NOT NULL,
+    content TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_lane ON letters (lane, id);
+CREATE INDEX IF NOT EXISTS by_age ON letters (created, id);
+"""
+
+
+class Letter(typing.NamedTuple):
+    """A notification that waits.
+
+    :ivar unique_id: the same whenever it is sent
+    :ivar lane: where it goes, as text; what has the same stays in order
+    :ivar content: what it is made of again, as text
+    """
+
+    unique_id: str
+    lane: str
+    content: str
+
+
+class Store:
+    """See the module.
+
+    :param path: the file; it is made, for this user alone, where there is none
+    :param bus: which message bus it is for, for people; None: as the file says
+    :param thorough: look at all of it
+    :raises OSError, sqlite3.Error: it cannot be had.  A plain sqlite3.DatabaseError
+        says that the file is no database, or not any more
+    :ivar count: how many letters there are
+    """
+
+    def __init__(
+        self, path: str, bus: str | None = None, thorough: bool = False
+    ) -> None:
+        self.path = path
+        # SQLite gives the files that it puts beside it the same permissions.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        with WORKING:
+            self._db = sqlite3.connect(
+                path, timeout=_BUSY, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG}")
+                self._db.executescript(_SCHEMA)
+                if bus is not None and not self._one("SELECT count(*) FROM bus"):
+                    self._db.execute("INSERT INTO bus VALUES (?)", (bus,))
+                self.count = 0
+                self.recount()
+                if thorough and (found := self._one("PRAGMA quick_check")) != "ok":
+                    raise sqlite3.DatabaseError(str(found).splitlines()[0])
+            except BaseException:
+                self._db.close()
+                raise
+
+    def close(self) -> None:
+        """Let go of the file.  Idempotent."""
+        with WORKING:
+            self._db.close()
+
+    @property
+    def bus(self) -> str:
+        """Which message bus it is for, for people."""
+        with WORKING:
+            return str(self._one("SELECT coalesce(max(name), '') FROM bus"))
+
+    def recount(self) -> None:
+        """Set `count` to what there is: another process may have removed some."""
+        with WORKING:
+            self.count = int(self._one("SELECT count(*) FROM letters"))
+
+    def add(self, letters: typing.Sequence[Letter]) -> None:
+        """Write all of them or none.  They are on the disk then."""
+        now = time.time()
+        with WORKING, self._transaction():
+            self._db.executemany(
+                "INSERT INTO letters (unique_id, lane, created, content) "
+                "VALUES (?, ?, ?, ?)",
+                [(each.unique_id, each.lane, now, each.content) for each in letters],
+            )
+            self.count += len(letters)
+
+    def absorb(self, path: str) -> None:
+        """Take in, behind what is here, what another file has: nothing of it twice."""
+        with WORKING:
+            self._db.execute("ATTACH ? AS other", (path,))
+            try:
+                with self._transaction():
+                    self._db.execute(
+                        "INSERT OR IGNORE INTO main.letters "
+                        "(unique_id, lane, created, content) "
+                        "SELECT unique_id, lane, created, content "
+                        "FROM other.letters ORDER BY id"
+                    )
+                self.recount()
+            finally:
+                self._db.execute("DETACH other")
+
+    def remove(self, unique_ids: typing.Iterable[str]) -> None:
+        """Forget these, as far as they are here."""
+        with WORKING:
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            try:
+                with self._transaction():
+                    for each in unique_ids:
+                        self._delete("unique_id = ?", (each,))
+            finally:
+                self._db.execute("PRAGMA synchronous=FULL")
+
+    def purge(self, older_than: float = 0.0, lane: str | None = None) -> int:
+        """Forget what is older than so many seconds, of one lane or all; returns how
+        many that were."""
+        where, values = "created <= ?", [time.time() - older_than]
+        with WORKING, self._transaction():
+            if lane is not None:
+                return self._delete(f"{where} AND lane = ?", (*values, lane))
+            return self._delete(where, values)
+
+    def shed_size(self, most: int) -> int:
+        """Forget the oldest where all of it takes more than so many MiB; returns how
+        many that were."""
+        shed = 0
+        with WORKING:
+            while self.count and (used := self.size) > most * _MIB:
+                some = max(1, int(self.count * (1 - most * _MIB / used)))
+                with self._transaction():
+                    shed += self._delete(
+                        "id IN (SELECT id FROM letters ORDER BY created, id LIMIT ?)",
+                        (some,),
+                    )
+        return shed
+
+    @property
+    def size(self) -> int:
+        """Bytes that the letters take in the file."""
+        with WORKING:
+            pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
+            return int(pages * self._one("PRAGMA page_size"))
+
+    def lanes(self) -> dict[str, tuple[int, float]]:
+        """How many letters each lane has, and when the first was written."""
+        with WORKING:
+            return {
+                lane: (count, oldest)
+                for lane, count, oldest in self._db.execute(
+                    "SELECT lane, count(*), min(created) FROM letters GROUP BY lane"
+                )
+            }
+
+    def first(self, lane: str, limit: int) -> list[Letter]:
+        """The first letters of a lane, in order."""
+        with WORKING:
+            return [
+                Letter(unique_id, lane, content)
+                for unique_id, content in self._db.execute(
+                    "SELECT unique_id, content FROM letters "
+                    "WHERE lane = ? ORDER BY id LIMIT ?",
+                    (lane, limit),
+                )
+            ]
+
+    def _one(self, query: str) -> typing.Any:
+        return self._db.execute(query).fetchone()[0]
+
+    def _delete(self, where: str, values: typing.Sequence[typing.Any]) -> int:
+        count = self._db.execute(f"DELETE FROM letters WHERE {where}", values).rowcount
+        self.count -= count
+        return count
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self, self._db)
+
+
+class _Transaction:
+    """All or nothing, the count included."""
+
+    def __init__(self, store: Store, db: sqlite3.Connection) -> None:
+        self._store = store
+        self._db = db
+        self._count = store.count
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None:
+            try:
+                self._db.execute("COMMIT")
+                return
+            except sqlite3.Error:
+                self._undo()
+                raise
+        self._undo()
+
+    def _undo(self) -> None:
+        self._store.count = self._count
+        if self._db.in_transaction:  # a full disk has undone it already
+            self._db.execute("ROLLBACK")
