@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.engine import (
     Connection,
     LocalProtocolError,
@@ -90,7 +90,7 @@ class Management(base.Management):
         )
         try:
             link = self._connection.create_sender(
-                target, name=f"management/{uuid.uuid4().hex}"
+                target, name=f"management/{chance.unique()}"
             )
         except LocalProtocolError as exc:
             self._finish(request, Refused(f"{declaration.what}: {exc}", False))
