@@ -286,19 +286,23 @@ class SimNetwork:
     def connect(self, sock: SimSocket, address: typing.Any) -> None:
         """Have `sock` connected, refused, or left hanging."""
         host = address[0]
-        if host in self.hanging:
-            return
+        pause = 1.0
         delay = 2 * (self.sim.latency + self.rng.random() * self.sim.jitter)
 
         def arrive() -> None:
+            nonlocal pause
             if sock.closed:
+                return
+            still = self.still_until.get(host, 0.0) > self.world.clock
+            if still or host in self.hanging:
+                # Lost on the way: it is asked again after 1, 2, 4 s and so on.
+                self.world.call_at(self.world.clock + pause, arrive)
+                pause *= 2
                 return
             listening = self.listening.get(address)
             if listening is None or host in self.refusing:
                 sock.fail(errno.ECONNREFUSED)
                 return
-            if host in self.hanging or self.still_until.get(host, 0) > self.world.clock:
-                return  # what asks for a connection is lost on the way
             self._ports += 1
             other = SimSocket(self, listening.hub)
             other.where = (sock.hub.process, self._ports)
