@@ -301,7 +301,7 @@ class SimHub(GreenHub):
         self.soon.append(callback)
 
     def _loop_greenlet(self) -> greenlet.greenlet | None:
-        # One for all processes: of this one's as long as it works for it.  Where logging
+        # One for all processes: this one's as long as it works for it.  Where logging
         # found several hubs at work it would take the first in memory.
         return self.world.loop if self.busy else None
 
