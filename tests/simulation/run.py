@@ -331,6 +331,10 @@ class Run:
         world.run_until(self.begin + TROUBLE + PEACE + CALL_TIMEOUT + 40.0)
         if self._busy:
             self.wrong(f"{self._busy} senders hang")
+        for _, transport in clients:
+            expected = transport._driver.client.replies.waiting
+            if expected:
+                self.wrong(f"{len(expected)} calls that are over are still expected")
         self._close(clients)
         self._judge(clients)
 

@@ -258,10 +258,10 @@ class SimHub(GreenHub):
         world = self.world
         if world.threads and greenlet.getcurrent() in self.threads:
             if world.rng.random() < world.threads:
-                self.pause()
+                self.pause(world.rng.choice((0.0, 0.0, 0.003, 0.02)))
 
-    def pause(self) -> None:
-        """Let others have their turn."""
+    def pause(self, seconds: float = 0.0) -> None:
+        """Let others have their turn, and so much time pass."""
         me = greenlet.getcurrent()
         over: list[bool] = []
 
@@ -270,7 +270,11 @@ class SimHub(GreenHub):
             if not me.dead:
                 me.switch()
 
-        self.soon.append(back)
+        if seconds:
+            later = self.world.clock + seconds
+            self.world.call_at(later, lambda: self.soon.append(back))
+        else:
+            self.soon.append(back)
         while not over:  # somebody else may switch here: a wake that comes meanwhile
             self._switch()
 
