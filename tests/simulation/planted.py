@@ -7,12 +7,10 @@ import itertools
 import sys
 from unittest import mock
 
-from greenamqp.client.receiving import ReceivingLink
 from greenamqp.client.replies import Replies
 from greenamqp.client.sending import SendingLink
 from greenamqp.connection.failover import Backoff
 from greenamqp.connection.pump import BUFFER_SIZE, Pump
-from greenamqp.engine import LinkState
 from greenamqp.hubs.green import GreenWaiter
 from greenamqp.listener import Listener
 from tests.simulation.run import Run, plan
@@ -47,18 +45,6 @@ def _wait(self, deadline, right=GreenWaiter.wait):
     return right(self, None)
 
 
-def _want(self, right=ReceivingLink.want):
-    if not getattr(self, "was_wanted", False):
-        right(self)
-    elif self.link is not None and self.link.state is LinkState.ATTACHED:
-        right(self)
-
-
-def _attached(self, link, right=ReceivingLink._attached):
-    self.was_wanted = True
-    right(self, link)
-
-
 PLANTED = {
     "the tail of a write is dropped": lambda: mock.patch.object(
         Pump, "_write", _write
@@ -72,9 +58,6 @@ PLANTED = {
     "a deadline is forgotten": lambda: mock.patch.object(GreenWaiter, "wait", _wait),
     "a back-off never ends": lambda: mock.patch.object(
         Backoff, "next_pause", lambda self, lasted=None: 1e6
-    ),
-    "a subscription is not restored": lambda: mock.patch.multiple(
-        ReceivingLink, want=_want, _attached=_attached
     ),
     "outcomes of a lost connection are not told": lambda: mock.patch.object(
         SendingLink, "connection_lost", _nothing
