@@ -14,14 +14,13 @@ import functools
 import logging
 import threading
 import typing
-import uuid
 import warnings
 import weakref
 
 from oslo_messaging import Target, TransportHost, exceptions
 from oslo_messaging._drivers import base
 
-from greenamqp import fork, hubs, options, state
+from greenamqp import chance, fork, hubs, options, state
 from greenamqp.buses import BadMessage, Format, Service
 from greenamqp.client import Client, Destination
 from greenamqp.connection.failover import AMQP_PORT, AMQPS_PORT, Host
@@ -70,7 +69,7 @@ class GreenAMQPDriver(base.BaseDriver):
         # The process that was forked from and had a connection.
         self._parent: int | None = None
         fork.tell(self)
-        self._hub_wish: str | None = None
+        self._hub_wish: str | hubs.Hub | None = None
         #: What is asked of queues; see greenamqp.policy.
         self.policies = Policies(self._options, options.RabbitOptions(conf, url))
 
@@ -366,11 +365,11 @@ class GreenAMQPDriver(base.BaseDriver):
 
     # -- for greenamqp's own servers
 
-    def use_hub(self, name: str | None = None) -> hubs.Hub:
+    def use_hub(self, name: str | hubs.Hub | None = None) -> hubs.Hub:
         """The hub that this transport is on in this process.
 
-        :param name: which one to use if there is a choice yet: nothing was sent or
-            listened to before, and the option ``hub`` says ``auto``
+        :param name: which one to use, or a hub itself, if there is a choice yet: that
+            is, nothing was sent or listened to before, and ``hub`` says ``auto``
         """
         if name is not None and self._options.hub == "auto":
             self._hub_wish = name
@@ -380,7 +379,7 @@ class GreenAMQPDriver(base.BaseDriver):
         self, target: Target, batch_size: int, batch_timeout: float | None
     ) -> Listener:
         """As `listen`, without waiting: see Listener.wait_attached."""
-        unique = uuid.uuid4().hex
+        unique = chance.unique()
         return self._subscribe(
             RpcIncoming,
             batch_size,

@@ -106,7 +106,7 @@ class _Board:
             self._socket.close()
             raise
         self._watch: Watch = hub.watch(self._socket.fileno(), self._acceptable)
-        hub.holders.add(self)
+        hub.holders[self] = None
 
     def _acceptable(self) -> None:
         try:
@@ -132,7 +132,7 @@ class _Board:
 
     def close(self) -> None:
         """Listen no longer; whoever reads is left."""
-        self._hub.holders.discard(self)
+        self._hub.holders.pop(self, None)
         self._watch.close()
         self._socket.close()
         for reader in list(self._readers):
@@ -166,7 +166,7 @@ class _Reader:
         self._done = done
         self._watch: Watch = hub.watch(fd, self._readable)
         self._watch.want_write(self._write)
-        hub.holders.add(self)
+        hub.holders[self] = None
 
     def _readable(self) -> None:
         """Nothing is said to us: it is gone."""
@@ -185,7 +185,7 @@ class _Reader:
             self.close()
 
     def close(self) -> None:
-        self._hub.holders.discard(self)
+        self._hub.holders.pop(self, None)
         self._watch.close()
         self._socket.close()
         self._done(self)

@@ -12,8 +12,8 @@ import ipaddress
 import logging
 import socket
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.broker.namespace import Namespace, Refused
 from greenamqp.broker.peer import Peer
 from greenamqp.broker.router import RouterNamespace
@@ -47,7 +47,7 @@ class Core:
         #: of a router: called with a virtual host and an address that has its first
         #: receiver, or none any more
         self.on_receivers: typing.Callable[[str, str], None] | None = None
-        identity = uuid.uuid4().hex
+        identity = chance.unique()
         self.container_id = (
             f"Router.{identity[:12]}"
             if settings.behaviour.router

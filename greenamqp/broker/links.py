@@ -50,7 +50,7 @@ class Peer(typing.Protocol):
 
     name: str
     engine: AcceptedConnection
-    links: set[Endpoint]
+    links: dict[Endpoint, None]
     touch: typing.Callable[[], None]
 
     @property
@@ -73,7 +73,7 @@ class Endpoint:
     def join(self) -> None:
         """It is complete: it counts among its connection's links from now on."""
         self.link.on_detached = self._detached
-        self.peer.links.add(self)
+        self.peer.links[self] = None
 
     def _detached(self, link: typing.Any, error: RemoteError | None) -> None:
         self.gone(failed=self.peer.engine.failed is not None)
@@ -81,7 +81,7 @@ class Endpoint:
     def gone(self, failed: bool) -> None:
         """The link is no more; `failed` if its connection broke.  Idempotent."""
         if self in self.peer.links:
-            self.peer.links.discard(self)
+            del self.peer.links[self]
             self._gone(failed)
 
     def _gone(self, failed: bool) -> None:

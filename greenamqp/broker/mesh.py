@@ -66,7 +66,7 @@ class _View:
         self.other = other
         self._call_later = call_later
         self._alive = True
-        self._news: set[tuple[str, str]] = set()
+        self._news: dict[tuple[str, str], None] = {}
         self._timer: Timer | None = None
         # Messages that the other has and did not settle: a set that keeps the order.
         self._under_way: dict[Transit, None] = {}
@@ -83,14 +83,14 @@ class _View:
         if is_temporary(name):
             self._learn(vhost, name)
             return
-        self._news.add((vhost, name))
+        self._news[vhost, name] = None
         if self._timer is None:
             delay = self.core.settings.mesh_delay
             self._timer = self._call_later(delay, self._learn_all)
 
     def _learn_all(self) -> None:
         self._timer = None
-        news, self._news = self._news, set()
+        news, self._news = self._news, {}
         for vhost, name in news:
             self._learn(vhost, name)
 

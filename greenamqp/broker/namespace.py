@@ -21,8 +21,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.broker.settings import Settings
 from greenamqp.broker.store import Address, Kind, Policy, Queue, Usage
 
@@ -266,7 +266,7 @@ class Namespace:
             if node is not None:
                 return node
         else:
-            name = f"{DYNAMIC_PREFIX}{uuid.uuid4().hex}"
+            name = f"{DYNAMIC_PREFIX}{chance.unique()}"
         return self._make(name, kind, policy)
 
     # -- the life of addresses

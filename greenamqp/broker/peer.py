@@ -65,7 +65,7 @@ class Peer:
         self.touch = touch
         self.engine: AcceptedConnection
         self.namespace: Namespace | RouterNamespace | None = None
-        self.links: set[links.Endpoint] = set()
+        self.links: dict[links.Endpoint, None] = {}
         self._call_soon = call_soon
         self._on_opened = on_opened
         self._on_ended = on_ended

@@ -22,8 +22,8 @@ import base64
 import collections
 import logging
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.broker.namespace import (
     Refused,
     check_address,
@@ -129,7 +129,7 @@ class RouterAddress:
         self.receivers: list[Receiver] = []
         #: the receivers that another router has, as one
         self.beyond: Receiver | None = None
-        self.senders: set[Sender] = set()
+        self.senders: dict[Sender, None] = {}
         self._ready: collections.deque[Receiver] = collections.deque()
         # Messages that wait for credit: of all receivers, or, multicast, of one each.
         self._pending: collections.deque[Transit] = collections.deque()
@@ -147,13 +147,13 @@ class RouterAddress:
 
     def attach_sender(self, sender: Sender) -> None:
         """`sender` names this address; it gets credit while there are receivers."""
-        self.senders.add(sender)
+        self.senders[sender] = None
         if self.reachable:
             sender.give_credit()
 
     def detach_sender(self, sender: Sender) -> None:
         """`sender` is gone, and what it sent that nobody has yet."""
-        self.senders.discard(sender)
+        self.senders.pop(sender, None)
         self.drop(sender)
 
     def drop(self, sender: Sender) -> None:
@@ -321,8 +321,9 @@ class RouterNamespace:
 
     def make_dynamic(self) -> RouterAddress:
         """A temporary address, which goes with its receiver."""
-        unique = base64.b64encode(uuid.uuid4().bytes, altchars=b"+_").decode()
-        name = f"{_TEMPORARY}{self._router_id}/temp.{unique.rstrip('=')}"
+        unique = bytes.fromhex(chance.unique())
+        coded = base64.b64encode(unique, altchars=b"+_").decode().rstrip("=")
+        name = f"{_TEMPORARY}{self._router_id}/temp.{coded}"
         return self._make(name, False)
 
     def _make(self, name: str, multicast: bool) -> RouterAddress:

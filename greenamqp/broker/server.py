@@ -108,7 +108,7 @@ class Server:
         self.core = Core(settings, hub.now)
         self.host = host
         self.port = port
-        self.connections: set[_Accepted] = set()
+        self.connections: dict[_Accepted, None] = {}
         self._listening: typing.Any = None  # a _socket.socket
         self._watch: Watch | None = None
         self._maintenance: Timer | None = None
@@ -121,22 +121,10 @@ class Server:
 
         :raises OSError: if host and port cannot be listened on
         """
-        info = _socket.getaddrinfo(
-            self.host, self.port, 0, _socket.SOCK_STREAM, 0, _socket.AI_PASSIVE
-        )
-        family, kind, proto, _, address = info[0]
-        sock = _socket.socket(family, kind | _socket.SOCK_CLOEXEC, proto)
-        try:
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-            sock.setblocking(False)
-            sock.bind(address)
-            sock.listen(_BACKLOG)
-        except BaseException:
-            sock.close()
-            raise
+        sock = self.hub.network.listen(self.host, self.port, _BACKLOG)
         self.port = sock.getsockname()[1]
         self._listening = sock
-        self.hub.holders.add(self)
+        self.hub.holders[self] = None
         self._watch = self.hub.watch(sock.fileno(), self._acceptable)
         self._maintain()
         settings = self.core.settings
@@ -195,7 +183,7 @@ class Server:
 
     def forget(self, accepted: _Accepted) -> None:
         """A connection is gone."""
-        self.connections.discard(accepted)
+        self.connections.pop(accepted, None)
         accepted.peer.engine.destroy()
         self._look_whether_drained()
 
@@ -205,7 +193,7 @@ class Server:
             drained.wake()
 
     def _stop_listening(self) -> None:
-        self.hub.holders.discard(self)
+        self.hub.holders.pop(self, None)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
@@ -221,7 +209,7 @@ class Server:
             if self._listening is None:
                 return
             try:
-                fd, address = self._listening._accept()
+                sock, address = self.hub.network.accept(self._listening)
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -230,18 +218,17 @@ class Server:
                     return
                 LOG.info("a connection was gone before it was accepted: %s", exc)
                 continue
-            self._accept(fd, address)
+            self._accept(sock, address)
 
-    def _accept(self, fd: int, address: typing.Any) -> None:
+    def _accept(self, sock: typing.Any, address: typing.Any) -> None:
         name = _name(address)
         limit = self.core.settings.max_connections
         if len(self.connections) + len(self._handshakes) >= limit:
             if self._refused % 100 == 0:
                 LOG.warning("%s: refused: there are %d connections", name, limit)
             self._refused += 1
-            os.close(fd)
+            sock.close()
             return
-        sock = _socket.socket(fileno=fd)
         try:
             sock.setblocking(False)
             if sock.family != getattr(_socket, "AF_UNIX", None):
@@ -257,7 +244,7 @@ class Server:
 
     def _serve(self, stream: Stream, name: str, external: str | None = None) -> None:
         accepted = _Accepted(self, stream, name, external)
-        self.connections.add(accepted)
+        self.connections[accepted] = None
         accepted.start()
 
     def _shake_hands(self, stream: tls.TlsStream, name: str) -> None:

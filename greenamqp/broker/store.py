@@ -115,16 +115,16 @@ class Usage:
         self.bytes = 0
         self.addresses = 0
         #: queues whose senders wait for room
-        self.waiting: set[Queue] = set()
+        self.waiting: dict[Queue, None] = {}
 
     def wait(self, queue: Queue) -> None:
         """`queue`'s senders wait until there is room."""
-        self.waiting.add(queue)
+        self.waiting[queue] = None
 
     def freed(self) -> None:
         """There may be room again."""
         if self.bytes <= self.limit * _RESUME_AT:
-            waiting, self.waiting = self.waiting, set()
+            waiting, self.waiting = self.waiting, {}
             for queue in waiting:
                 queue.look_for_room()
 

@@ -32,10 +32,10 @@ import dataclasses
 import functools
 import json
 import typing
-import uuid
 
 from oslo_messaging import Target
 
+from greenamqp import chance
 from greenamqp.buses import management
 from greenamqp.buses.base import Addresser, Bus, Node, Service
 from greenamqp.buses.management import Refused, Steps, check_policy, listed
@@ -117,7 +117,7 @@ class Management(management.Management):
         )
         try:
             link = self._connection.create_sender(
-                target, name=f"management/{uuid.uuid4().hex}"
+                target, name=f"management/{chance.unique()}"
             )
         except LocalProtocolError as exc:
             self._finish(request, Refused(f"{declaration.what}: {exc}", False))

@@ -8,8 +8,8 @@ link that asks for it by its expiry policy.
 from __future__ import annotations
 
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.buses import management
 from greenamqp.buses.base import Addresser, Bus
 from greenamqp.buses.management import Batch, Declarations, Refused
@@ -55,7 +55,7 @@ class Management(management.Management):
         try:
             link = self._connection.create_receiver(
                 Terminus(address, expiry_policy=EXPIRE_WITH_LINK),
-                name=f"management/{uuid.uuid4().hex}",
+                name=f"management/{chance.unique()}",
             )
         except LocalProtocolError as exc:
             batch.one_less(Refused(f"queue {address!r}: {exc}", False))

@@ -22,8 +22,8 @@ import dataclasses
 import functools
 import logging
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.engine import (
     Connection,
     DecodeError,
@@ -305,7 +305,7 @@ class Management:
         self._waiting.append(request)
 
     def _open(self) -> None:
-        name = f"management/{uuid.uuid4().hex}"
+        name = f"management/{chance.unique()}"
         try:
             sender = self._connection.create_sender(
                 Terminus(self.node),

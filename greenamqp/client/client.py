@@ -7,9 +7,8 @@ import functools
 import itertools
 import logging
 import typing
-import uuid
 
-from greenamqp import buses, interrupts
+from greenamqp import buses, chance, interrupts
 from greenamqp.buses import Format
 from greenamqp.client import notices
 from greenamqp.client.context import Context
@@ -91,7 +90,7 @@ class Client:
         self._links: dict[Destination, SendingLink] = {}
         # Receives what this connection cannot hold; made when it is first needed.
         self._further: Client | None = None
-        self._prefix = uuid.uuid4().hex
+        self._prefix = chance.unique()
         self._count = itertools.count(1)
         self._unattended: list[Outgoing] = []
         self._idle_timer: Timer | None = None

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.buses import Node, Refused
 from greenamqp.client import notices
 from greenamqp.client.context import LINK_NAME, Context
@@ -127,7 +127,7 @@ class ReceivingLink(WantedLink[Receiver]):
         link = engine.create_receiver(
             self.node,
             Terminus(self.node.address),
-            name=f"{LINK_NAME}/receiver/[{self.address}]/{uuid.uuid4().hex}",
+            name=f"{LINK_NAME}/receiver/[{self.address}]/{chance.unique()}",
             settle_mode=SettleMode.MIXED,
             properties=self.node.link_properties,
             own_session=alone,

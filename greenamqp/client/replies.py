@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import logging
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.buses import BadMessage, Refused
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outgoing import Call, Reply
@@ -67,7 +67,7 @@ class Replies(WantedLink[Receiver]):
         self._forbidden = forbidden
         # Of all ids of requests, and of what replies come from: the same over any
         # number of connections, as long as that answers.
-        self._prefix = uuid.uuid4().hex
+        self._prefix = chance.unique()
         self._name = self._prefix
         self._count = 0
         self.address: str | None = None
@@ -119,7 +119,7 @@ class Replies(WantedLink[Receiver]):
         assert context.watch is not None
         link = context.engine.create_receiver(
             self.node,
-            name=f"{LINK_NAME}/receiver/[rpc-response]/{uuid.uuid4().hex}",
+            name=f"{LINK_NAME}/receiver/[rpc-response]/{chance.unique()}",
             # One for all calls: no refusal of another link is to end it.
             own_session=self.node.survives,
         )
@@ -151,7 +151,7 @@ class Replies(WantedLink[Receiver]):
     def _elsewhere(self) -> None:
         """What replies come from does not answer: its node may be gone.  From now on
         they come from somewhere else, and those that wait get none."""
-        self._name = uuid.uuid4().hex
+        self._name = chance.unique()
         self.fail_all(self.refusal)
 
     def _attached(self, link: Receiver) -> None:

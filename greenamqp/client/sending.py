@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import collections
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.buses import Refused
 from greenamqp.client import absence, notices
 from greenamqp.client.context import LINK_NAME, Context
@@ -325,7 +325,7 @@ class SendingLink(WantedLink[Sender]):
         link = engine.create_sender(
             self.node,
             Terminus(self.address, outcomes=self.node.outcomes),
-            name=f"{LINK_NAME}/sender/[{self.address}]/{uuid.uuid4().hex}",
+            name=f"{LINK_NAME}/sender/[{self.address}]/{chance.unique()}",
             properties=self.node.link_properties,
             own_session=self.alone,
         )

@@ -107,11 +107,11 @@ class Subscription:
 
     def leaving(self, link: ReceivingLink) -> None:
         """See :class:`greenamqp.client.receiving.Owner`."""
-        self.room.departing.add(link)
+        self.room.departing[link] = None
 
     def left(self, link: ReceivingLink) -> None:
         """See :class:`greenamqp.client.receiving.Owner`."""
-        self.room.departing.discard(link)
+        self.room.departing.pop(link, None)
 
     def detach(self) -> None:
         """Detach all links, to attach them over another connection."""
@@ -215,7 +215,7 @@ class Room:
         self.links_held = 0
         # How many they may have, where the bus refused one more.
         self._limit: int | None = None
-        self.departing: set[ReceivingLink] = set()
+        self.departing: dict[ReceivingLink, None] = {}
 
     def take_on(self, subscription: Subscription) -> None:
         """Receive it from now on."""

@@ -9,7 +9,6 @@ time.
 
 from __future__ import annotations
 
-import _socket  # the class that no monkey patching replaces
 import errno
 import os
 import socket
@@ -69,7 +68,7 @@ class Attempt:
         self._deadline = deadline
         self._timer: Timer | None = hub.call_at(deadline, self._timed_out)
         self._step_timer: Timer | None = None
-        hub.holders.add(self)
+        hub.holders[self] = None
         hub.offload(self._resolve, self._resolved)
 
     @property
@@ -96,7 +95,7 @@ class Attempt:
     def cancel(self) -> None:
         """Give up; nothing is called any more."""
         self._done = None
-        self._hub.holders.discard(self)
+        self._hub.holders.pop(self, None)
         self._drop_socket()
         self._stop_timer()
         if self._handshake is not None:
@@ -107,13 +106,7 @@ class Attempt:
         if self._make_context is not None:
             # Here, since it reads files as well.
             self._context = self._make_context()
-        try:
-            return numeric(self._hostname, self._port)
-        except OSError:
-            # The module's function, not _socket's: cooperative where it is patched.
-            return socket.getaddrinfo(
-                self._hostname, self._port, type=socket.SOCK_STREAM
-            )
+        return self._hub.network.look_up(self._hostname, self._port)
 
     def _resolved(self, result: typing.Any, error: Exception | None) -> None:
         if self._done is None:
@@ -133,9 +126,7 @@ class Attempt:
             family, kind, proto, _name, address = self._addresses.pop(0)
             self.address = address
             try:
-                self._socket = _socket.socket(
-                    family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto
-                )
+                self._socket = self._hub.network.socket(family, kind, proto)
                 code = self._socket.connect_ex(address)
             except OSError as exc:
                 self._reason = str(exc)
@@ -225,7 +216,7 @@ class Attempt:
 
     def _finish(self, stream: Stream | None, reason: str | None) -> None:
         done, self._done = self._done, None
-        self._hub.holders.discard(self)
+        self._hub.holders.pop(self, None)
         self._drop_socket()
         self._stop_timer()
         if done is not None:
@@ -251,17 +242,6 @@ class Attempt:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def numeric(hostname: str, port: int) -> list[tuple[typing.Any, ...]]:
-    """What getaddrinfo gives for an address, which needs no look-up: gevent would
-    start a thread for it.
-
-    :raises OSError: if `hostname` is a name
-    """
-    return _socket.getaddrinfo(
-        hostname, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-    )
 
 
 def prepare(sock: typing.Any) -> None:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 import typing
+
+from greenamqp import chance
 
 #: The port of a host for which the URL gives none (IANA: amqp).
 AMQP_PORT = 5672
@@ -34,7 +35,7 @@ class Hosts:
     def __init__(
         self,
         hosts: typing.Sequence[Host],
-        choose: typing.Callable[[int], int] = random.randrange,
+        choose: typing.Callable[[int], int] = chance.below,
     ) -> None:
         self._hosts = list(hosts)
         self._index = choose(len(self._hosts))
@@ -73,7 +74,7 @@ class Backoff:
         interval: float,
         step: float,
         maximum: float,
-        jitter: typing.Callable[[], float] = random.random,
+        jitter: typing.Callable[[], float] = chance.share,
     ) -> None:
         self._hosts = hosts
         self._interval = interval

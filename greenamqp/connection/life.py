@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import sys
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.connection import connect, diagnosis
 from greenamqp.connection.diagnosis import Lasting
 from greenamqp.connection.failover import Backoff, Host, Hosts
@@ -366,14 +365,10 @@ class BusConnection:
             self._security.warn_of_plain(host, sasl)
         return client_connection(
             # Names are made when they are needed: after a fork they differ.
-            f"{prefix}.{os.getpid()}.{uuid.uuid4().hex}",
+            f"{prefix}.{self.hub.pid}.{chance.unique()}",
             self,
             hostname=self._hostname(),
-            properties={
-                "process": command,
-                "pid": os.getpid(),
-                "node": platform.node() or "unknown",
-            },
+            properties={"process": command, **self.hub.identity()},
             idle_timeout=self._idle_timeout,
             channel_max=CHANNEL_MAX,
             links_per_session=self._links_per_session,

@@ -113,7 +113,7 @@ class Pump:
     def start(self) -> None:
         """Begin: the engine's first bytes go out."""
         assert self._stream is not None
-        self.hub.holders.add(self)
+        self.hub.holders[self] = None
         self._watch = self.hub.watch(self._stream.fileno(), self._readable)
         self._process()
         if getattr(self._stream, "buffered", False):
@@ -352,7 +352,7 @@ class Pump:
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None
-        self.hub.holders.discard(self)
+        self.hub.holders.pop(self, None)
         if self._charge is not None:
             GUARD.remove(self._charge)
             self._charge = None

@@ -224,7 +224,7 @@ class Connection(ConnectionEvents):
         self._now = 0.0
         self._links: dict[typing.Any, Sender | Receiver] = {}  # by pn_link_t *
         self._sessions: list[Session] = []  # that links may be put into
-        self.sessions_alive: set[Session] = set()  # all that proton holds
+        self.sessions_alive: dict[Session, None] = {}  # all that proton holds
         self.session_count = 0
         self._link_count = 0
         self._doomed: list[typing.Any] = []

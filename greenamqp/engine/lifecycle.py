@@ -48,7 +48,7 @@ class Owner(typing.Protocol):
     lifecycle: Lifecycle
     links_per_session: int
     #: Sessions that proton holds.
-    sessions_alive: set[Session]
+    sessions_alive: dict[Session, None]
     #: Those that are ended on both sides, to be given back once no event names them.
     sessions_over: list[Session]
     #: How many of ours the peer holds.
@@ -94,7 +94,7 @@ class Session(_SessionProxy):
         #: Whether it takes no link any more, and is ended with its last one.
         self.left = False
         super().__init__(name, owner.lifecycle, pn_session)
-        owner.sessions_alive.add(self)
+        owner.sessions_alive[self] = None
         # Whether it counts as one that we began.
         self._counted = self.local
         owner.session_count += self.local
@@ -153,7 +153,7 @@ class Session(_SessionProxy):
         Not left to the end of the connection: proton's session holds this object, and
         through it itself, so neither would ever be freed, nor the connection.
         """
-        self.owner.sessions_alive.discard(self)
+        self.owner.sessions_alive.pop(self, None)
         if self._pn_session is not None:
             self._pn_session.context = None
             self._pn_session.free()

@@ -41,14 +41,16 @@ def choose() -> str:
     return "threads"
 
 
-def get(name: str = "auto") -> Hub:
-    """The hub of that name for the calling thread, made if need be.
+def get(name: str | Hub = "auto") -> Hub:
+    """The hub of that name for the calling thread, made if need be; a hub itself.
 
     After a fork the child gets one of its own.
 
     :raises ValueError: for an unknown name
     :raises ImportError: if eventlet or gevent is asked for and not installed
     """
+    if isinstance(name, Hub):
+        return name
     if name == "auto":
         name = choose()
     if name == "eventlet":

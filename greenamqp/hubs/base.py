@@ -28,11 +28,13 @@ import abc
 import contextlib
 import logging
 import os
+import platform
 import time
 import typing
 
 from greenamqp import fork
 from greenamqp.hubs import logs, native
+from greenamqp.hubs.network import NETWORK, Network
 
 LOG = logging.getLogger(__name__)
 
@@ -120,6 +122,9 @@ class Hub(abc.ABC):
     #: Whether a callback that is due runs even if nobody waits for anything here.
     punctual: typing.ClassVar[bool] = False
 
+    #: Where its sockets come from.
+    network: Network = NETWORK
+
     #: The clock that all deadlines are on: seconds, monotonic.
     now = staticmethod(time.monotonic)
 
@@ -130,7 +135,7 @@ class Hub(abc.ABC):
         #: True in a child process if it was made before the fork: of no use there.
         self.inherited = False
         #: Who is to hear of a fork.
-        self.holders: set[Holder] = set()
+        self.holders: dict[Holder, None] = {}
         self._dirty: list[Flushable] = []
         self._users = 0
         # When it was last found to have been blocked.
@@ -170,6 +175,10 @@ class Hub(abc.ABC):
                 "thread or green thread do it, or do it after the handler has returned"
             )
 
+    def identity(self) -> dict[str, typing.Any]:
+        """Which process this is, for the bus to show to people."""
+        return {"pid": self.pid, "node": platform.node() or "unknown"}
+
     # -- forks
 
     def check(self) -> None:
@@ -197,7 +206,7 @@ class Hub(abc.ABC):
 
     def _let_go(self) -> None:
         """Close the child's copies of all descriptors."""
-        holders, self.holders = self.holders, set()
+        holders, self.holders = self.holders, {}
         for holder in holders:
             holder.forked()
 

@@ -21,6 +21,7 @@ import gc
 import itertools
 import logging
 import os
+import random
 import resource
 import select
 import signal
@@ -33,8 +34,12 @@ import typing
 #: Seconds that nothing takes, however slow the machine.
 FAR = 60.0
 
-GREEN = ("eventlet", "eventlet-asyncio", "gevent")
-HUBS = ("threads", "blocking", *GREEN)
+# Those of a library, whose process may have other native threads.
+LIBRARIES = ("eventlet", "eventlet-asyncio", "gevent")
+# "simulated" is that of tests.simulation: one native thread, no descriptor.
+GREEN = (*LIBRARIES, "simulated")
+NATIVE = ("threads", "blocking", *LIBRARIES)
+HUBS = (*NATIVE, "simulated")
 
 CHECKS: dict[str, typing.Callable[[Env], None]] = {}
 #: The names of each hub's checks.
@@ -113,6 +118,10 @@ class Env:
     def outside(self) -> None:
         """Leave the wake-up that may have brought us here."""
 
+    def pair(self) -> contextlib.AbstractContextManager[tuple]:
+        """Two ends of a stream."""
+        return pair()
+
     def event(self) -> Event:
         return Event(self.hub)
 
@@ -170,7 +179,9 @@ class EventletEnv(Env):
         return eventlet.Timeout
 
     def kill(self, thread):
-        thread.kill()
+        import eventlet
+
+        eventlet.kill(thread)
 
     def pause(self):
         import eventlet
@@ -205,6 +216,83 @@ class GeventEnv(Env):
         import gevent
 
         gevent.sleep(0)
+
+    outside = pause
+
+
+class _Timeout(BaseException):
+    """As eventlet's: thrown into whoever is within it when its time is over."""
+
+    def __init__(self, hub, seconds):
+        self._hub = hub
+        self._seconds = seconds
+
+    def __enter__(self):
+        thread = self._hub.current()
+        self._timer = self._hub.call_at(
+            self._hub.now() + self._seconds,
+            lambda: self._hub.soon.append(lambda: thread.throw(self)),
+        )
+
+    def __exit__(self, *exc_info):
+        self._timer.cancel()
+
+
+class SimulatedEnv(Env):
+    """Each process takes another seed, which a check that fails is replayed with."""
+
+    green = True
+
+    def __init__(self, name):
+        from tests.simulation.network import LOCAL, SimNetwork
+        from tests.simulation.world import SimHub, World
+
+        seed = int(os.environ.get("SEED") or random.getrandbits(32))
+        print(f"the order of things is from SEED={seed}", flush=True)
+        world = World(random.Random(seed))
+        self.network = SimNetwork(world, LOCAL)
+        self.hub = SimHub(world, "contract", self.network)
+        self.logged = []
+
+    @contextlib.contextmanager
+    def pair(self):
+        one, other = self.network.pair(self.hub)
+        try:
+            yield one, other
+        finally:
+            for each in (one, other):
+                if not each.closed:
+                    each.close()
+
+    def turn(self):
+        # Of several that are due any may come first: so often, each has come.
+        for _ in range(40):
+            super().turn()
+
+    def spawn(self, function):
+        return self.hub.go(function)
+
+    def timeout(self):
+        hub = self.hub
+
+        class Timeout(_Timeout):
+            def __init__(self, seconds):
+                super().__init__(hub, seconds)
+
+        self.timeout = lambda: Timeout
+        return Timeout
+
+    def kill(self, thread):
+        import greenlet
+
+        def kill():
+            if not thread.dead:
+                thread.throw(greenlet.GreenletExit)
+
+        self.hub.soon.append(kill)
+
+    def pause(self):
+        self.hub.pause()
 
     outside = pause
 
@@ -317,7 +405,7 @@ def what_was_begun_before_the_last_user_left_comes_to_its_end(env):
     assert not env.logged
 
 
-@check(GREEN)
+@check(LIBRARIES)
 def a_thread_that_calls_in_while_the_last_user_leaves(env):
     from greenamqp.hubs import native
 
@@ -453,7 +541,7 @@ def one_callback_wakes_many_in_order(env):
     )
 
 
-@check()
+@check(NATIVE)
 def a_waiter_woken_by_another_thread(env):
     waiter = env.hub.waiter()
     for _ in range(50):
@@ -555,7 +643,7 @@ def killed_while_it_waits(env):
 def a_green_thread_that_ends_badly_after_its_wake(env):
     """It has the hub for its parent, so what it raises comes up there."""
     kinds = [ValueError, env.timeout(), type("Odd", (BaseException,), {})]
-    with pair() as (one, other):
+    with env.pair() as (one, other):
         beats = []
         watch = env.hub.watch(one.fileno(), lambda: beats.append(one.recv(10)))
         for kind in kinds:
@@ -699,7 +787,7 @@ def a_timer_may_set_another_and_cancel_itself(env):
 
 @check()
 def a_readable_fd_is_told_until_it_is_read(env):
-    with pair() as (one, other):
+    with env.pair() as (one, other):
         told = []
         done = env.event()
 
@@ -724,7 +812,7 @@ def a_readable_fd_is_told_until_it_is_read(env):
 
 @check()
 def a_writable_fd_is_told_while_it_is_wanted(env):
-    with pair() as (one, other):
+    with env.pair() as (one, other):
         read = env.event()
         writable = env.event()
         watch = env.hub.watch(one.fileno(), lambda: (one.recv(10), read.set()))
@@ -769,7 +857,7 @@ def a_writable_fd_is_told_while_it_is_wanted(env):
 
 @check()
 def the_end_of_the_stream_is_readable(env):
-    with pair() as (one, other):
+    with env.pair() as (one, other):
         done = env.event()
         got = []
 
@@ -784,7 +872,7 @@ def the_end_of_the_stream_is_readable(env):
         assert got == [b""]
 
 
-@check()
+@check(NATIVE)
 def an_error_of_the_stream_is_told(env):
     listener = _socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -817,7 +905,7 @@ def an_error_of_the_stream_is_told(env):
 @check(("eventlet", "eventlet-asyncio"))
 def a_descriptor_that_the_loop_dropped_is_watched_again(env):
     """eventlet drops one when an exception comes up to its loop, a signal handler's."""
-    with pair() as (one, other):
+    with env.pair() as (one, other):
         read, wrote = env.event(), env.event()
 
         def readable():
@@ -842,14 +930,14 @@ def a_descriptor_that_the_loop_dropped_is_watched_again(env):
         watch.close()
 
 
-@check()
+@check(NATIVE)
 def descriptors_above_1023(env):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 3000
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise Skip(f"this process may have {hard} descriptors only")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    with pair() as (one, other):
+    with env.pair() as (one, other):
         fd = fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, 2500)
         done = env.event()
         writable = env.event()
@@ -874,10 +962,10 @@ def descriptors_above_1023(env):
         os.close(fd)
 
 
-@check()
+@check(NATIVE)
 def a_descriptor_number_used_again(env):
     first = []
-    with pair() as (one, other):
+    with env.pair() as (one, other):
         fd = fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, 200)
         for _ in range(20):
             stale = env.hub.watch(fd, lambda: first.append(1))
@@ -906,7 +994,7 @@ def a_descriptor_number_used_again(env):
 @check()
 def a_callback_closes_the_watch_of_another_that_is_due(env):
     with contextlib.ExitStack() as stack:
-        pairs = [stack.enter_context(pair()) for _ in range(4)]
+        pairs = [stack.enter_context(env.pair()) for _ in range(4)]
         called = []
         watches = []
 
@@ -930,7 +1018,7 @@ def a_callback_closes_the_watch_of_another_that_is_due(env):
 @check()
 def a_callback_ends_the_wish_to_write_of_another_that_is_due(env):
     with contextlib.ExitStack() as stack:
-        pairs = [stack.enter_context(pair()) for _ in range(4)]
+        pairs = [stack.enter_context(env.pair()) for _ in range(4)]
         called = []
         watches = []
 
@@ -968,7 +1056,7 @@ def call_inside_from_everywhere(env):
     assert seen == ["own"]
 
 
-@check()
+@check(NATIVE)
 def call_inside_from_native_threads(env):
     threads, each = 4, 200
     order = collections.defaultdict(list)
@@ -997,7 +1085,7 @@ def call_inside_from_native_threads(env):
     assert len(idents) == 1
 
 
-@check()
+@check(NATIVE)
 def run_inside_from_a_native_thread(env):
     got = []
     done = env.event()
@@ -1033,7 +1121,7 @@ def run_inside_from_a_native_thread(env):
     assert got == [(1, "two"), True, KeyError, Odd, env.green], got
 
 
-@check(GREEN)
+@check(LIBRARIES)
 def run_inside_from_the_librarys_own_threads(env):
 
     def waits():
@@ -1058,7 +1146,7 @@ def run_inside_from_inside(env):
         raise AssertionError("not raised")
 
 
-@check()
+@check(NATIVE)
 def many_threads_run_inside_at_a_time(env):
     results = []
     finished = env.event()
@@ -1338,12 +1426,7 @@ def a_worker_killed_while_idle_takes_no_work_with_it(env):
     first.wait()
     env.turn()
     thread = threads[0]
-    if hasattr(thread, "kill"):
-        env.kill(thread)
-    else:
-        import eventlet
-
-        eventlet.kill(thread)
+    env.kill(thread)
     for _ in range(5):
         env.pause()
     assert thread.dead
@@ -1720,7 +1803,7 @@ def an_exception_in_a_callback_harms_nobody(env):
     pump = Pump()
     woken = env.event()
     with contextlib.ExitStack() as stack:
-        pairs = [stack.enter_context(pair()) for _ in range(2)]
+        pairs = [stack.enter_context(env.pair()) for _ in range(2)]
         read = []
 
         def readable(index):
@@ -1823,7 +1906,7 @@ def the_hubs_own_thread_reads_when_nobody_waits(env):
     with leads(env) as reader:
         for _ in range(20):
             reader()
-            with pair() as (one, other):
+            with env.pair() as (one, other):
                 watch = env.hub.watch(
                     one.fileno(), lambda one=one: (one.recv(1), callback())
                 )
@@ -1857,7 +1940,7 @@ def who_follows_is_served_when_the_leader_has_gone(env):
             assert asleep.acquire(timeout=FAR)
             reader()
             waited_for(env, waiter)
-            with pair() as (one, other):
+            with env.pair() as (one, other):
                 watch = env.hub.watch(
                     one.fileno(), lambda one=one: (one.recv(1), waiter.wake())
                 )
@@ -2101,7 +2184,7 @@ def a_ticker_keeps_its_beat_while_others_wait(env):
 
 @check()
 def timers_and_watches_run_while_others_wait(env):
-    with pair() as (one, other):
+    with env.pair() as (one, other):
         beats = []
         done = env.hub.waiter()
 
@@ -2161,7 +2244,7 @@ def the_blocking_hubs_descriptor(env):
         assert poll.poll(FAR * 1000)
         env.hub.look()
     # A watch.
-    with pair() as (one, other):
+    with env.pair() as (one, other):
         watch = env.hub.watch(one.fileno(), lambda: done.append(one.recv(10)))
         other.send(b"read")
         assert poll.poll(FAR * 1000)
@@ -2176,7 +2259,7 @@ def the_blocking_hubs_descriptor(env):
         env.hub.look()
 
 
-@check()
+@check(NATIVE)
 def the_hub_that_is_chosen(env):
     from greenamqp import hubs
 
@@ -2203,6 +2286,7 @@ _ENVS = {
     "gevent": GeventEnv,
     "threads": ThreadsEnv,
     "blocking": BlockingEnv,
+    "simulated": SimulatedEnv,
 }
 
 

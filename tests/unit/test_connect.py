@@ -10,6 +10,7 @@ import time
 import pytest
 
 from greenamqp.connection import connect
+from greenamqp.hubs import network as hub_network
 from greenamqp.hubs.blocking import BlockingHub
 
 # Seconds: no test waits for it.
@@ -95,8 +96,8 @@ def resolve(monkeypatch):
                 raise result
             return list(result)
 
-        monkeypatch.setattr(connect.socket, "getaddrinfo", getaddrinfo)
-        monkeypatch.setattr(connect, "numeric", getaddrinfo)
+        monkeypatch.setattr(hub_network._socket, "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(hub_network.socket, "getaddrinfo", getaddrinfo)
 
     return give
 

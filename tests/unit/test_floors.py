@@ -15,7 +15,9 @@ ROOT = pathlib.Path(greenamqp.__file__).parent
 TABLE = ROOT.parent / "docs" / "architecture.rst"
 
 # What a file of the package's top is part of, where that is not the door.
-OTHER_ROOMS = {name: name for name in ("policy", "options", "fork", "interrupts")}
+OTHER_ROOMS = {
+    name: name for name in ("policy", "options", "fork", "interrupts", "chance")
+}
 FRONT = ("__init__", "__main__")
 
 

@@ -1,0 +1,347 @@
+"""Virtual time: one loop, and a hub for each simulated process.
+
+Nothing waits: when nobody has anything to do, the clock jumps to what comes next.
+Where the hubs' contract leaves an order open, the seed decides it: which of several
+descriptors, timers and calls that are due comes first; which process gets on.  With
+`threads`, callers change at each lock as well, as native threads could.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import itertools
+import random
+import typing
+
+import greenlet
+
+from greenamqp.hubs.base import Callback, Timer, Watch
+from greenamqp.hubs.green import GreenHub, logged
+
+# What looking at the clock takes, so that no loop that waits for it stands still.
+# Seconds.
+_LOOK = 1e-6
+
+# So many steps without an end are an endless loop: far more than a run has.
+_ENDLESS = 3_000_000
+
+
+class Stuck(Exception):
+    """Somebody waits and nothing will ever happen, or too much does."""
+
+
+class _Timer(Timer):
+    __slots__ = ("callback", "hub")
+
+    def __init__(self, hub: SimHub | None, callback: Callback) -> None:
+        self.hub = hub
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class SimWatch(Watch):
+    """Of a simulated socket: the hub calls as long as that is readable or writable."""
+
+    __slots__ = ("_on_readable", "_on_writable", "hub", "sock")
+
+    def __init__(self, hub: SimHub, sock: typing.Any, on_readable: Callback) -> None:
+        assert sock.watch is None, "watched twice"
+        self.hub = hub
+        self.sock = sock
+        sock.watch = self
+        self._on_readable: Callback | None = on_readable
+        self._on_writable: Callback | None = None
+        hub.watches[self] = None
+        self.look()
+
+    def look(self) -> None:
+        """The socket may be readable or writable now."""
+        self.hub.world.ready[self] = None
+
+    def want_write(self, on_writable: Callback | None) -> None:
+        if self._on_readable is not None:
+            self._on_writable = on_writable
+            if on_writable is not None:
+                self.look()
+
+    def close(self) -> None:
+        if self._on_readable is not None:
+            self._on_readable = self._on_writable = None
+            self.sock.watch = None
+            del self.hub.watches[self]
+            self.hub.world.ready.pop(self, None)
+
+    def due(self) -> list[Callback]:
+        """What is to be called now."""
+        calls = []
+        if self._on_readable is not None and self.sock.readable:
+            calls.append(self._on_readable)
+        if self._on_writable is not None and self.sock.writable:
+            calls.append(self._on_writable)
+        return calls
+
+
+class _Lock:
+    """The hub's lock, at which threads change.  Of one native thread, so never waited
+    for."""
+
+    def __init__(self, hub: SimHub) -> None:
+        self._hub = hub
+        self._depth = 0
+
+    def _is_owned(self) -> bool:
+        return self._depth > 0
+
+    def __enter__(self) -> bool:
+        if not self._depth:
+            self._hub.maybe_change()
+        self._depth += 1
+        return True
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._depth -= 1
+        if not self._depth and exc_info[0] is None:
+            self._hub.maybe_change()
+
+
+class World:
+    """The clock and the one loop.
+
+    :param threads: how likely callers change at a lock: 0.0 to 1.0
+    """
+
+    def __init__(self, rng: random.Random, threads: float = 0.0) -> None:
+        self.rng = rng
+        self.threads = threads
+        self.clock = 1000.0
+        self.hubs: list[SimHub] = []
+        self.ready: dict[SimWatch, None] = {}
+        self.steps = 0
+        self._timers: list[tuple[float, int, _Timer]] = []
+        self._order = itertools.count()
+        self._failure: BaseException | None = None
+        self._main = greenlet.getcurrent()
+        self._over: typing.Callable[[], bool] = lambda: False
+        self.loop = greenlet.greenlet(self._run, parent=self._main)
+
+    def now(self) -> float:
+        """The virtual instant."""
+        self.clock += _LOOK
+        return self.clock
+
+    def call_at(
+        self, instant: float, callback: Callback, hub: SimHub | None = None
+    ) -> _Timer:
+        """Call `callback` at an instant; in `hub`, or in the network that no freeze
+        holds up."""
+        timer = _Timer(hub, callback)
+        heapq.heappush(self._timers, (instant, next(self._order), timer))
+        return timer
+
+    def timers_of(self, hub: SimHub) -> int:
+        """How many timers of a hub are set."""
+        return sum(
+            timer.hub is hub and timer.callback is not None
+            for _, _, timer in self._timers
+        )
+
+    def run(self, over: typing.Callable[[], bool]) -> None:
+        """From the main greenlet: let everything happen until `over` says so.
+
+        :raises Stuck: when nothing is left that could happen
+        """
+        self._over = over
+        self.loop.switch()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def run_until(self, instant: float) -> None:
+        """Let everything happen up to an instant."""
+        reached: list[bool] = []
+        self.call_at(instant, lambda: reached.append(True))
+        self.run(lambda: bool(reached))
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if self._over():
+                    self._main.switch()
+                else:
+                    self._step()
+            except greenlet.GreenletExit:
+                raise
+            except BaseException as exc:
+                self._failure = exc
+                self._main.switch()
+
+    def _step(self) -> None:
+        """One of the things that can happen now; if there is none, time passes."""
+        self.steps += 1
+        if self.steps > _ENDLESS:
+            raise Stuck("the world does not come to rest")
+        rng = self.rng
+        soon = [hub for hub in self.hubs if hub.soon and not hub.frozen]
+        watches = [each for each in self.ready if not each.hub.frozen]
+        timers = self._timers
+        while timers and timers[0][2].callback is None:
+            heapq.heappop(timers)
+        due = bool(timers) and timers[0][0] <= self.clock
+        total = len(soon) + len(watches) + due
+        if not total:
+            if not timers:
+                raise Stuck("everybody waits, and nothing is going to happen")
+            self.clock = max(self.clock, timers[0][0])
+            return
+        choice = rng.randrange(total) if total > 1 else 0
+        if choice < len(soon):
+            soon[choice].soon.popleft()()
+            return
+        choice -= len(soon)
+        if choice < len(watches):
+            watch = watches[choice]
+            calls = watch.due()
+            if calls:
+                watch.hub._wakeup(rng.choice(calls) if len(calls) > 1 else calls[0])
+            else:
+                self.ready.pop(watch, None)
+            return
+        timer = heapq.heappop(timers)[2]
+        callback, hub = timer.callback, timer.hub
+        assert callback is not None
+        if hub is None:
+            timer.callback = None
+            callback()
+        elif hub.frozen:
+            hub.held_back.append(timer)
+        else:
+            timer.callback = None
+            hub._wakeup(callback)
+
+
+class SimHub(GreenHub):
+    """A process of the world: its green threads, its sockets, its time.
+
+    It is the green hubs' own code but for what they take of eventlet or gevent.
+    """
+
+    name = "simulated"
+
+    def __init__(self, world: World, process: str, network: typing.Any = None) -> None:
+        self.world = world
+        self.process = process
+        self.soon: collections.deque[Callback] = collections.deque()
+        self.watches: dict[SimWatch, None] = {}
+        #: it gets no time, as a process that was sent SIGSTOP
+        self.frozen = False
+        self.held_back: list[_Timer] = []
+        self.threads: dict[greenlet.greenlet, None] = {}
+        super().__init__()
+        self.now = world.now  # type: ignore[method-assign]
+        self.pid = 4000 + len(world.hubs)
+        world.hubs.append(self)
+        if network is not None:
+            self.network = network.of(self)
+
+    def _make_lock(self) -> None:
+        self.lock = lock = _Lock(self)
+        self.is_entered = lock._is_owned
+
+    def identity(self) -> dict[str, typing.Any]:
+        return {"pid": self.pid, "node": self.process}
+
+    def maybe_change(self) -> None:
+        """Another thread's turn, perhaps."""
+        world = self.world
+        if world.threads and greenlet.getcurrent() in self.threads:
+            if world.rng.random() < world.threads:
+                self.pause(world.rng.choice((0.0, 0.0, 0.003, 0.02)))
+
+    def pause(self, seconds: float = 0.0) -> None:
+        """Let others have their turn, and so much time pass."""
+        me = greenlet.getcurrent()
+        over: list[bool] = []
+
+        def back() -> None:
+            over.append(True)
+            if not me.dead:
+                me.switch()
+
+        if seconds:
+            later = self.world.clock + seconds
+            self.world.call_at(later, lambda: self.soon.append(back))
+        else:
+            self.soon.append(back)
+        while not over:  # somebody else may switch here: a wake that comes meanwhile
+            self._switch()
+
+    def freeze(self, frozen: bool) -> None:
+        """Give it no time any more, or again."""
+        self.frozen = frozen
+        if not frozen:
+            held_back, self.held_back = self.held_back, []
+            for timer in held_back:
+                if timer.callback is not None:
+                    self.world.call_at(self.world.clock, timer.callback, self)
+                    timer.callback = None
+
+    def crash(self) -> None:
+        """Be gone, as a process that is killed: nothing of it runs any more."""
+        self.frozen = True
+        self.soon.clear()
+        for watch in list(self.watches):
+            watch.sock.crash()
+            watch.close()
+
+    # -- the green hubs' own
+
+    def _switch(self) -> None:
+        self.world.loop.switch()
+
+    def _call_soon(self, callback: Callback) -> None:
+        self.soon.append(callback)
+
+    def _loop_greenlet(self) -> greenlet.greenlet | None:
+        # One for all processes: this one's as long as it works for it.  Where logging
+        # found several hubs at work it would take the first in memory.
+        return self.world.loop if self.busy else None
+
+    def _start(self) -> None:
+        pass  # no other native thread calls in
+
+    def call_inside(self, callback: Callback) -> None:
+        self._from_outside.append(callback)
+        self.soon.append(self._wakeup_from_outside)
+
+    def watch(self, fd: int, on_readable: Callback) -> Watch:
+        return SimWatch(self, self.network.sockets[fd], on_readable)  # type: ignore
+
+    def call_at(self, instant: float, callback: Callback) -> Timer:
+        return self.world.call_at(instant, callback, self)
+
+    def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
+        self.go(function, *args)
+
+    def go(
+        self, function: typing.Callable[..., object], *args: object
+    ) -> greenlet.greenlet:
+        """A new green thread; it begins when it gets its turn."""
+
+        def run() -> None:
+            try:
+                logged(function, *args)
+            finally:
+                del self.threads[thread]
+
+        thread = greenlet.greenlet(run, parent=self.world.loop)
+        self.threads[thread] = None
+
+        def begin() -> None:
+            if not thread.dead:
+                thread.switch()
+
+        self.soon.append(begin)
+        return thread
