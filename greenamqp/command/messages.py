@@ -202,10 +202,4 @@ def count(text: str) -> int:
 
 def _rate(text: str) -> float:
     """:raises argparse.ArgumentTypeError: naming the range"""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1000000")
-    return value
+    return service.number(text, 0, 1_000_000)

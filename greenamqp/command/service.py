@@ -58,15 +58,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def seconds(text: str) -> float:
+def add_format(
+    parser: argparse.ArgumentParser, what: str = "how it is shown"
+) -> None:
+    """Declare the argument that asks for JSON."""
+    parser.add_argument(
+        "-f",
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help=f"{what} (%(default)s)",
+    )
+
+
+def number(text: str, least: float, most: int) -> float:
     """:raises argparse.ArgumentTypeError: naming the range"""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0.1 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0.1 to 86400")
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number from {least:g} to {most}"
+        )
     return value
+
+
+def seconds(text: str) -> float:
+    """:raises argparse.ArgumentTypeError: naming the range"""
+    return number(text, 0.1, 86_400)
 
 
 def configuration(args: argparse.Namespace) -> cfg.ConfigOpts:

@@ -24,13 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state-dir", metavar="DIRECTORY", help="in place of the one in there"
     )
-    parser.add_argument(
-        "-f",
-        "--format",
-        choices=("text", "json"),
-        default="text",
-        help="how it is shown (%(default)s)",
-    )
+    service.add_format(parser)
 
 
 def directory(args: argparse.Namespace) -> pathlib.Path:

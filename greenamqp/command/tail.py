@@ -61,13 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "\"payload.state == 'error'\"; needs jmespath",
     )
     parser.add_argument("--count", type=count, metavar="N", help="end after so many")
-    parser.add_argument(
-        "-f",
-        "--format",
-        choices=("text", "json"),
-        default="text",
-        help="a line for people, or the whole as a line of JSON (%(default)s)",
-    )
+    service.add_format(parser, "a line for people, or the whole as a line of JSON")
 
 
 def run(args: argparse.Namespace) -> int:

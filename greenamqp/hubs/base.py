@@ -272,6 +272,14 @@ class Hub(abc.ABC):
     ) -> None:
         """Run a `function` that may block (a name lookup), then, in the hub's
         context, ``done(result, None)`` or ``done(None, exception)``."""
+        self.spawn(self._job(function, done))
+
+    def _job(
+        self,
+        function: typing.Callable[[], typing.Any],
+        done: typing.Callable[[typing.Any, Exception | None], None],
+    ) -> Callback:
+        """Runs `function`, and has `done` called in the hub's context."""
 
         def run() -> None:
             result, error = None, None
@@ -281,7 +289,7 @@ class Hub(abc.ABC):
                 error = exc
             self.call_inside(lambda: done(result, error))
 
-        self.spawn(run)
+        return run
 
     def off_thread(
         self,
@@ -293,17 +301,9 @@ class Hub(abc.ABC):
 
         `function` may use nothing that may be patched, and so may not log.
         """
-
-        def run() -> None:
-            result, error = None, None
-            try:
-                result = function()
-            except Exception as exc:
-                error = exc
-            self.call_inside(lambda: done(result, error))
-
+        job = self._job(function, done)
         try:
-            native.original("_thread", "start_new_thread")(run, ())
+            native.original("_thread", "start_new_thread")(job, ())
         except RuntimeError as exc:  # there are too many
             error = exc
             self.call_inside(lambda: done(None, error))

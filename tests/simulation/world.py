@@ -325,6 +325,14 @@ class SimHub(GreenHub):
     def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
         self.go(function, *args)
 
+    def off_thread(
+        self,
+        function: typing.Callable[[], typing.Any],
+        done: typing.Callable[[typing.Any, Exception | None], None],
+    ) -> None:
+        # What blocks takes no time here, and there is one native thread.
+        self.offload(function, done)
+
     def go(
         self, function: typing.Callable[..., object], *args: object
     ) -> greenlet.greenlet:

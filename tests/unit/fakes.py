@@ -380,12 +380,7 @@ class World(Hub):
         done: typing.Callable[[typing.Any, Exception | None], None],
     ) -> None:
         # What blocks takes no time here.
-        result, error = None, None
-        try:
-            result = function()
-        except Exception as exc:
-            error = exc
-        self.call_inside(lambda: done(result, error))
+        self._job(function, done)()
 
     def flush_soon(self, pump: typing.Any) -> None:
         # As the green hubs: with the next wake-up.

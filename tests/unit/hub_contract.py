@@ -1166,8 +1166,7 @@ def many_threads_run_inside_at_a_time(env):
 # -- work
 
 
-@check()
-def offload_hands_over_result_or_error(env):
+def _hands_over_result_or_error(env, hand_over):
     outcomes = []
     done = env.event()
 
@@ -1177,39 +1176,28 @@ def offload_hands_over_result_or_error(env):
             done.set()
 
     def fails():
-        raise OSError("no such name")
+        raise OSError("no such name, or no space left")
 
-    env.hub.offload(lambda: "result", got)
-    env.hub.offload(fails, got)
+    with env.hub.lock:
+        hand_over(lambda: "result", got)
+        hand_over(fails, got)
     done.wait()
     assert sorted(outcomes, key=str) == sorted(
         [("result", type(None)), (None, OSError)], key=str
     )
+
+
+@check()
+def offload_hands_over_result_or_error(env):
+    _hands_over_result_or_error(env, env.hub.offload)
 
 
 @check()
 def off_thread_hands_over_result_or_error(env):
-    outcomes = []
-    done = env.event()
-
-    def got(result, error):
-        outcomes.append((result, type(error)))
-        if len(outcomes) == 2:
-            done.set()
-
-    def fails():
-        raise OSError("no space left")
-
-    with env.hub.lock:
-        env.hub.off_thread(lambda: "result", got)
-        env.hub.off_thread(fails, got)
-    done.wait()
-    assert sorted(outcomes, key=str) == sorted(
-        [("result", type(None)), (None, OSError)], key=str
-    )
+    _hands_over_result_or_error(env, env.hub.off_thread)
 
 
-@check(("threads", *GREEN))
+@check(("threads", *LIBRARIES))
 def the_hub_runs_while_something_blocks_off_thread(env):
     """What blocks goes on only when the hub has had a turn."""
     from greenamqp.hubs import native

@@ -15,13 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from greenamqp.command import service
 
     service.add_arguments(parser)
-    parser.add_argument(
-        "-f",
-        "--format",
-        choices=("text", "json"),
-        default="text",
-        help="how it is shown (%(default)s)",
-    )
+    service.add_format(parser)
     parser.add_argument(
         "--quick",
         action="store_true",
