@@ -141,6 +141,13 @@ class Incoming(base.IncomingMessage):
             arrival, self._arrival = self._arrival, None
             if arrival is None:
                 return
+            if LOG.isEnabledFor(logging.DEBUG):
+                LOG.debug(
+                    "message %s from %s is %s",
+                    self.msg_id,
+                    arrival.inlet.address,
+                    _DONE[outcome],
+                )
             if self._unique_id is not None:
                 self._remember(arrival.listener, self._unique_id, outcome)
             if outcome == RELEASED and arrival.settled:

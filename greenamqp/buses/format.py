@@ -106,6 +106,10 @@ class Format(abc.ABC):
         """Have a request that `request` made say so: of one attempt, each has an id of
         its own."""
 
+    def identify(self, message: Message) -> str:
+        """The id of a message that is sent, for the log; "" if it has none."""
+        return str(message.id or message.correlation_id or "")
+
     @abc.abstractmethod
     def reply(
         self, id: typing.Any, reply: typing.Any, failure: typing.Any, unique_id: str

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import typing
 
 from oslo_messaging import Target, exceptions
@@ -10,7 +11,9 @@ from oslo_messaging import Target, exceptions
 from greenamqp import buses
 from greenamqp.buses import Format
 from greenamqp.engine import Message
-from greenamqp.hubs import Waiter
+from greenamqp.hubs import Waiter, logs
+
+LOG = logging.getLogger("greenamqp.client")
 
 #: Makes the message in a format.  What cannot be serialised is raised to the sender,
 #: since this is called before anything is sent; it may be called again, should the
@@ -107,6 +110,7 @@ class Outgoing:
         "repeatable",
         "retries",
         "settled",
+        "traced",
         "what",
         "waiter",
         "wanting_since",
@@ -153,6 +157,18 @@ class Outgoing:
         self.done = False
         self.error: Exception | None = None
         self.last_reason = ""
+        # Whether what becomes of it is logged.  Looked at once, for speed; and not of
+        # what a logging handler sends, or each record would make another.
+        self.traced = LOG.isEnabledFor(logging.DEBUG) and not logs.in_handler()
+
+    @property
+    def name(self) -> str:
+        """What it is and its id, for the log."""
+        return f"{self.what} {self.format.identify(self.message)}".rstrip()
+
+    def trace(self, event: str, *args: object) -> None:
+        """Log what happened to it; to be called where it is `traced`."""
+        LOG.debug("%s to %s: " + event, self.name, self.destination, *args)
 
     def recompose(self, format: Format) -> None:
         """The bus at hand wants another format.
@@ -179,6 +195,11 @@ class Outgoing:
             return
         self.done = True
         self.error = error
+        if self.traced:
+            if error is not None:
+                self.trace("failed: %s", error)
+            else:
+                self.trace("replied" if self.is_call else "done")
         if self.on_end is not None:
             self.on_end(error)
         elif self.waiter is not None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import typing
 
 from greenamqp import chance
@@ -23,6 +24,8 @@ from greenamqp.engine import (
     Terminus,
 )
 from greenamqp.hubs import Timer
+
+LOG = logging.getLogger("greenamqp.client")
 
 # Acknowledgements that may wait for more of them, in parts of a window.
 HELD_SHARE = 4
@@ -173,6 +176,12 @@ class ReceivingLink(WantedLink[Receiver]):
         self.rejoin(link)
         if not self._owner.stopped:
             link.flow(self._owner.window)
+            LOG.debug(
+                "subscribed to %s with a credit of %s: link %s",
+                self.address,
+                self._owner.window,
+                link.name,
+            )
         self._owner.link_attached()
 
     def _detached(

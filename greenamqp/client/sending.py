@@ -182,6 +182,9 @@ class SendingLink(WantedLink[Sender]):
             return
         entry.attempts += 1
         link.send(data, entry, entry.settled)
+        if entry.traced:
+            where, attempt = self.address, entry.attempts
+            entry.trace("%s bytes sent to %s, attempt %s", len(data), where, attempt)
         if entry.settled:
             entry.accepted()
         elif self.node.may_be_unheard and context.bus.is_router:
@@ -491,6 +494,8 @@ class SendingLink(WantedLink[Sender]):
         if context.bus.is_router:
             longest = min(longest, LONGEST_ROUTER_PAUSE)
         pause = min(FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16), longest)
+        if entry.traced:
+            entry.trace("again in %.1f s: %s", pause, reason)
         self._resting[entry] = context.hub.call_at(
             context.hub.now() + pause, lambda: self._resend(entry)
         )

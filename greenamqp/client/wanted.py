@@ -31,12 +31,15 @@ from __future__ import annotations
 
 import abc
 import enum
+import logging
 import typing
 
 from greenamqp.buses import Node, Refused
 from greenamqp.client.context import Context
 from greenamqp.engine import LocalProtocolError, Receiver, RemoteError, Sender
 from greenamqp.hubs import Timer
+
+LOG = logging.getLogger("greenamqp.client")
 
 # How often a declaration is begun anew without a pause because a part of it went: an
 # exchange of RabbitMQ's that removes itself goes with its last queue, also between its
@@ -235,12 +238,16 @@ class WantedLink(abc.ABC, typing.Generic[L]):
             self._calm(Phase.WANTED)
         self._assumed = self._was_up = False
         link, self.link = self.link, None
+        if link is not None:
+            LOG.debug("link %s went with its connection", link.name)
         return link
 
     def go(self) -> L | None:
         """It is wanted no longer; returns the link that is to be closed, if any."""
         self._calm(Phase.GONE)
         link, self.link = self.link, None
+        if link is not None:
+            LOG.debug("link %s is detached: it is wanted no longer", link.name)
         return link
 
     def _calm(self, phase: Phase) -> None:
@@ -298,6 +305,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         if self.phase is Phase.ATTACHING:
             self.phase = Phase.UP
         self._was_up = True
+        LOG.debug("link %s is attached", link.name)
         self._attached(link)
 
     def _on_detached(self, link: L, error: RemoteError | None) -> None:
@@ -307,4 +315,10 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         if self.phase is not Phase.DECLARING:
             self._calm(Phase.WANTED)
         was_up, self._was_up = self._was_up, False
+        LOG.debug(
+            "link %s was %s: %s",
+            link.name,
+            "detached by the peer" if was_up else "refused",
+            error or "no reason given",
+        )
         self._detached(link, error, was_up)

@@ -31,6 +31,7 @@ and those of the other two
 
 from __future__ import annotations
 
+import logging
 import typing
 
 import pyngus
@@ -40,6 +41,11 @@ from greenamqp.engine import capi
 from greenamqp.engine.errors import RemoteError
 
 lib = capi.lib
+
+# At DEBUG it says "Opening the link." and the like for each, and not of which: we say
+# that ourselves.  Who wants to see it sets its level, before or after this.
+if logging.getLogger("pyngus").level == logging.NOTSET:
+    logging.getLogger("pyngus").setLevel(logging.WARNING)
 
 
 class Owner(typing.Protocol):

@@ -22,6 +22,7 @@ character, so that what is in the envelope need not be escaped again.
 from __future__ import annotations
 
 import json
+import re
 import typing
 
 from oslo_messaging._drivers import common
@@ -42,6 +43,13 @@ _escaped = json.encoder.encode_basestring_ascii
 
 _ENVELOPE = '{"oslo.version": "2.0", "oslo.message": '
 _CONTEXT = "_context_"
+
+# The id of a request or of what it is replied, else that of the message; in an envelope
+# the quotes are escaped.
+_IDS = [
+    re.compile(rb'"_msg_id\\?": \\?"([^"\\]+)'),
+    re.compile(rb'"_unique_id\\?": \\?"([^"\\]+)'),
+]
 
 # The rabbit:// driver sends all with this; another one would be overtaken by it, or
 # overtake it, in a quorum queue.
@@ -127,6 +135,13 @@ class RabbitFormat(Format):
         # Without its quote and brace, and with a comma for them.
         head = typing.cast(_Request, request).head
         request.body = f"{head}, {tail[2:]}}}".encode()
+
+    def identify(self, message: Message) -> str:
+        for pattern in _IDS:
+            found = pattern.findall(message.body)
+            if found:  # what the application sends may hold such a key before ours
+                return str(found[-1], "ascii", "replace")
+        return ""
 
     def reply(
         self, id: typing.Any, reply: typing.Any, failure: typing.Any, unique_id: str
