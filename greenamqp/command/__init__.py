@@ -69,8 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns its exit status; 130 after Ctrl-C. argparse exits with status 2 where
     the arguments are wrong. To be called from the main thread of a process.
     """
-    if argv is None:
-        argv = sys.argv[1:]
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: Sequence[str]) -> int:
     # The top level has no option that takes a value, so the first argument that is
     # no option names the subcommand.
     chosen = next((arg for arg in argv if not arg.startswith("-")), None)
@@ -92,7 +97,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Left to itself argparse shows the usage of the top level, which says nothing
         # of the options of the subcommand.
         asked.error(f"unrecognized arguments: {' '.join(unknown)}")
-    try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        return 130
+    return args.run(args)

@@ -243,7 +243,7 @@ def settings(args: argparse.Namespace) -> Settings:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status."""
+    """Serve until SIGTERM (returns 0) or SIGINT (returns 130)."""
     from greenamqp import hubs
     from greenamqp.broker import Broker
 
@@ -261,8 +261,12 @@ def run(args: argparse.Namespace) -> int:
     hub = hubs.get("blocking")
     broker = Broker(args.host, args.port, hub=hub, settings=given)
     done = hub.waiter()
+    status = 0
 
     def stop(signum: int, frame: object) -> None:
+        nonlocal status
+        if signum == signal.SIGINT:
+            status = 130
         # A signal handler runs between any two instructions: leave it to the loop.
         hub.call_inside(done.wake)
 
@@ -282,4 +286,4 @@ def run(args: argparse.Namespace) -> int:
     print(f"greenamqp broker listening on {broker.url}", flush=True)
     done.wait(None)
     broker.stop()
-    return 0
+    return status

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit status."""
+    """Serve until SIGTERM (returns 0) or SIGINT (returns 130)."""
     import oslo_messaging
     from oslo_messaging.rpc import dispatcher
     from oslo_messaging.rpc.server import RPCServer
@@ -53,8 +53,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"greenamqp listen: {exc}", file=sys.stderr)
         return 2
     done = threading.Event()
+    status = 0
+
+    def stop(signum: int, frame: object) -> None:
+        nonlocal status
+        if signum == signal.SIGINT:
+            status = 130
+        done.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
+        signal.signal(number, stop)
     target = oslo_messaging.Target(topic=args.topic, server=args.server)
     server = RPCServer(transport, target, Echo([], None), "threading")
     try:
@@ -69,4 +77,4 @@ def run(args: argparse.Namespace) -> int:
     server.stop()
     server.wait()
     transport.cleanup()
-    return 0
+    return status

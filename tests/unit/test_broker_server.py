@@ -580,15 +580,17 @@ def command(*arguments: str):
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command(number):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
+)
+def test_the_command(number, status):
     with command() as (process, url):
         connection = BlockingConnection(url, timeout=GUARD)
         connection.create_sender("q").send(ProtonMessage(body="x"))
         assert connection.create_receiver("q").receive(GUARD).body == "x"
         connection.close()
         process.send_signal(number)
-        assert process.wait(GUARD) == 0
+        assert process.wait(GUARD) == status
         assert "Traceback" not in process.stderr.read()
 
 

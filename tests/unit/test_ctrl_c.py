@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ctrl-C ends each subcommand without a traceback, with the exit status 130."""
+
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from greenamqp.broker import Broker
+
+_LIMIT = 20
+
+
+def interrupt(process):
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=_LIMIT)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+
+
+def command(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "greenamqp", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job would have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stream", "line"),
+    [
+        (["listen", "topic"], "stdout", "is served"),
+        (["tail"], "stderr", "subscribed"),
+    ],
+)
+def test_while_it_serves(arguments, stream, line):
+    with Broker() as broker:
+        process = command(*arguments, "--url", broker.url)
+        try:
+            assert line in getattr(process, stream).readline()
+            interrupt(process)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["call", "topic", "go"], ["doctor"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_while_it_connects(arguments):
+    """To what takes connections, and says nothing.  cast and notify are as call."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(_LIMIT)
+        url = f"amqp://127.0.0.1:{silent.getsockname()[1]}"
+        process = command(*arguments, "--url", url)
+        try:
+            connection, _ = silent.accept()
+            with connection:
+                interrupt(process)
+        finally:
+            process.kill()
+            process.communicate()
