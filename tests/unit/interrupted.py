@@ -533,6 +533,8 @@ def exceptions_at_random_instants(env: Env) -> None:
         return
     target = env.target()
     listener = env.listen(target)
+    from oslo_config import cfg
+
     client = env.client(target)
     echo = env.echo
     assert echo.call({}, "echo", value=0) == 0
