@@ -531,10 +531,10 @@ def exceptions_at_random_instants(env: Env) -> None:
     whose loops lose timers of anybody's when they are struck."""
     if env.green:
         return
-    target = env.target()
-    listener = env.listen(target)
     from oslo_config import cfg
 
+    target = env.target()
+    listener = env.listen(target)
     client = env.client(target)
     echo = env.echo
     assert echo.call({}, "echo", value=0) == 0
