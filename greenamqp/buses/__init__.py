@@ -34,6 +34,7 @@ from greenamqp.buses.routers import (
     SkupperRouter,
     Unknown,
 )
+from greenamqp.engine import Connection
 from greenamqp.policy import Policies
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "has_vhost_prefix",
     "identify",
     "likely_format",
+    "of_peer",
 ]
 
 #: The buses that have a module, by the product in their Open frame.
@@ -91,6 +93,16 @@ def identify(
 ) -> Bus:
     """The bus that says of itself what is given."""
     return PRODUCTS.get(product, Unknown)(product, version, capabilities)
+
+
+def of_peer(connection: Connection) -> Bus:
+    """The bus at the other end of a connection that is open."""
+    properties = connection.remote_properties
+    return identify(
+        str(properties.get("product", "")),
+        str(properties.get("version", "")),
+        connection.remote_offered_capabilities,
+    )
 
 
 def has_vhost_prefix(product: str) -> bool:

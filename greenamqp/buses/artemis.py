@@ -167,7 +167,6 @@ class Management(management.Management):
             declaration.what, wanted, found, ", and the broker changes it no more"
         )
 
-
     def _removals(
         self, address: str | None, declarations: management.Declarations
     ) -> dict[str, typing.Callable[[], Steps]]:

@@ -23,8 +23,7 @@ The broker keeps the queues of servers that left: each request says how long it 
 
 It is asked by requests to the node ``$management``, which have their operation and the
 type of object in application properties, and the attributes of a new object in a map
-for their body.  The answer has a status, numbered as
-HTTP's, in application properties.
+for their body.  The answer has a status, numbered as HTTP's, in application properties.
 """
 
 from __future__ import annotations

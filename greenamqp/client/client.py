@@ -568,12 +568,7 @@ class Client:
             # A signal handler interrupted the telling of the loss.
             self.connection_lost("the connection was lost")
         self._down = False
-        properties = engine.remote_properties
-        context.bus = buses.identify(
-            product=str(properties.get("product", "")),
-            version=str(properties.get("version", "")),
-            capabilities=engine.remote_offered_capabilities,
-        )
+        context.bus = buses.of_peer(engine)
         addresser = buses.choose(
             self.options,
             self._default_exchange,

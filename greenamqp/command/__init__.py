@@ -63,6 +63,17 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def named(text: str) -> str:
+    """For argparse: a text that is there, as a variable of a shell is not that was not
+    set.
+
+    :raises argparse.ArgumentTypeError: if it is empty
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand that ``argv`` (default: the process's) names.
 

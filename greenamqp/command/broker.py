@@ -15,6 +15,7 @@ import sys
 import typing
 
 from greenamqp.broker.settings import MIB, PRODUCTS, Settings
+from greenamqp.command import named
 
 # The largest port, the most sessions (a channel has 16 bits), the longest idle time-out
 # (AMQP gives it 32 bits of milliseconds), and what fits into proton's fields otherwise.
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and tests, not for production."
     )
     parser.add_argument(
-        "--host", type=_named, default="127.0.0.1", help="listen there (%(default)s)"
+        "--host", type=named, default="127.0.0.1", help="listen there (%(default)s)"
     )
     parser.add_argument(
         "--port",
@@ -92,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option,
             action="append",
-            type=_named,
+            type=named,
             default=[],
             metavar="PREFIX",
             help=f"addresses that begin so are {what} (repeatable)",
@@ -100,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hostname",
         action="append",
-        type=_named,
+        type=named,
         default=[],
         metavar="NAME",
         help="clients that reach the broker by this name mean no virtual host "
@@ -154,14 +155,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="log connections; twice: addresses and dropped messages too",
     )
-
-
-def _named(text: str) -> str:
-    """:raises argparse.ArgumentTypeError: if it is empty, as a variable of a shell is
-    that was not set"""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty")
-    return text
 
 
 def _limit(most: int) -> typing.Callable[[str], int]:

@@ -140,9 +140,8 @@ def _send(args: argparse.Namespace) -> int:
     if not isinstance(driver, GreenAMQPDriver):
         return _complain("the transport URL is not of this driver")
     try:
-        driver.use_hub()
-        assert driver.outbox is not None
         hub = driver.use_hub()
+        assert driver.outbox is not None
         empty = driver.outbox.wait_empty(hub.now() + args.timeout)
         found = driver.outbox.describe()
     finally:

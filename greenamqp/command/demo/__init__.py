@@ -22,6 +22,8 @@ but argparse.
 
 import argparse
 
+from greenamqp.command import named
+
 #: The longest duration, seconds, and the highest rate: more than any machine does.
 _MAX_DURATION = 86_400
 _MAX_RATE = 1_000_000
@@ -45,13 +47,6 @@ def _rate(text: str) -> float:
     return value
 
 
-def _url(text: str) -> str:
-    if not text:
-        # A variable of a shell that was not set: no reason to take another bus.
-        raise argparse.ArgumentTypeError("it is empty")
-    return text
-
-
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -63,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     parser.add_argument(
         "--url",
-        type=_url,
+        type=named,
         metavar="URL",
         help="use the message bus at this transport URL, on exchanges of names that"
         " are made for the run; without it an embedded broker is started",

@@ -70,11 +70,7 @@ class _Connected:
             engine = connection.engine
             if engine is None:
                 raise Unusable(f"no message bus at {connection.last_failure}")
-            properties = engine.remote_properties or {}
-            bus = buses.identify(
-                str(properties.get("product") or ""),
-                str(properties.get("version") or ""),
-            )
+            bus = buses.of_peer(engine)
             self.addresser = buses.choose(given, None, vhost or None, bus, policies)
             self.management = self.addresser.dialect(engine, connection.flush_soon)
 

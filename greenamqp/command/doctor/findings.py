@@ -94,10 +94,7 @@ class Findings:
 
     def as_json(self) -> str:
         """All of it, with names that stay."""
-        steps = [
-            {key: value for key, value in dataclasses.asdict(each).items()}
-            for each in self.all
-        ]
+        steps = [dataclasses.asdict(each) for each in self.all]
         return json.dumps({"ok": not self.failures, "steps": steps}, indent=2)
 
 

@@ -100,12 +100,7 @@ def _tell(
         if not last:
             findings.failed("connection", where, reason)
         return None
-    properties = engine.remote_properties
-    bus = buses.identify(
-        product=str(properties.get("product", "")),
-        version=str(properties.get("version", "")),
-        capabilities=engine.remote_offered_capabilities,
-    )
+    bus = buses.of_peer(engine)
     user = f"user {host.username!r}" if host.username else "no user name"
     findings.ok(
         "login and Open",
