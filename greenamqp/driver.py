@@ -10,7 +10,6 @@ own in the child.
 
 from __future__ import annotations
 
-import functools
 import logging
 import threading
 import typing
@@ -22,16 +21,18 @@ from oslo_messaging._drivers import base
 
 from greenamqp import chance, fork, hubs, options, state
 from greenamqp.buses import BadMessage, Format, Service
-from greenamqp.client import Client, Destination
+from greenamqp.client import Client, Destination, Reply
 from greenamqp.connection.failover import AMQP_PORT, AMQPS_PORT, Host
 from greenamqp.connection.security import Security
 from greenamqp.engine import Message
-from greenamqp.hubs import logs
+from greenamqp.hubs import Steps, logs
 from greenamqp.listener import Incoming, Listener, RpcIncoming
 from greenamqp.outbox import Directory, NoOutbox, Outbox
 from greenamqp.policy import Policies, QueuePolicy
 
 LOG = logging.getLogger(__name__)
+
+_Result = typing.TypeVar("_Result")
 
 
 class GreenAMQPDriver(base.BaseDriver):
@@ -123,9 +124,7 @@ class GreenAMQPDriver(base.BaseDriver):
                 try:
                     client = self._new_client()
                     if self._options.notify_outbox:
-                        self._outbox = Outbox(
-                            client, self._directory(), self._options
-                        )
+                        self._outbox = Outbox(client, self._directory(), self._options)
                         self._outbox.start()
                     self._client = client
                     self._finalizer = weakref.finalize(
@@ -176,9 +175,10 @@ class GreenAMQPDriver(base.BaseDriver):
         :raises Exception: what the server raised
         """
         client = self._connected()
-        if client.hub.foreign():
-            return client.hub.run_inside(
-                self.send,
+        reply = _do(
+            client,
+            self.sending(
+                client,
                 target,
                 ctxt,
                 message,
@@ -187,7 +187,24 @@ class GreenAMQPDriver(base.BaseDriver):
                 call_monitor_timeout,
                 retry,
                 transport_options,
-            )
+            ),
+        )
+        return None if reply is None else self.result(reply)
+
+    def sending(
+        self,
+        client: Client,
+        target: Target,
+        ctxt: dict[str, typing.Any],
+        message: dict[str, typing.Any],
+        wait_for_reply: bool | None = None,
+        timeout: float | None = None,
+        call_monitor_timeout: float | None = None,
+        retry: int | None = None,
+        transport_options: typing.Any = None,
+    ) -> Steps[Reply | None]:
+        """As `send`; the reply is for `result`, outside of these steps: what a server
+        raised is raised there, whatever it means to a generator."""
         opts = self._options
         patience = timeout or opts.default_send_timeout
         unique_id = client.unique_id()
@@ -202,7 +219,7 @@ class GreenAMQPDriver(base.BaseDriver):
         mandatory = bool(getattr(transport_options, "at_least_once", False))
         try:
             if not wait_for_reply:
-                client.send(
+                yield from client.sending(
                     "RPC cast",
                     destination,
                     request,
@@ -213,27 +230,34 @@ class GreenAMQPDriver(base.BaseDriver):
                     impatient=True,
                 )
                 return None
-            reply = client.call(
-                destination,
-                request,
-                deadline=deadline,
-                retries=retry,
-                settled="rpc-call" in opts.pre_settled,
-                monitor=call_monitor_timeout,
-                mandatory=mandatory,
+            return (
+                yield from client.calling(
+                    destination,
+                    request,
+                    deadline=deadline,
+                    retries=retry,
+                    settled="rpc-call" in opts.pre_settled,
+                    monitor=call_monitor_timeout,
+                    mandatory=mandatory,
+                )
             )
         except TimeoutError as exc:
             # Only who gave a time-out expects to hear of it as such.
             if timeout or call_monitor_timeout:
                 raise exceptions.MessagingTimeout(str(exc)) from None
             raise exceptions.MessageDeliveryFailure(str(exc)) from None
-        except hubs.EngagedError as exc:
-            raise exceptions.MessageDeliveryFailure(str(exc)) from exc
+
+    def result(self, reply: Reply) -> typing.Any:
+        """What an RPC call returns.
+
+        :raises Exception: what the server raised
+        :raises MessagingException: the reply cannot be read
+        """
         try:
             return reply.result(self._allowed_remote_exmods)
         except BadMessage as exc:
             raise exceptions.MessagingException(
-                f"the reply to the RPC call to {destination} cannot be read: {exc}"
+                f"the reply to an RPC call cannot be read: {exc}"
             ) from None
 
     def send_notification(
@@ -256,13 +280,11 @@ class GreenAMQPDriver(base.BaseDriver):
         if logs.is_muted():
             return
         client = self._connected()
-        if client.hub.foreign():
-            client.hub.run_inside(
-                self.send_notification, target, ctxt, message, version, retry
-            )
-            return
         try:
-            self._notify(client, target, ctxt, message, version, retry)
+            _do(
+                client,
+                self.notifying(client, target, ctxt, message, version, retry),
+            )
         except exceptions.MessageDeliveryFailure as exc:
             if not logs.in_handler():
                 raise
@@ -270,7 +292,7 @@ class GreenAMQPDriver(base.BaseDriver):
             with logs.muted():
                 LOG.warning("a log record could not be sent: %s", exc)
 
-    def _notify(
+    def notifying(
         self,
         client: Client,
         target: Target,
@@ -278,24 +300,25 @@ class GreenAMQPDriver(base.BaseDriver):
         message: dict[str, typing.Any],
         version: float,
         retry: int | None,
-    ) -> None:
+    ) -> Steps[None]:
+        """As `send_notification`, but for what a log handler sends."""
         opts = self._options
         unique_id = client.unique_id()
         destination = Destination.of(target, Service.NOTIFY)
         envelope = version == 2.0
         outbox = self._outbox
         if outbox is not None:
-            try:
-                if outbox.send(destination, message, ctxt, unique_id, envelope):
-                    return
-            except hubs.EngagedError as exc:
-                raise exceptions.MessageDeliveryFailure(str(exc)) from exc
+            kept = yield from outbox.sending(
+                destination, message, ctxt, unique_id, envelope
+            )
+            if kept:
+                return
         timeout = opts.default_notify_timeout
         if timeout is None and retry is not None and retry >= 0:
             timeout = options.NOTIFY_TIMEOUT
         deadline = None if timeout is None else client.hub.now() + timeout
         try:
-            client.send(
+            yield from client.sending(
                 "notification",
                 destination,
                 lambda format: format.notification(
@@ -308,8 +331,6 @@ class GreenAMQPDriver(base.BaseDriver):
             )
         except TimeoutError as exc:
             raise exceptions.MessageDeliveryFailure(str(exc)) from None
-        except hubs.EngagedError as exc:
-            raise exceptions.MessageDeliveryFailure(str(exc)) from exc
 
     def listen(
         self, target: Target, batch_size: int, batch_timeout: float | None
@@ -437,22 +458,22 @@ class GreenAMQPDriver(base.BaseDriver):
         return listener
 
     def cleanup(self) -> None:
-        """Close the connection and let go of everything.  Idempotent."""
+        """Close the connection and let go of everything.  Idempotent.
+
+        Where nobody can wait (a signal handler, a coroutine of the transport's own
+        loop) it returns at once, and the rest is done before long.
+        """
+        closing = self.closing()
+        if closing is not None:
+            hub, steps = closing
+            hub.complete(steps)
+
+    def closing(self) -> tuple[hubs.Hub, Steps[None]] | None:
+        """As `cleanup`, for who does the waiting; None: there is nothing to close."""
         self._detach_finalizer()
         client, self._client = self._client, None
         outbox, self._outbox = self._outbox, None
-        if client is None:
-            return
-        hub = client.hub
-        close = client.close
-        if outbox is not None:
-            close = functools.partial(_close, client, outbox)
-        if hub.foreign():
-            hub.run_inside(close)
-        elif outbox is not None and hub.engaged():
-            hub.call_inside(lambda: hub.spawn(close))
-        else:
-            close()
+        return None if client is None else (client.hub, _closing(client, outbox))
 
     def _detach_finalizer(self) -> None:
         finalizer, self._finalizer = self._finalizer, None
@@ -460,19 +481,29 @@ class GreenAMQPDriver(base.BaseDriver):
             finalizer.detach()
 
 
-def _close(client: Client, outbox: Outbox | None) -> None:
-    """May wait."""
+def _do(client: Client, steps: Steps[_Result]) -> _Result:
+    try:
+        return client.hub.do(steps)
+    except hubs.EngagedError as exc:
+        raise exceptions.MessageDeliveryFailure(str(exc)) from exc
+
+
+def _closing(client: Client, outbox: Outbox | None) -> Steps[None]:
     try:
         if outbox is not None:
-            outbox.close()
-    finally:
-        client.close()
+            yield from outbox.closing()
+    except BaseException:
+        # Thrown into its wait: the connection is closed all the same.
+        client.hub.begin(client.closing())
+        raise
+    yield from client.closing()
 
 
 def _forgotten(client: Client, outbox: Outbox | None) -> None:
     """A transport is gone that nobody has cleaned up.  Called by the garbage collector,
     which may be anywhere."""
-    if client.forget(lambda: _close(client, outbox)):
+    if not client.context.closed and not client.hub.inherited:
+        client.hub.begin(_closing(client, outbox))
         warnings.warn(
             f"a transport to {client.connection.host} was not cleaned up: "
             "call its cleanup()",

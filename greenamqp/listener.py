@@ -48,7 +48,7 @@ from greenamqp.engine import (
     Received,
     Receiver,
 )
-from greenamqp.hubs import Hub, Timer, Waiter, native
+from greenamqp.hubs import Hub, Steps, Timer, Waiter, native
 
 LOG = logging.getLogger(__name__)
 
@@ -88,9 +88,7 @@ class Incoming(base.IncomingMessage):
     #: Whether it is in order that it is done again, after a crash.
     may_come_again = True
 
-    def __init__(
-        self, client: Client, arrival: _Arrival, request: Request
-    ) -> None:
+    def __init__(self, client: Client, arrival: _Arrival, request: Request) -> None:
         super().__init__(
             request.context, request.message, str(request.id or request.unique_id)
         )
@@ -169,7 +167,6 @@ class Incoming(base.IncomingMessage):
                     outcome=_DONE[outcome],
                 )
 
-
     def _remember(self, listener: Listener, unique_id: str, outcome: int) -> None:
         """Have its copies known.  Lock."""
         if outcome == ACCEPTED:
@@ -191,9 +188,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
     # Acknowledged before it is executed, so that this happens once at the most.
     may_come_again = False
 
-    def __init__(
-        self, client: Client, arrival: _Arrival, request: Request
-    ) -> None:
+    def __init__(self, client: Client, arrival: _Arrival, request: Request) -> None:
         super().__init__(client, arrival, request)
         self.client_timeout = request.call_monitor_timeout
         self._reply_to = request.reply_to
@@ -263,9 +258,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         if self._not_ours("heard of again"):
             return
         timeout = self.client_timeout or 0
-        message = self._format.heartbeat(
-            self._request_id, self._client.unique_id()
-        )
+        message = self._format.heartbeat(self._request_id, self._client.unique_id())
         # A stale heartbeat is worse than none: it goes off with the caller's patience.
         message.ttl = timeout or None
         self._post(
@@ -319,9 +312,7 @@ class _ReadyFd:
         self._epoll: typing.Any = None
         hub_fd = getattr(hub, "fileno", None)
         if hub_fd is not None:
-            self._epoll = native.original("select", "epoll")(
-                flags=select.EPOLL_CLOEXEC
-            )
+            self._epoll = native.original("select", "epoll")(flags=select.EPOLL_CLOEXEC)
             self._epoll.register(self._eventfd, select.EPOLLIN)
             self._epoll.register(hub_fd(), select.EPOLLIN)
 
@@ -399,14 +390,18 @@ class Listener(base.Listener):
         )
         return self._subscription
 
-    def wait_attached(self, deadline: float) -> bool:
+    def attaching(self, deadline: float) -> Steps[bool]:
         """Wait until its subscriptions are up, or the monotonic instant `deadline`.
         Returns whether they are.
 
         :raises NotImplementedError: if the message bus cannot do what is asked
         """
         assert self._subscription is not None
-        return self._subscription.wait_attached(deadline)
+        return self._subscription.attaching(deadline)
+
+    def wait_attached(self, deadline: float) -> bool:
+        """As `attaching`, in the calling thread or green thread."""
+        return self.hub.do(self.attaching(deadline))
 
     def _arrived(
         self, inlet: ReceivingLink, delivery: Delivery, data: memoryview
@@ -680,9 +675,7 @@ class Listener(base.Listener):
                     waiter.wake()
                 self._check_ready()
 
-    def _call(
-        self, callback: Callback, messages: list[base.IncomingMessage]
-    ) -> None:
+    def _call(self, callback: Callback, messages: list[base.IncomingMessage]) -> None:
         try:
             callback(messages)
         except Exception:
@@ -695,15 +688,12 @@ class Listener(base.Listener):
 
         What was taken can still be acknowledged; what was not goes back to the bus.
         """
+        if not self.hub.inherited:
+            self.hub.complete(self.stopping())
+
+    def stopping(self) -> Steps[None]:
+        """As `stop`."""
         hub = self.hub
-        if hub.inherited:
-            return
-        if hub.foreign():
-            hub.run_inside(self.stop)
-            return
-        if hub.engaged():
-            hub.call_inside(lambda: hub.spawn(self.stop))
-            return
         waiter = hub.waiter()
         with hub.lock:
             callback = self.on_incoming_callback
@@ -720,7 +710,7 @@ class Listener(base.Listener):
             self._waiters.append(waiter)
         try:
             while self._deliverer not in (None, hub.current()):
-                waiter.wait(None)
+                yield waiter, None
         finally:
             with hub.lock:
                 self._waiters.remove(waiter)
@@ -758,14 +748,12 @@ class Listener(base.Listener):
             if ready_fd is not None:
                 ready_fd.close()
             return
-        if hub.foreign():
-            hub.run_inside(self.cleanup)
-            return
-        if hub.engaged():
-            hub.call_inside(lambda: hub.spawn(self.cleanup))
-            return
-        self.stop()
-        with hub.lock:
+        hub.complete(self.closing())
+
+    def closing(self) -> Steps[None]:
+        """As `cleanup`."""
+        yield from self.stopping()
+        with self.hub.lock:
             if self._closed:
                 return
             self._closed = True

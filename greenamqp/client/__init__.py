@@ -27,7 +27,7 @@ for no longer), ``turns`` (links that may be refused),
 """
 
 from greenamqp.client.client import Client
-from greenamqp.client.outgoing import Destination, Outgoing, Rejected
+from greenamqp.client.outgoing import Destination, Outgoing, Rejected, Reply
 from greenamqp.client.receiving import ReceivingLink
 from greenamqp.client.subscription import Subscription
 
@@ -37,5 +37,6 @@ __all__ = [
     "Outgoing",
     "ReceivingLink",
     "Rejected",
+    "Reply",
     "Subscription",
 ]

@@ -23,7 +23,7 @@ from greenamqp.connection.failover import Host
 from greenamqp.connection.life import BusConnection
 from greenamqp.connection.state import State
 from greenamqp.engine import Connection, Delivery
-from greenamqp.hubs import Hub, Timer, Waiter, logs
+from greenamqp.hubs import Hub, Steps, Timer, Waiter, logs
 from greenamqp.policy import Policies
 
 # One name for all of the room: where in it something is logged is nobody's business.
@@ -109,7 +109,7 @@ class Client:
         """A name for a message that no other one has.  From any thread."""
         return f"{self._prefix}.{next(self._count)}"
 
-    def send(
+    def sending(
         self,
         what: str,
         destination: Destination,
@@ -121,8 +121,8 @@ class Client:
         repeatable: bool = False,
         mandatory: bool = False,
         impatient: bool = False,
-    ) -> None:
-        """Send and wait until the next hop has accepted.  May block until `deadline`.
+    ) -> Steps[None]:
+        """Send and wait, until `deadline`, for the next hop to accept.
 
         :param what: how errors name it
         :param compose: makes the message; what it raises is raised here
@@ -137,9 +137,7 @@ class Client:
         :raises TimeoutError: at the deadline, saying what was waited for
         :raises MessageDeliveryFailure: refused, rejected, or retries exhausted
         :raises MessageUndeliverable: nobody is there, and it was mandatory
-        :raises EngagedError: see Hub.check_may_wait
         """
-        self.hub.check_may_wait()
         waiter = self.hub.waiter()
         entry = Outgoing(
             what,
@@ -157,9 +155,9 @@ class Client:
         self._submit(entry)
         try:
             if deadline is None:
-                self._endure(entry, waiter)
+                yield from self._enduring(entry, waiter)
             while not entry.done:
-                if not waiter.wait(deadline):
+                if not (yield waiter, deadline):
                     break
         finally:
             in_time = self._leave(entry)
@@ -168,14 +166,14 @@ class Client:
         if entry.error is not None:
             raise entry.error
 
-    def _endure(self, entry: Outgoing, waiter: Waiter) -> None:
+    def _enduring(self, entry: Outgoing, waiter: Waiter) -> Steps[None]:
         """Wait for what has no deadline, until that is to be told of.
 
         :raises TimeoutError: it waits no longer
         """
         until = self.hub.now() + LONG_WAIT
         while not entry.done:
-            if waiter.wait(until) or entry.done:
+            if (yield waiter, until) or entry.done:
                 continue
             if logs.in_handler():
                 raise TimeoutError(self._late(entry))
@@ -190,7 +188,7 @@ class Client:
                 )
             return
 
-    def call(
+    def calling(
         self,
         destination: Destination,
         compose: Compose,
@@ -200,15 +198,13 @@ class Client:
         settled: bool = False,
         monitor: float | None = None,
         mandatory: bool = False,
-    ) -> Reply:
-        """Send a request and wait for its reply.  May block until `deadline`.
+    ) -> Steps[Reply]:
+        """Send a request and wait, until `deadline`, for its reply.
 
         :param monitor: seconds without a heartbeat after which to give up
         :raises TimeoutError: at the deadline, saying what was waited for
-        :raises MessageDeliveryFailure: as for send, and when the reply cannot come
-        :raises EngagedError: see Hub.check_may_wait
+        :raises MessageDeliveryFailure: as for `sending`, and when the reply cannot come
         """
-        self.hub.check_may_wait()
         waiter = self.hub.waiter()
         call = Call(
             "RPC call",
@@ -233,7 +229,7 @@ class Client:
                 until = deadline
                 if call.monitor_deadline is not None:
                     until = min(until, call.monitor_deadline)
-                if not waiter.wait(until) and not call.done:
+                if not (yield waiter, until) and not call.done:
                     now = self.hub.now()
                     if now >= deadline:
                         break
@@ -359,7 +355,7 @@ class Client:
     ) -> Subscription:
         """Receive from `sources` from now on, whatever becomes of the connection.
 
-        Does not wait; see Subscription.wait_attached.
+        Does not wait; see Subscription.attaching.
         """
         with self.hub.lock:
             subscription = Subscription(self.room, sources, window, on_message)
@@ -371,12 +367,9 @@ class Client:
         with self.hub.lock:
             subscription.room.remove(subscription)
 
-    def close(self) -> None:
-        """Close the connection in order and let go of everything.  May block for
-        CLOSE_TIMEOUT.  What waits fails.  Idempotent.  See Hub.check_may_wait."""
-        if self.hub.engaged():
-            self.hub.call_inside(lambda: self.hub.spawn(self.close))
-            return
+    def closing(self) -> Steps[None]:
+        """Close the connection in order and let go of everything, within CLOSE_TIMEOUT.
+        What waits fails.  Idempotent."""
         waiter = self.hub.waiter()
         context = self.context
         with self.hub.lock:
@@ -398,8 +391,8 @@ class Client:
             self.connection.begin_close(waiter)
         try:
             if further is not None:
-                further.close()
-            self.connection.wait_closed()
+                yield from further.closing()
+            yield from self.connection.closing()
         finally:
             # Also when a time-out or kill of the application throws us out.
             with self.hub.lock:
@@ -409,15 +402,6 @@ class Client:
                 self.notices.close()
             self.connection.release()
             logs.drain()
-
-    def forget(self, close: typing.Callable[[], None]) -> bool:
-        """Have `close` called before long, for nobody can ask for anything any more.
-        From anywhere.  Returns False if there is nothing to be closed."""
-        hub = self.hub
-        if self.context.closed or hub.inherited:
-            return False
-        hub.call_inside(lambda: hub.spawn(close))
-        return True
 
     # -- inside: the hub's context or its lock
 

@@ -16,7 +16,7 @@ from greenamqp import buses
 from greenamqp.client.context import Context
 from greenamqp.client.receiving import ReceivingLink
 from greenamqp.engine import Delivery
-from greenamqp.hubs import Waiter
+from greenamqp.hubs import Steps, Waiter
 
 LOG = logging.getLogger("greenamqp.client")
 
@@ -147,8 +147,8 @@ class Subscription:
         if self.room.context.hopeless is not None:
             self.wake()
 
-    def wait_attached(self, deadline: float) -> bool:
-        """Wait until all links are up.  Not in the hub's context.
+    def attaching(self, deadline: float | None) -> Steps[bool]:
+        """Wait until all links are up, or `deadline`; returns whether they are.
 
         :raises NotImplementedError: if the bus cannot do what is asked
         :raises MessageDeliveryFailure: if waiting is of no use, where ``fail_fast``
@@ -172,7 +172,7 @@ class Subscription:
                         raise MessageDeliveryFailure(
                             f"cannot subscribe: {cause}"
                         ) from cause
-                if not waiter.wait(deadline):
+                if not (yield waiter, deadline):
                     return False
         finally:
             with hub.lock:

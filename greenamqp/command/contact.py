@@ -82,7 +82,7 @@ def contact(
             connection.stop()
             connection.begin_close(goodbye)
         try:
-            connection.wait_closed()
+            engaged.run(connection.closing())
         finally:
             with engaged.lock:
                 connection.put_away()

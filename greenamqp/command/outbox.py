@@ -142,7 +142,7 @@ def _send(args: argparse.Namespace) -> int:
     try:
         hub = driver.use_hub()
         assert driver.outbox is not None
-        empty = driver.outbox.wait_empty(hub.now() + args.timeout)
+        empty = hub.do(driver.outbox.emptying(hub.now() + args.timeout))
         found = driver.outbox.describe()
     finally:
         transport.cleanup()

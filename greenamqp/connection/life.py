@@ -28,7 +28,7 @@ from greenamqp.engine import (
     RemoteError,
     client_connection,
 )
-from greenamqp.hubs import Hub, Timer, Waiter
+from greenamqp.hubs import Hub, Steps, Timer, Waiter
 
 # Both rooms above the engine log by this name: an operator reads one story.
 LOG = logging.getLogger("greenamqp.client")
@@ -48,7 +48,7 @@ CHANNEL_MAX = 2047
 # costs some 4 kB, so a peer that goes on with it is left.
 MAX_REFUSED_LINKS = 100
 
-# Seconds that wait_closed() waits for the peer's Close.
+# Seconds that closing() waits for the peer's Close.
 CLOSE_TIMEOUT = 2.0
 
 
@@ -73,7 +73,7 @@ class CannotConnect(Exception):
 
 
 class BusConnection:
-    """See the module.  Hub's context or lock, but for `wait_closed`.
+    """See the module.  Hub's context or lock, but for `closing`.
 
     :param hub: does the waiting
     :param hosts: where to connect to
@@ -264,12 +264,12 @@ class BusConnection:
             self._attempt.cancel()
             self._attempt = None
 
-    def wait_closed(self) -> None:
+    def closing(self) -> Steps[None]:
         """After `begin_close`: wait for the peer's goodbye, CLOSE_TIMEOUT at the most.
-        Not in the hub's context."""
+        Without the hub's lock."""
         waiter, pump = self._closed_waiter, self._pump
         if waiter is not None and pump is not None and not pump.closed:
-            waiter.wait(self.hub.now() + CLOSE_TIMEOUT)
+            yield waiter, self.hub.now() + CLOSE_TIMEOUT
 
     def put_away(self) -> None:
         """Let go of all that is left after the goodbye, or without one."""
@@ -420,9 +420,7 @@ class BusConnection:
             and not self._security.sasl_wanted
             # One that was refused is not made up for by going without.
             and (login.mechanisms or self._mechanism in (None, "none"))
-            and diagnosis.wants_no_sasl(
-                pump.greeting or b"", login.mechanisms.split()
-            )
+            and diagnosis.wants_no_sasl(pump.greeting or b"", login.mechanisms.split())
         ):
             # Nobody asked for a login, so none is lost: the predecessor would have
             # gone without SASL at once.

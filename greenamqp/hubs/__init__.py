@@ -11,12 +11,13 @@ import os
 import typing
 
 from greenamqp.hubs import native
-from greenamqp.hubs.base import EngagedError, Hub, Timer, Waiter, Watch
+from greenamqp.hubs.base import EngagedError, Hub, Steps, Timer, Waiter, Watch
 
 __all__ = [
     "NAMES",
     "EngagedError",
     "Hub",
+    "Steps",
     "Timer",
     "Waiter",
     "Watch",

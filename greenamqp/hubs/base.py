@@ -40,6 +40,8 @@ LOG = logging.getLogger(__name__)
 
 Callback = typing.Callable[[], None]
 
+_Result = typing.TypeVar("_Result")
+
 
 # Output that is gathered waits no longer than this for more of it.  Seconds.
 WRITE_INTERVAL = 0.002
@@ -108,6 +110,13 @@ class Waiter(abc.ABC):
         """End the wait, or the next one.  In the hub's context or under its lock."""
 
 
+#: Something that waits, written once for whatever does the waiting: a generator that
+#: yields a waiter and the instant until which to wait for it, as `Waiter.wait` takes
+#: it, is sent whether it was woken, and returns its result.  To close it ends it at
+#: its wait, where it withdraws what it can.
+Steps = typing.Generator[tuple[Waiter, float | None], bool, _Result]
+
+
 class Hub(abc.ABC):
     """A scheduler, as greenamqp sees it.  Get one from :func:`greenamqp.hubs.get`."""
 
@@ -162,6 +171,10 @@ class Hub(abc.ABC):
         has interrupted it: nothing may be done in place, and nobody can wait."""
         return self.is_entered()
 
+    def may_wait(self) -> bool:
+        """Whether somebody can wait here, with `do`.  From anywhere."""
+        return not self.engaged()
+
     def check_may_wait(self) -> None:
         """Nothing, where the hub's waiters can wait.
 
@@ -174,6 +187,43 @@ class Hub(abc.ABC):
                 f"{self.name} hub, which would have to move on meanwhile; have another "
                 "thread or green thread do it, or do it after the handler has returned"
             )
+
+    def run(self, steps: Steps[_Result]) -> _Result:
+        """Take `steps` to their end; waits in the calling thread or green thread.
+
+        :raises EngagedError: see `check_may_wait`; then none of them was taken
+        :raises Exception: what they raise, or what was thrown into the wait
+        """
+        self.check_may_wait()
+        send = steps.send
+        try:
+            waiter, deadline = next(steps)
+            while True:
+                waiter, deadline = send(waiter.wait(deadline))
+        except StopIteration as end:
+            return typing.cast(_Result, end.value)
+        except BaseException:
+            # Thrown into the wait by a time-out or kill of the application.
+            steps.close()
+            raise
+
+    def do(self, steps: Steps[_Result]) -> _Result:
+        """As `run`, from any native thread, whose wait is then a real one."""
+        if self.foreign():
+            return typing.cast(_Result, self.run_inside(self.run, steps))
+        return self.run(steps)
+
+    def begin(self, steps: Steps[object]) -> None:
+        """Have `steps` taken to their end before long, without waiting for it.  From
+        anywhere, a signal handler too."""
+        self.call_inside(lambda: self.spawn(self.run, steps))
+
+    def complete(self, steps: Steps[None]) -> None:
+        """As `do`; where nobody can wait, as `begin`."""
+        if self.may_wait():
+            self.do(steps)
+        else:
+            self.begin(steps)
 
     def identity(self) -> dict[str, typing.Any]:
         """Which process this is, for the bus to show to people."""

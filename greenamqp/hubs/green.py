@@ -23,7 +23,8 @@ import greenlet
 
 from greenamqp import interrupts
 from greenamqp.hubs import native
-from greenamqp.hubs.base import Callback, Flushable, Hub, Timer, Waiter, Watch
+from greenamqp.hubs.alarm import Alarm
+from greenamqp.hubs.base import Callback, Flushable, Hub, Waiter, Watch
 
 LOG = logging.getLogger(__name__)
 
@@ -68,9 +69,10 @@ class GreenWaiter(Waiter):
             if deadline is not None:
                 if deadline <= hub.now():
                     return False
-                hub._expects[self] = deadline
-                if deadline < hub._alarm:
-                    hub._set_alarm(deadline)
+                alarm = hub._alarm
+                alarm.deadlines[self] = deadline
+                if deadline < alarm.instant:
+                    alarm.set(deadline)
             self.greenlet = getcurrent()
             try:
                 hub._switch()
@@ -78,7 +80,7 @@ class GreenWaiter(Waiter):
                 # Also when a time-out or kill of the application throws us out.
                 self.greenlet = None
                 if deadline is not None:
-                    hub._expects.pop(self, None)
+                    hub._alarm.deadlines.pop(self, None)
                 if hub._missed:
                     hub._try_missed()
         self._woken = False
@@ -87,7 +89,8 @@ class GreenWaiter(Waiter):
     def _is_due(self) -> bool:
         """Whether its wait is to end, as far as it is in one."""
         hub = self._hub
-        return self._woken or hub._expects.get(self, math.inf) <= hub.now()
+        deadline = hub._alarm.deadlines.get(self, math.inf)
+        return self._woken or deadline <= hub.now()
 
     def wake(self) -> None:
         if not self._woken:
@@ -161,11 +164,7 @@ class GreenHub(Hub):
         # Whether somebody waits for what is dirty.
         self._urgent = False
         self._yield_at = 0.0
-        # Waiters with a deadline.  Most are woken long before it, so they are only
-        # looked through when the alarm, the earliest of them, goes off.
-        self._expects: dict[GreenWaiter, float] = {}
-        self._alarm = float("inf")
-        self._alarm_timer: Timer | None = None
+        self._alarm: Alarm[GreenWaiter] = Alarm(self, self._end_wait)
         self._get_ident = native.original("threading", "get_ident")
         self._allocate_lock = native.original("threading", "Lock")
         self._thread = self._get_ident()
@@ -322,31 +321,11 @@ class GreenHub(Hub):
                 self._schedule()
 
     def _revive(self) -> None:
-        self._alarm = math.inf
-        if self._expects:
-            self._set_alarm(min(self._expects.values()))
+        self._alarm.renew()
         super()._revive()
 
-    # -- deadlines of waiters
-
-    def _set_alarm(self, instant: float) -> None:
-        self._alarm = instant
-        if self._alarm_timer is not None:
-            self._alarm_timer.cancel()
-        self._alarm_timer = self.call_at(instant, self._on_alarm)
-
-    def _on_alarm(self) -> None:
-        now = self.now()
-        self._alarm = float("inf")
-        self._alarm_timer = None
-        earliest = self._alarm
-        for waiter, deadline in self._expects.items():
-            if deadline <= now:
-                self._ready.append(waiter)
-            elif deadline < earliest:
-                earliest = deadline
-        if earliest < self._alarm:
-            self._set_alarm(earliest)
+    def _end_wait(self, waiter: GreenWaiter) -> None:
+        self._ready.append(waiter)
 
     # -- other native threads
 
@@ -383,16 +362,13 @@ class GreenHub(Hub):
             os.close(eventfd)
             if self._from_outside:
                 self._call_soon(self._wakeup_from_outside)
-        if self._alarm_timer is not None and not self._expects:
-            self._alarm_timer.cancel()
-            self._alarm_timer = None
-            self._alarm = float("inf")
+        self._alarm.stop()
 
     def _let_go(self) -> None:
         super()._let_go()
         self._ready.clear()
         self._missed.clear()
-        self._expects.clear()
+        self._alarm.deadlines.clear()
         self._idle.clear()
         self._from_outside.clear()
         # Another thread of the parent may have held it.

@@ -29,7 +29,7 @@ from greenamqp import buses, fork
 from greenamqp.buses.format import Format, dumps, loads
 from greenamqp.client import Client, Destination, Outgoing, Rejected
 from greenamqp.engine import Message
-from greenamqp.hubs import Timer, Waiter, logs
+from greenamqp.hubs import Steps, Timer, Waiter, logs
 from greenamqp.outbox.directory import Directory
 from greenamqp.outbox.disk import NOTHING, Disk, Done
 from greenamqp.outbox.store import Letter
@@ -152,9 +152,9 @@ class Outbox:
         self._closed = True
         self._disk.forked()
 
-    def close(self) -> None:
+    def closing(self) -> Steps[None]:
         """Send nothing any more, and leave the file to others.  What waits stays there.
-        Where one may wait; idempotent."""
+        Idempotent."""
         waiter = self._hub.waiter()
         with self._hub.lock:
             if self._closed:
@@ -166,34 +166,34 @@ class Outbox:
             self._openers.append(waiter)
             if not self._busy:
                 self._work_last()
-        waiter.wait(None)
+        yield waiter, None
 
-    def send(
+    def sending(
         self,
         destination: Destination,
         message: typing.Any,
         context: typing.Any,
         unique_id: str,
         envelope: bool,
-    ) -> bool:
-        """Have a notification sent: returns when the message bus has taken it, or it is
+    ) -> Steps[bool]:
+        """Have a notification sent: ends when the message bus has taken it, or it is
         on the disk.
 
         :returns: False if neither was possible, and the caller has to see to it
         :raises TypeError, ValueError: what cannot be serialised
         :raises MessageDeliveryFailure: the message bus rejects it
-        :raises EngagedError: see Hub.check_may_wait
         """
-        self._hub.check_may_wait()
         if not self._opened:
-            self._wait_opened()
+            yield from self._opening()
         lane = self._lanes.get(destination)
         compose = _compose(message, context, unique_id, envelope)
         if lane is not None or self._client.unavailable:
             compose(self._client.format)  # who notifies is to hear of what is wrong
             letter = Letter(unique_id, "", _content(message, context, envelope))
-            kept = self._keep(destination, letter, None)
-            self._linger()
+            kept = yield from self._keeping(destination, letter, None)
+            if self._hub.name == "blocking":
+                # It moves while somebody waits only: let it.
+                yield self._hub.waiter(), self._hub.now() + _TURN
             return kept
         waiter = self._hub.waiter()
         entry = self._client.offer(
@@ -204,7 +204,7 @@ class Outbox:
             waiter=waiter,
         )
         try:
-            waiter.wait(self._hub.now() + PATIENCE)
+            yield waiter, self._hub.now() + PATIENCE
             if entry.done and entry.error is None:
                 return True
             letter = Letter(unique_id, "", _content(message, context, envelope))
@@ -213,16 +213,16 @@ class Outbox:
             raise
         if isinstance(entry.error, Rejected):
             raise entry.error
-        return self._keep(destination, letter, entry)
+        return (yield from self._keeping(destination, letter, entry))
 
-    def wait_empty(self, deadline: float | None) -> bool:
+    def emptying(self, deadline: float | None) -> Steps[bool]:
         """Wait until nothing waits any more, or until `deadline`; returns which."""
         waiter = self._hub.waiter()
         while not self._opened or self._lanes:
             now = self._hub.now()
             if deadline is not None and now >= deadline:
                 return False
-            waiter.wait(now + 0.1 if deadline is None else min(now + 0.1, deadline))
+            yield waiter, now + 0.1 if deadline is None else min(now + 0.1, deadline)
         return True
 
     def describe(self) -> dict[str, typing.Any]:
@@ -238,18 +238,19 @@ class Outbox:
 
     # -- to the disk
 
-    def _wait_opened(self) -> None:
+    def _opening(self) -> Steps[None]:
+        """Until it is known what the file holds."""
         waiter = self._hub.waiter()
         with self._hub.lock:
             if self._opened or self._closed:
                 return
             self._openers.append(waiter)
             self._work()
-        waiter.wait(None)
+        yield waiter, None
 
-    def _keep(
+    def _keeping(
         self, destination: Destination, letter: Letter, entry: Outgoing | None
-    ) -> bool:
+    ) -> Steps[bool]:
         """Write it to the disk, and wait for that; returns whether it is there, or has
         been taken meanwhile.
 
@@ -275,7 +276,7 @@ class Outbox:
             self._puts.append(put)
             self._work()
         while not put.done:
-            waiter.wait(None)
+            yield waiter, None
         if put.error is not None:
             self._tell_failing(put.error)
         return put.error is None
@@ -290,11 +291,6 @@ class Outbox:
                 self._directory.path,
                 error,
             )
-
-    def _linger(self) -> None:
-        """Under a hub that only moves while somebody waits: let it."""
-        if self._hub.name == "blocking":
-            self._hub.waiter().wait(self._hub.now() + _TURN)
 
     def _all_lanes(self) -> list[_Lane]:
         return list(self._lanes.values())

@@ -366,7 +366,7 @@ class Run:
                 "threads": len(hub.threads),
                 "timers": self.world.timers_of(hub),
                 "watches": len(hub.watches),
-                "waits with a deadline": len(hub._expects),
+                "waits with a deadline": len(hub._alarm.deadlines),
                 "users": hub._users,
             }
             for what, number in left.items():

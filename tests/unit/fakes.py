@@ -703,14 +703,14 @@ class Setting(typing.NamedTuple):
     ) -> Task:
         """Begin to send something."""
         deadline = None if timeout is None else self.world.now() + timeout
-        return self.world.go(
-            self.client.send,
+        steps = self.client.sending(
             what,
             destination,
             lambda format: Message(body),
             deadline=deadline,
             **options,
         )
+        return self.world.go(self.world.run, steps)
 
     def notify(self, body: str = "{}", **options: typing.Any) -> Task:
         """Begin to send what may arrive twice."""
@@ -730,13 +730,13 @@ class Setting(typing.NamedTuple):
         """Begin a call."""
 
         def call() -> typing.Any:
-            reply = self.client.call(
+            steps = self.client.calling(
                 destination,
                 lambda format: Message(body),
                 deadline=deadline,
                 **options,
             )
-            return reply.content
+            return self.world.run(steps).content
 
         deadline = self.world.now() + timeout
         return self.world.go(call)
@@ -791,7 +791,7 @@ def setting(
             world, hosts, options(**overrides), default_exchange, virtual_host
         )
         yield Setting(world, net, client)
-        closing = world.go(client.close)
+        closing = world.go(world.run, client.closing())
         world.advance(10)
         assert closing.result() is None
         leftovers(world)

@@ -570,7 +570,7 @@ def thrown_out_by_a_timeout(env):
             pass
         else:
             raise AssertionError("not thrown out")
-        assert waiter not in env.hub._expects
+        assert waiter not in env.hub._alarm.deadlines
         assert waiter.greenlet is None
         # A wake that comes now must not end another wait of this green thread.
         other = env.hub.waiter()
@@ -630,11 +630,11 @@ def killed_while_it_waits(env):
     thread = env.spawn(lambda: waiter.wait(env.hub.now() + FAR))
     env.pause()
     env.pause()
-    assert waiter in env.hub._expects
+    assert waiter in env.hub._alarm.deadlines
     env.kill(thread)
     for _ in range(5):
         env.pause()
-    assert waiter not in env.hub._expects
+    assert waiter not in env.hub._alarm.deadlines
     env.hub.call_inside(waiter.wake)
     env.turn()
 

@@ -24,14 +24,7 @@ NOTIFY = Destination.of(Target(topic="t"), Service.NOTIFY)
 
 
 def up(s):
-    task = s.world.go(
-        s.client.send,
-        "notification",
-        NOTIFY,
-        lambda format: Message("{}"),
-        deadline=s.world.now() + 60,
-        repeatable=True,
-    )
+    task = s.notify(destination=NOTIFY)
     s.world.settle()
     assert task.result() is None
 

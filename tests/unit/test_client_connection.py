@@ -150,7 +150,7 @@ def test_an_attempt_that_succeeds_too_late_is_dropped():
     with fakes.setting() as s:
         s.network.delay = 5.0
         sending = s.notify()
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         assert s.network.running == []  # the attempt was cancelled
         s.world.advance(10)
         assert closing.result() is None
@@ -455,7 +455,7 @@ def test_close_in_any_state_leaves_nothing(state, monkeypatch):
             s.world.settle()
         assert s.client.connection.state is state
         attempts = len(s.network.attempts)
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         s.world.advance(life.CLOSE_TIMEOUT)
         assert closing.result() is None
         assert s.client.connection.state is State.CLOSED
@@ -470,7 +470,7 @@ def test_close_in_any_state_leaves_nothing(state, monkeypatch):
 def test_close_ends_the_connection_in_order():
     with fakes.setting() as s:
         s.up()
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         s.world.settle()
         assert closing.result() is None  # no time had to pass
         assert s.peer.events == [("opened",), ("closed", None)]
@@ -480,7 +480,7 @@ def test_close_does_not_wait_long_for_a_silent_peer():
     with fakes.setting() as s:
         s.up()
         s.peer.silent = True
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         s.world.advance(life.CLOSE_TIMEOUT)
         assert closing.result() is None
         assert s.peer.stream.closed
@@ -490,7 +490,7 @@ def test_close_does_not_wait_for_a_connection_that_breaks_meanwhile():
     with fakes.setting() as s:
         s.up()
         s.peer.silent = True
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         s.peer.cut()
         s.world.settle()
         assert closing.result() is None
@@ -500,7 +500,7 @@ def test_who_is_thrown_out_of_close_leaves_nothing():
     with fakes.setting() as s:
         s.up()
         s.peer.silent = True
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         closing.throw(GreenletExit())
         with pytest.raises(GreenletExit):
             closing.result()
@@ -520,7 +520,7 @@ def test_close_in_the_moment_of_the_loss(in_order):
         # Read by hand: the loss is known, what follows from it has not run yet.
         s.world.watches[s.peer.stream.fileno()].on_readable()
         assert s.client.connection.state is State.WAITING
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         assert closing.result() is None
         assert s.peer.stream.closed
 
@@ -529,7 +529,7 @@ def test_close_twice():
     with fakes.setting() as s:
         s.up()
         for _ in range(2):
-            closing = s.world.go(s.client.close)
+            closing = s.world.go(s.world.run, s.client.closing())
             s.world.settle()
             assert closing.result() is None
         assert s.world.stopped == 1
@@ -551,7 +551,7 @@ def test_what_waits_fails_when_the_messenger_is_closed():
         s.peer.outcome = lambda message: RELEASED
         released = s.notify()
         s.world.settle()
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         s.world.settle()
         assert closing.result() is None
         for task in (unsettled, calling, accepted, pending, released):
@@ -561,7 +561,7 @@ def test_what_waits_fails_when_the_messenger_is_closed():
 
 def test_nothing_can_be_sent_after_close():
     with fakes.setting() as s:
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         assert closing.result() is None
         for task in (s.notify(), s.call()):
             with pytest.raises(exceptions.MessageDeliveryFailure, match="cleaned up"):

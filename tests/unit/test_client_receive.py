@@ -71,15 +71,14 @@ def test_messages_arrive_in_order():
 def test_waiting_for_the_links():
     with fakes.setting(network={"answer": False}) as s:
         consumer = Consumer(s, "a", "b")
-        task = s.world.go(
-            consumer.subscription.wait_attached, deadline=s.world.now() + 30
-        )
+        steps = consumer.subscription.attaching(s.world.now() + 30)
+        task = s.world.go(s.world.run, steps)
         s.world.advance(10)
         assert not task.done
         s.peer.answer_links()
         s.world.settle()
         assert task.result() is True
-        again = s.world.go(consumer.subscription.wait_attached, deadline=0)
+        again = s.world.go(s.world.run, consumer.subscription.attaching(0))
         assert again.result() is True
 
 
@@ -87,9 +86,8 @@ def test_waiting_for_the_links_ends_at_the_deadline():
     with fakes.setting() as s:
         s.network.default = "refused"
         consumer = Consumer(s, "a")
-        task = s.world.go(
-            consumer.subscription.wait_attached, deadline=s.world.now() + 30
-        )
+        steps = consumer.subscription.attaching(s.world.now() + 30)
+        task = s.world.go(s.world.run, steps)
         s.world.advance(29)
         assert not task.done
         s.world.advance(2)
@@ -103,9 +101,9 @@ def test_waiting_for_the_links_ends_with_the_messenger():
     with fakes.setting() as s:
         s.network.default = "refused"
         consumer = Consumer(s, "a")
-        task = s.world.go(consumer.subscription.wait_attached, deadline=None)
+        task = s.world.go(s.world.run, consumer.subscription.attaching(None))
         s.world.settle()
-        s.world.go(s.client.close)
+        s.world.go(s.world.run, s.client.closing())
         s.world.settle()
         assert task.result() is False
 
@@ -116,7 +114,7 @@ def test_what_the_bus_cannot_do_is_said():
 
     with fakes.setting(network={"product": "qpid-cpp"}) as s:
         consumer = Consumer(s, sources=pool)
-        task = s.world.go(consumer.subscription.wait_attached, deadline=None)
+        task = s.world.go(s.world.run, consumer.subscription.attaching(None))
         s.world.settle()
         with pytest.raises(NotImplementedError, match="pool 'pool'.*qpid-cpp"):
             task.result()
@@ -133,7 +131,7 @@ def test_another_bus_may_be_able_to_do_it():
         consumer = Consumer(s, sources=pool)
         s.world.settle()
         s.lose()
-        task = s.world.go(consumer.subscription.wait_attached, deadline=None)
+        task = s.world.go(s.world.run, consumer.subscription.attaching(None))
         assert task.result() is True
 
 
@@ -348,7 +346,7 @@ def test_they_leave_before_their_link_does(patient, leave):
     elif leave == "unsubscribe":
         s.client.unsubscribe(consumer.subscription)
     else:
-        s.world.go(s.client.close)
+        s.world.go(s.world.run, s.client.closing())
     s.world.settle()
     assert set(s.peer.outcomes) == {(handle, ACCEPTED) for handle in handles[:2]}
     # Nothing is left that would call later.
@@ -503,7 +501,7 @@ def test_a_queue_is_removed_although_the_connection_is_closed_right_after():
     with fakes.setting() as s:
         subscription, removed = with_a_queue_of_its_own(s)
         s.client.unsubscribe(subscription)
-        s.world.go(s.client.close)
+        s.world.go(s.world.run, s.client.closing())
         assert removed == ["queue of a"]
         s.world.settle()
         assert removed == ["queue of a"]
@@ -512,7 +510,7 @@ def test_a_queue_is_removed_although_the_connection_is_closed_right_after():
 def test_a_queue_is_removed_at_once_when_the_connection_is_closed():
     with fakes.setting() as s:
         _, removed = with_a_queue_of_its_own(s)
-        s.world.go(s.client.close)
+        s.world.go(s.world.run, s.client.closing())
         s.world.settle()
         assert removed == ["queue of a"]
 

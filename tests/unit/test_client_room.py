@@ -173,7 +173,7 @@ def test_closing_while_a_further_connection_is_made():
         s.up()
         s.world.peers[-1].answer = True
         made = [Consumer(s, f"a{number}", f"b{number}") for number in range(5)]
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         s.world.advance(10)
         assert closing.result() is None
         assert not any(each.subscription.attached for each in made)

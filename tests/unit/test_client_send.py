@@ -128,12 +128,14 @@ def test_what_one_wakeup_sends_leaves_in_one_write():
 
         def chatter():
             for number in range(30):
-                s.client.send(
-                    "RPC cast",
-                    fakes.RPC,
-                    lambda format, text=str(number): fakes.Message(text),
-                    deadline=s.world.now() + 5,
-                    settled=True,
+                s.world.run(
+                    s.client.sending(
+                        "RPC cast",
+                        fakes.RPC,
+                        lambda format, text=str(number): fakes.Message(text),
+                        deadline=s.world.now() + 5,
+                        settled=True,
+                    )
                 )
 
         s.world.spawn(chatter)
@@ -498,8 +500,10 @@ def test_an_outage_is_no_absence():
 def test_what_a_log_handler_sends_does_not_wait_for_ever():
     class Sends(logging.Handler):
         def emit(self, record):
-            s.client.send(
-                "notification", fakes.RPC, lambda _: Message(""), deadline=None
+            s.world.run(
+                s.client.sending(
+                    "notification", fakes.RPC, lambda _: Message(""), deadline=None
+                )
             )
 
     with fakes.setting() as s:

@@ -517,14 +517,14 @@ def test_calls_from_a_native_thread_that_the_hub_does_not_know():
         assert s.world.stopped == 1
         foreign[:] = [False]
     assert inside == [
-        "send",
-        "send_notification",
+        "run",
+        "run",
         "_attached",
         "poll",
         "_settle",
         "<lambda>",
-        "cleanup",
-        "close",
+        "run",
+        "run",
     ]
 
 

@@ -123,7 +123,7 @@ def test_a_reply_that_waits_for_the_connection_is_sent_when_it_is_there():
 def test_what_is_collected_is_written_at_the_end(lines):
     with fakes.setting() as s:
         s.client.notices.add(notices.LINK_CLOSED, address="a", reason="r")
-        closing = s.world.go(s.client.close)
+        closing = s.world.go(s.world.run, s.client.closing())
         s.world.settle()
         assert closing.result() is None
         assert [text for _, text in lines()] == ["the link to a was closed: r"]

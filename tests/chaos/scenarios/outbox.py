@@ -46,7 +46,7 @@ def notify(stage: Stage, url: str, look: float, options: dict) -> None:
             while driver.outbox.sent < order["sent"] and time.monotonic() < until:
                 driver.use_hub().waiter().wait(time.monotonic() + 0.05)
         if "empty" in order:
-            driver.outbox.wait_empty(time.monotonic() + WAIT)
+            driver.use_hub().do(driver.outbox.emptying(time.monotonic() + WAIT))
         stage.say("done", slowest=slowest, **greenamqp.describe(transport)["outbox"])
     transport.cleanup()
 
