@@ -178,7 +178,6 @@ class GreenAMQPDriver(base.BaseDriver):
         reply = _do(
             client,
             self.sending(
-                client,
                 target,
                 ctxt,
                 message,
@@ -193,7 +192,6 @@ class GreenAMQPDriver(base.BaseDriver):
 
     def sending(
         self,
-        client: Client,
         target: Target,
         ctxt: dict[str, typing.Any],
         message: dict[str, typing.Any],
@@ -205,6 +203,7 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> Steps[Reply | None]:
         """As `send`; the reply is for `result`, outside of these steps: what a server
         raised is raised there, whatever it means to a generator."""
+        client = self._connected()
         opts = self._options
         patience = timeout or opts.default_send_timeout
         unique_id = client.unique_id()
@@ -281,10 +280,7 @@ class GreenAMQPDriver(base.BaseDriver):
             return
         client = self._connected()
         try:
-            _do(
-                client,
-                self.notifying(client, target, ctxt, message, version, retry),
-            )
+            _do(client, self.notifying(target, ctxt, message, version, retry))
         except exceptions.MessageDeliveryFailure as exc:
             if not logs.in_handler():
                 raise
@@ -294,7 +290,6 @@ class GreenAMQPDriver(base.BaseDriver):
 
     def notifying(
         self,
-        client: Client,
         target: Target,
         ctxt: dict[str, typing.Any],
         message: dict[str, typing.Any],
@@ -302,6 +297,7 @@ class GreenAMQPDriver(base.BaseDriver):
         retry: int | None,
     ) -> Steps[None]:
         """As `send_notification`, but for what a log handler sends."""
+        client = self._connected()
         opts = self._options
         unique_id = client.unique_id()
         destination = Destination.of(target, Service.NOTIFY)

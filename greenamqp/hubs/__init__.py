@@ -45,9 +45,11 @@ def choose() -> str:
 def get(name: str | Hub = "auto") -> Hub:
     """The hub of that name for the calling thread, made if need be; a hub itself.
 
-    After a fork the child gets one of its own.
+    After a fork the child gets one of its own.  ``asyncio``, which the option does not
+    know, is that of the loop that runs in the calling thread.
 
     :raises ValueError: for an unknown name
+    :raises RuntimeError: if no asyncio loop runs in the calling thread
     :raises ImportError: if eventlet or gevent is asked for and not installed
     """
     if isinstance(name, Hub):
@@ -66,6 +68,15 @@ def get(name: str | Hub = "auto") -> Hub:
         from greenamqp.hubs.gevent import GeventHub
 
         return _cached((name, id(get_gevent_hub())), GeventHub)
+    if name == "asyncio":
+        from asyncio import get_running_loop
+
+        from greenamqp.hubs.asyncio import AsyncioHub
+
+        for key, other in list(_hubs.items()):
+            if isinstance(other, AsyncioHub) and other.loop.is_closed():
+                del _hubs[key]
+        return _cached((name, get_running_loop()), AsyncioHub)
     if name == "threads":
         from greenamqp.hubs.threads import ThreadsHub
 

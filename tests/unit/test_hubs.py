@@ -59,6 +59,8 @@ def test_contract(hub, check):
     library = hub.partition("-")[0]
     if library in ("eventlet", "gevent"):
         pytest.importorskip(library)
+    elif hub == "asyncio-uvloop":
+        pytest.importorskip("uvloop")
     result = results(hub)[check]
     if result.startswith("skip"):
         pytest.skip(result.partition(": ")[2])
@@ -67,7 +69,7 @@ def test_contract(hub, check):
 
 def test_every_hub_is_checked():
     checked = {hub.partition("-")[0] for hub in hub_contract.HUBS}
-    assert checked == {*hubs.NAMES, "simulated"}
+    assert checked == {*hubs.NAMES, "simulated", "asyncio"}
     assert all(len(names) > 30 for names in hub_contract.NAMES.values())
 
 

@@ -152,13 +152,8 @@ def test_with_other_hosts_a_silent_one_is_given_up_sooner(monkeypatch):
     )
     with fakes.setting(hosts, idle_timeout=0) as s:
         monkeypatch.setattr(fakes, "Peer", Silent)
-        task = s.world.go(
-            s.client.send,
-            "notification",
-            Destination.of(Target(topic="t"), Service.NOTIFY),
-            lambda format: Message("{}"),
-            deadline=s.world.now() + 30,
-            repeatable=True,
+        task = s.notify(
+            destination=Destination.of(Target(topic="t"), Service.NOTIFY), timeout=30
         )
         s.world.advance(1)
         monkeypatch.setattr(fakes, "Peer", whole)

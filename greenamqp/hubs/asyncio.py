@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hub of an asyncio event loop, asyncio's own or any other such as uvloop's.
+
+Its callbacks run in the loop's thread, as callbacks of the loop.  Coroutines of that
+loop wait by awaiting `FutureWaiter.woken`; to block there would stop the loop, so that
+`Hub.run` is refused.  `AsyncioHub.drive` takes steps to their end for a coroutine.
+
+Output is written by a callback of the loop that is scheduled when the first of it is
+there.  Tasks that were woken before run before it: what a batch of replies sets off
+leaves in one write.
+
+It makes no thread.  What may block (a name lookup, a logging handler) runs in the
+loop's own executor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import typing
+
+from greenamqp import interrupts
+from greenamqp.hubs import native
+from greenamqp.hubs.alarm import Alarm
+from greenamqp.hubs.base import (
+    Callback,
+    EngagedError,
+    Flushable,
+    Hub,
+    Steps,
+    Timer,
+    Waiter,
+    Watch,
+)
+
+LOG = logging.getLogger(__name__)
+
+_Result = typing.TypeVar("_Result")
+
+
+class FutureWaiter(Waiter):
+    """A waiter of one task."""
+
+    __slots__ = ("_future", "_hub", "_woken")
+
+    def __init__(self, hub: AsyncioHub) -> None:
+        self._hub = hub
+        self._woken = False
+        self._future: asyncio.Future[None] | None = None
+
+    async def woken(self, deadline: float | None) -> bool:
+        """As `wait`, for a coroutine of the hub's loop."""
+        hub = self._hub
+        while not self._woken:
+            if hub.inherited:
+                hub.check()
+            if deadline is not None:
+                if deadline <= hub.now():
+                    return False
+                alarm = hub._alarm
+                alarm.deadlines[self] = deadline
+                if deadline < alarm.instant:
+                    alarm.set(deadline)
+            self._future = hub.loop.create_future()
+            try:
+                await self._future
+            finally:
+                self._future = None
+                if deadline is not None:
+                    hub._alarm.deadlines.pop(self, None)
+        self._woken = False
+        return True
+
+    def wait(self, deadline: float | None) -> bool:
+        """As in the base class, in another thread.  In the loop's, where nobody can
+        block, it only looks.
+
+        :raises EngagedError: if that is not enough
+        """
+        hub = self._hub
+        if hub.foreign():
+            return asyncio.run_coroutine_threadsafe(
+                self.woken(deadline), hub.loop
+            ).result()
+        if not self._woken:
+            if deadline is None or deadline > hub.now():
+                hub.check_may_wait()
+            return False
+        self._woken = False
+        return True
+
+    def wake(self) -> None:
+        if not self._woken:
+            self._woken = True
+            if self._hub.foreign():  # work that was spawned
+                self._hub.loop.call_soon_threadsafe(self.look)
+            else:
+                self.look()
+
+    def look(self) -> None:
+        """Have the task look whether it was woken, or is late."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
+class _Timer(Timer):
+    """A timer that is never early, whatever the loop takes for the time."""
+
+    __slots__ = ("_callback", "_handle", "_hub", "_instant")
+
+    def __init__(self, hub: AsyncioHub, instant: float, callback: Callback) -> None:
+        self._hub = hub
+        self._instant = instant
+        self._callback = callback
+        self._set()
+
+    def _set(self) -> None:
+        # By a delay: not every loop's clock is ours, and uvloop's stands still within
+        # a turn.
+        delay = max(0.0, self._instant - self._hub.now())
+        self._handle = self._hub.loop.call_later(delay, self._run)
+
+    def _run(self) -> None:
+        if self._hub.now() < self._instant:
+            self._set()
+        else:
+            self._hub._wakeup(self._callback)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
+class _Watch(Watch):
+    __slots__ = ("_hub", "fd")
+
+    def __init__(self, hub: AsyncioHub, fd: int, on_readable: Callback) -> None:
+        self._hub = hub
+        self.fd = fd
+        hub._watches[fd] = self
+        hub.loop.add_reader(fd, self._tell, on_readable)
+
+    def _tell(self, callback: Callback) -> None:
+        # The loop has called all that is due in one turn.
+        if self._is_open():
+            self._hub._wakeup(callback)
+
+    def _is_open(self) -> bool:
+        return self._hub._watches.get(self.fd) is self
+
+    def want_write(self, on_writable: Callback | None) -> None:
+        if self._is_open():
+            if on_writable is None:
+                self._hub.loop.remove_writer(self.fd)
+            else:
+                self._hub.loop.add_writer(self.fd, self._tell, on_writable)
+
+    def close(self) -> None:
+        if self._is_open():
+            del self._hub._watches[self.fd]
+            self._hub.loop.remove_reader(self.fd)
+            self._hub.loop.remove_writer(self.fd)
+
+
+def logged(function: typing.Callable[..., object], *args: object) -> None:
+    """Run `function`, and log what it raises."""
+    try:
+        function(*args)
+    except Exception:
+        LOG.exception("work that the asyncio hub was given failed")
+
+
+class AsyncioHub(Hub):
+    """See the module.  Made in a coroutine of the loop that it belongs to."""
+
+    name = "asyncio"
+    punctual = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.get_running_loop()
+        self._get_ident = native.original("threading", "get_ident")
+        self._allocate_lock = native.original("threading", "Lock")
+        self._thread = self._get_ident()
+        self._alarm: Alarm[FutureWaiter] = Alarm(self, FutureWaiter.look)
+        self._watches: dict[int, _Watch] = {}
+        self._calls: collections.deque[Callback] = collections.deque()
+        # Whether a callback of the loop is on its way that writes.
+        self._scheduled = False
+        # The loop has weak references alone.
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    # -- waiting
+
+    def foreign(self) -> bool:
+        return self._get_ident() != self._thread
+
+    def may_wait(self) -> bool:
+        return self.foreign()
+
+    def check_may_wait(self) -> None:
+        super().check_may_wait()
+        raise EngagedError(
+            "this would stop the asyncio loop, which would have to move on meanwhile: "
+            "await what greenamqp.aio offers instead, or call it in another thread"
+        )
+
+    async def drive(self, steps: Steps[_Result]) -> _Result:
+        """As `run`, for a coroutine of the hub's loop.
+
+        To cancel it ends the steps at their wait: what is not sent yet is withdrawn.
+        """
+        self.check()
+        try:
+            waiter, deadline = next(steps)
+            while True:
+                woken = await typing.cast(FutureWaiter, waiter).woken(deadline)
+                waiter, deadline = steps.send(woken)
+        except StopIteration as end:
+            return typing.cast(_Result, end.value)
+        except BaseException:
+            steps.close()
+            raise
+
+    def do(self, steps: Steps[_Result]) -> _Result:
+        if self.foreign():
+            return asyncio.run_coroutine_threadsafe(
+                self.drive(steps), self.loop
+            ).result()
+        return self.run(steps)
+
+    def begin(self, steps: Steps[object]) -> None:
+        self.call_inside(lambda: self._begin(steps))
+
+    def _begin(self, steps: Steps[object]) -> None:
+        task: asyncio.Task[object] = self.loop.create_task(self._logged(steps))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _logged(self, steps: Steps[object]) -> None:
+        try:
+            await self.drive(steps)
+        except Exception:
+            LOG.exception("what was begun failed")
+
+    def waiter(self) -> FutureWaiter:
+        return FutureWaiter(self)
+
+    def current(self) -> typing.Hashable:
+        if self.foreign():
+            return self._get_ident()
+        return asyncio.current_task(self.loop)
+
+    # -- the loop
+
+    def _start(self) -> None:
+        """The loop runs."""
+
+    def _stop(self) -> None:
+        self._alarm.stop()
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._watches.clear()
+        self._alarm.deadlines.clear()
+        self._calls.clear()
+
+    def _wakeup(self, callback: Callback) -> None:
+        """Run a callback in the hub's context.  In the loop's thread."""
+        if self.inherited:
+            return
+        self.busy = True
+        try:
+            with self.lock:
+                callback()
+        except Exception as exc:
+            LOG.exception("a callback failed")
+            if interrupts.struck(exc):
+                self.cut_off(exc)
+        except BaseException as exc:
+            self.cut_off(exc)
+            raise
+        finally:
+            self.busy = False
+            if self._dirty:
+                self._schedule()  # behind the tasks that were woken
+
+    def watch(self, fd: int, on_readable: Callback) -> Watch:
+        return _Watch(self, fd, on_readable)
+
+    def call_at(self, instant: float, callback: Callback) -> Timer:
+        return _Timer(self, instant, callback)
+
+    def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
+        self.loop.run_in_executor(None, logged, function, *args)
+
+    def deliver(self, function: Callback) -> None:
+        # In place: a stock server's callback only hands over to a thread.
+        self.loop.call_soon(logged, function)
+
+    def off_thread(
+        self,
+        function: typing.Callable[[], typing.Any],
+        done: typing.Callable[[typing.Any, Exception | None], None],
+    ) -> None:
+        self.offload(function, done)
+
+    def call_inside(self, callback: Callback) -> None:
+        self._calls.append(callback)
+        try:
+            self.loop.call_soon_threadsafe(self._run_calls)
+        except RuntimeError:
+            if not self.loop.is_closed():
+                raise
+            self._calls.clear()  # nobody will ever do it
+
+    def _run_calls(self) -> None:
+        while self._calls:
+            self._wakeup(self._calls.popleft())
+
+    def run_inside(
+        self, function: typing.Callable[..., typing.Any], *args: typing.Any
+    ) -> typing.Any:
+        self.check()
+        if not self.foreign():
+            return function(*args)
+
+        async def run() -> typing.Any:
+            return function(*args)
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result()
+
+    # -- flushing
+
+    def flush_soon(self, pump: Flushable) -> None:
+        if not pump.dirty:
+            pump.dirty = True
+            self._dirty.append(pump)
+            if not self.busy:
+                self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self._wakeup(self._flush_dirty)
