@@ -425,15 +425,20 @@ class GreenAMQPDriver(base.BaseDriver):
             lambda addresser: addresser.notification_sources(targets, pool),
         )
 
-    def subscribe_to_pool(
-        self, target: Target, pool: str, kind: type[Incoming]
+    def subscribe_to_topic(
+        self,
+        target: Target,
+        pool: str | None,
+        kind: type[Incoming],
+        batch_size: int = 1,
+        batch_timeout: float | None = None,
     ) -> Listener:
-        """A listener for what is sent to a whole topic, shared within a pool; without
+        """A listener for what is sent to a whole topic, or a pool's copy of it; without
         waiting."""
         return self._subscribe(
             kind,
-            1,
-            None,
+            batch_size,
+            batch_timeout,
             self._options.notify_server_credit,
             lambda addresser: addresser.notification_sources([target], pool),
         )

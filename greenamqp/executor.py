@@ -26,7 +26,7 @@ import typing
 
 from oslo_messaging._drivers import base
 
-from greenamqp.hubs import Hub, Timer, Waiter, native
+from greenamqp.hubs import Hub, Steps, Timer, Waiter, native
 from greenamqp.hubs.blocking import BlockingHub
 from greenamqp.hubs.threads import ThreadsHub, ThreadWaiter
 from greenamqp.listener import Listener
@@ -99,9 +99,10 @@ class Executor(abc.ABC):
         """Take no more of `listener`'s messages, and wait until those that were taken
         are dispatched, but for one that calls this itself.  Unknown ones are ignored.
         """
-        self._inside(self._remove, listener)
+        self.hub.complete(self.removing(listener))
 
-    def _remove(self, listener: Listener) -> None:
+    def removing(self, listener: Listener) -> Steps[None]:
+        """As `remove_listener`."""
         with self.hub.lock:
             entry = self._entries.pop(listener, None)
             if entry is None:
@@ -109,7 +110,7 @@ class Executor(abc.ABC):
             entry.removed = True
             listener.attend(None)
             own = self.hub.current() in self._dispatching(entry)
-        self._wait(lambda: entry.active <= own)
+        yield from self._until(lambda: entry.active <= own)
 
     def _inside(
         self, function: typing.Callable[..., None], *args: typing.Any
@@ -195,7 +196,7 @@ class Executor(abc.ABC):
         for waiter in self._waiters:
             waiter.wake()
 
-    def _wait(self, condition: typing.Callable[[], bool]) -> None:
+    def _until(self, condition: typing.Callable[[], bool]) -> Steps[None]:
         """Wait until `condition`, looked at whenever a batch is done."""
         hub = self.hub
         waiter = hub.waiter()
@@ -203,7 +204,7 @@ class Executor(abc.ABC):
             self._waiters.append(waiter)
         try:
             while not condition():
-                waiter.wait(None)
+                yield waiter, None
         finally:
             with hub.lock:
                 self._waiters.remove(waiter)
@@ -333,7 +334,7 @@ class BlockingExecutor(Executor):
         if self._current and self.hub.current() in self._current.values():
             return
         if self._started:
-            self._wait(lambda: not self._started)
+            self.hub.run(self._until(lambda: not self._started))
         else:
             self._attend_none()
             self._stopping = False
@@ -428,13 +429,12 @@ class PoolExecutor(Executor):
 
     def wait(self) -> None:
         """Wait until all that was begun is done, but for a worker that calls this."""
-        if self.hub.foreign():
-            self.hub.run_inside(self._wait_idle, 0)
-        else:
-            self._wait_idle(self.hub.current() in self._workers)
+        self.hub.do(self.ending())
 
-    def _wait_idle(self, own: int) -> None:
-        self._wait(lambda: not self._running and self._active <= own)
+    def ending(self) -> Steps[None]:
+        """As `wait`."""
+        own = self.hub.current() in self._workers
+        yield from self._until(lambda: not self._running and self._active <= own)
 
 
 class _Thread:

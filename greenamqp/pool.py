@@ -94,7 +94,7 @@ def join_consumer_pool(
                 requeue_on_error=requeue_on_error,
             )
         )
-    listener = driver.subscribe_to_pool(target, pool_name, AnyIncoming)
+    listener = driver.subscribe_to_topic(target, pool_name, AnyIncoming)
     try:
         if not listener.wait_attached(hub.now() + SUBSCRIBE_TIMEOUT):
             LOG.warning(

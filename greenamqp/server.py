@@ -49,7 +49,7 @@ def _is_compatible(version: str | None, wanted: str) -> bool:
     )
 
 
-class _RPCDispatcher(rpc_dispatcher.RPCDispatcher):
+class RPCDispatcher(rpc_dispatcher.RPCDispatcher):
     """oslo.messaging's dispatcher, without what a request that is not monitored does
     not need: it makes a thread and an event for each, which it then does not use."""
 
@@ -57,7 +57,17 @@ class _RPCDispatcher(rpc_dispatcher.RPCDispatcher):
         if incoming.client_timeout:
             return super().dispatch(incoming)
         message = incoming.message
-        method = message.get("method")
+        endpoint, method = self.find(message)
+        return self._do_dispatch(
+            endpoint, method, incoming.ctxt, message.get("args", {})
+        )
+
+    def find(self, message: dict[str, typing.Any]) -> tuple[typing.Any, str]:
+        """The endpoint that a request is for, and the name of its method.
+
+        :raises NoSuchMethod, UnsupportedVersion: there is none
+        """
+        method = typing.cast(str, message.get("method"))
         namespace = message.get("namespace")
         version = message.get("version", "1.0")
         found_compatible = False
@@ -71,9 +81,7 @@ class _RPCDispatcher(rpc_dispatcher.RPCDispatcher):
             if hasattr(endpoint, method) and self.access_policy.is_allowed(
                 endpoint, method
             ):
-                return self._do_dispatch(
-                    endpoint, method, incoming.ctxt, message.get("args", {})
-                )
+                return endpoint, method
             found_compatible = True
         if found_compatible:
             raise rpc_dispatcher.NoSuchMethod(method)
@@ -254,13 +262,13 @@ class Server(service.ServiceBase):
         :raises InvalidTarget: if the target names no topic or no server
         """
         transport = transport or self.transport
-        dispatcher = _RPCDispatcher(endpoints, serializer, access_policy)
+        dispatcher = RPCDispatcher(endpoints, serializer, access_policy)
         return self._listen(transport, target, dispatcher)
 
     def _listen(
         self, transport: typing.Any, target: Target, dispatcher: typing.Any
     ) -> Subscription:
-        _need(target, "topic", "server")
+        need(target, "topic", "server")
         driver = driver_of(transport)
         wanted = target()  # the caller may change its own
         return self._add(
@@ -294,7 +302,7 @@ class Server(service.ServiceBase):
         """
         transport = transport or self.transport
         for target in targets:
-            _need(target, "topic")
+            need(target, "topic")
         batched = batch_size is not None
         make = (
             notify_dispatcher.BatchNotificationDispatcher
@@ -345,7 +353,7 @@ class Server(service.ServiceBase):
         return self._add(
             f"pool {pool_name} on {topic}",
             transport,
-            lambda: driver.subscribe_to_pool(target, pool_name, AnyIncoming),
+            lambda: driver.subscribe_to_topic(target, pool_name, AnyIncoming),
             PoolProcessing(callback, requeue_on_error).process,
         )
 
@@ -489,7 +497,7 @@ class Server(service.ServiceBase):
         """Nothing is kept that a SIGHUP would want renewed."""
 
 
-def _need(target: Target, *fields: str) -> None:
+def need(target: Target, *fields: str) -> None:
     for field in fields:
         if not getattr(target, field):
             raise exceptions.InvalidTarget(

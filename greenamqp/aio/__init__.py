@@ -15,6 +15,21 @@ loop's hub drives, and on :class:`greenamqp.listener.Listener`.
 """
 
 from greenamqp.aio.client import RPCClient
+from greenamqp.aio.notifier import Notifier
+from greenamqp.aio.server import Server, Subscription
+from greenamqp.aio.serving import expected_exceptions, in_place
+from greenamqp.aio.subscription import Messages, subscribe
 from greenamqp.aio.transport import cleanup, closing
 
-__all__ = ["RPCClient", "cleanup", "closing"]
+__all__ = [
+    "Messages",
+    "Notifier",
+    "RPCClient",
+    "Server",
+    "Subscription",
+    "cleanup",
+    "closing",
+    "expected_exceptions",
+    "in_place",
+    "subscribe",
+]

@@ -160,14 +160,42 @@ def _running(process):
     raise AssertionError("it ended before it ran")
 
 
-@pytest.mark.needs("amqp", "processes")
-@pytest.mark.proves("demo")
-def test_the_programs_of_the_first_steps(the_bus, tmp_path):
-    for name in ("server", "client"):
+def _write_programs(the_bus, folder, *names):
+    for name in names:
         program = (_PROGRAMS / f"{name}.py").read_text()
         assert "amqp://127.0.0.1:5672" in program
         program = program.replace("amqp://127.0.0.1:5672", the_bus.url)
-        (tmp_path / f"{name}.py").write_text(program)
+        (folder / f"{name}.py").write_text(program)
+
+
+@pytest.mark.needs("amqp", "processes")
+@pytest.mark.proves("demo")
+def test_the_programs_of_coroutines(the_bus, tmp_path):
+    _write_programs(the_bus, tmp_path, "asyncio_server", "asyncio_client")
+    with subprocess.Popen(
+        [sys.executable, "asyncio_server.py"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=buses.die_with_parent,
+    ) as server:
+        assert server.stdout.readline() == "serving\n"
+        client = subprocess.run(
+            [sys.executable, "asyncio_client.py"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT,
+        )
+        server.kill()
+    assert client.stdout == "5050\n", client.stderr
+    assert client.returncode == 0
+
+
+@pytest.mark.needs("amqp", "processes")
+@pytest.mark.proves("demo")
+def test_the_programs_of_the_first_steps(the_bus, tmp_path):
+    _write_programs(the_bus, tmp_path, "server", "client")
     with subprocess.Popen(
         [sys.executable, "server.py"],
         stdin=subprocess.PIPE,

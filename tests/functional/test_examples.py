@@ -54,6 +54,9 @@ class Program:
                 return [found[start] for start in starts]
         raise AssertionError(f"not all of {starts} in: {''.join(seen)}")
 
+    def terminate(self):
+        self._process.terminate()
+
     def end(self):
         """Wait for its end; returns what is left of its output."""
         output, _ = self._process.communicate()
@@ -160,6 +163,38 @@ def test_wait(program, the_bus, way):
         notifier.info({}, "event", number)
     transport.cleanup()
     assert waiter.end().split() == [str(number) for number in range(20)]
+
+
+def test_asyncio_service(program, call):
+    """It calls itself, many times at once, and ends when it is told to."""
+    service = program("asyncio_service.py")
+    service.line("serving")
+    target = Target(topic="asyncio-service")
+    assert call(target, "add", a=1, b=2) == 3
+    assert call(target, "sum", numbers=list(range(101))) == 5050
+    assert abs(call(target, "pi", terms=1000) - 3.1405926538) < 1e-9
+    service.terminate()
+    assert "stopped" in service.end()
+
+
+def test_asyncio_agent(program, the_bus):
+    agent = program("asyncio_agent.py", "asyncio-agent-exchange")
+    agent.line("following")
+    oslo_messaging.set_transport_defaults("asyncio-agent-exchange")
+    try:
+        transport = oslo_messaging.get_notification_transport(cfg.CONF, url=the_bus.url)
+    finally:
+        oslo_messaging.set_transport_defaults("openstack")
+    notifier = oslo_messaging.Notifier(
+        transport, "p", driver="messagingv2", topics=["notifications"]
+    )
+    names = [f"event.{number}." for number in range(20)]
+    for name in names:
+        notifier.info({}, name, {})
+    transport.cleanup()
+    assert sorted(agent.lines(*names)) == sorted(names)
+    agent.terminate()
+    assert not agent.end()
 
 
 def test_asyncio_server(program, call):

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The executor of coroutines: a task for each batch, so many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import typing
+
+from oslo_messaging._drivers import base
+
+from greenamqp.executor import PoolExecutor, _Entry
+from greenamqp.hubs.asyncio import AsyncioHub
+
+LOG = logging.getLogger(__name__)
+
+
+class TaskExecutor(PoolExecutor):
+    """As :class:`greenamqp.executor.PoolExecutor`, with tasks for workers: dispatch
+    functions are coroutine functions.
+
+    What finds no task waits in its listener, and holds that one's credit.  Each task
+    has a copy of the context in which the executor was made.
+    """
+
+    hub: AsyncioHub
+
+    def __init__(self, hub: AsyncioHub, size: int) -> None:
+        super().__init__(hub, size)
+        self._context = contextvars.copy_context()
+
+    def _engage(self) -> None:
+        if not self._coming:
+            self._coming = True
+            self.hub.loop.call_soon(self._begin, context=self._context)
+
+    def _begin(self) -> None:
+        """Begin as many tasks as there are batches, and may be tasks."""
+        self._coming = False
+        hub = self.hub
+        while self._running and self._active < self._size:
+            with hub.lock:
+                entry = self._next()
+            if entry is None:
+                return
+            if entry.removed:
+                continue
+            messages, more = entry.listener.take()
+            if more:
+                with hub.lock:
+                    self._has_messages(entry)
+            if messages:
+                entry.active += 1
+                self._at_work += 1
+                self._active += 1
+                task = hub.loop.create_task(
+                    self._run(entry, messages), context=self._context.copy()
+                )
+                self._workers[task] = entry
+
+    async def _run(self, entry: _Entry, messages: list[base.IncomingMessage]) -> None:
+        dispatch = typing.cast(
+            typing.Callable[[list[base.IncomingMessage]], typing.Awaitable[object]],
+            entry.dispatch,
+        )
+        try:
+            await dispatch(messages)
+        except Exception:
+            LOG.exception("a dispatch function failed")
+        finally:
+            self._workers.pop(asyncio.current_task(), None)
+            entry.active -= 1
+            self._at_work -= 1
+            self._active -= 1
+            if self._ready:
+                self._engage()
+            if self._waiters:
+                with self.hub.lock:
+                    self._wake_waiters()
