@@ -20,7 +20,7 @@ class Side:
 
     :param name: how tables and options call it
     :param environment: whose interpreter runs it
-    :param hub: eventlet, gevent, threads or blocking
+    :param hub: eventlet, gevent, threads, blocking, or for coroutines asyncio, uvloop
     :param bus: which URL it gets: "bus", "rabbit", or "rabbit-amqp" for AMQP 1.0 on
         the same RabbitMQ
     :param stack: oslo, proton or nothing; see the worker
@@ -49,6 +49,8 @@ class Side:
             and cell.targets > MANY
         ):
             return f"it has up to 64 threads for each of {cell.targets} targets"
+        if self.hub in ("asyncio", "uvloop") and cell.load in ("slow", "batch"):
+            return "coroutines have the simple loads only"
         if self.hub == "blocking" and cell.load == "slow":
             return "its endpoints run one after another, as promised"
         return ""
@@ -69,6 +71,14 @@ def _all() -> typing.Iterator[Side]:
         )
         if hub != "blocking":
             yield Side(f"greenamqp-stock/{hub}", "greenamqp", hub, baseline=against)
+    for hub in ("asyncio", "uvloop"):
+        yield Side(
+            f"greenamqp/{hub}",
+            "greenamqp",
+            hub,
+            server="own",
+            baseline="predecessor/threads",
+        )
     for hub in ("eventlet", "gevent", "threads"):
         yield Side(f"predecessor/{hub}", "predecessor", hub)
     for hub in ("eventlet", "threads"):

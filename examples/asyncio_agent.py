@@ -4,8 +4,8 @@
     python examples/asyncio_agent.py [--url amqp://host] [--pool NAME] [EXCHANGE ...]
 
 It prints the event types that come on topic ``notifications``, with priority ``info``,
-of each EXCHANGE (nova and neutron).  Others get each notification as well; agents of one
-pool share them.  It ends after ctrl-C or SIGTERM.
+of each EXCHANGE (nova and neutron).  Others get each notification as well; agents of
+one pool share them.  It ends after ctrl-C or SIGTERM.
 """
 
 import argparse

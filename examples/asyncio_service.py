@@ -4,8 +4,8 @@
     python examples/asyncio_service.py [--url amqp://host] [--name NAME]
 
 It serves on topic ``asyncio-service``: ``add`` waits without keeping others waiting,
-``pi`` computes in a thread, and ``sum`` has its neighbours add up for it, many at a time.
-It ends after ctrl-C or SIGTERM, when what it serves is done.
+``pi`` computes in a thread, and ``sum`` has its neighbours add up for it, many at a
+time.  It ends after ctrl-C or SIGTERM, when what it serves is done.
 """
 
 import argparse
@@ -53,7 +53,7 @@ async def serve(url, name):
     cfg.CONF([], project="asyncio_service")
     transport = oslo_messaging.get_rpc_transport(cfg.CONF, url=url)
     async with aio.closing(transport), aio.Server(transport) as server:
-        client = aio.RPCClient(transport, oslo_messaging.Target(topic=TOPIC), timeout=10)
+        client = aio.RPCClient(transport, oslo_messaging.Target(topic=TOPIC))
         target = oslo_messaging.Target(topic=TOPIC, server=name)
         await server.listen(target, [Endpoint(client)])
         print("serving", flush=True)

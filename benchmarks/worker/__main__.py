@@ -36,6 +36,11 @@ def main():
     plan = json.loads(plan_text)
     if side.stack == "proton":
         _floor(role, side, control)
+    elif hub in ("asyncio", "uvloop"):
+        from coroutines import CoroutineClient, CoroutineServers
+
+        kind = CoroutineClient if role == "client" else CoroutineServers
+        kind(side, plan).run(control)
     elif role == "client":
         from client import Client
 

@@ -38,24 +38,28 @@ class Client:
         topics = [side.topic(number) for number in range(plan.get("targets", 1))]
         if kind in ("rpc", "slow"):
             self._transport = side.transport("rpc")
-            client = oslo_messaging.get_rpc_client(
-                self._transport,
-                oslo_messaging.Target(topic=topics[0]),
-                timeout=PATIENCE,
+            client = self._make_client(
+                self._transport, oslo_messaging.Target(topic=topics[0])
             )
             self._clients = [client.prepare(topic=topic) for topic in topics]
             self._slow = client.prepare(topic=topics[-1] + "-slow")
         else:
             self._transport = side.transport("notification")
             self._clients = [
-                oslo_messaging.Notifier(
-                    self._transport,
-                    publisher_id="benchmark",
-                    driver="messagingv2",
-                    topics=[topic],
-                )
-                for topic in topics
+                self._make_notifier(self._transport, topic) for topic in topics
             ]
+
+    def _make_client(self, transport, target):
+        import oslo_messaging
+
+        return oslo_messaging.get_rpc_client(transport, target, timeout=PATIENCE)
+
+    def _make_notifier(self, transport, topic):
+        import oslo_messaging
+
+        return oslo_messaging.Notifier(
+            transport, publisher_id="benchmark", driver="messagingv2", topics=[topic]
+        )
 
     def _operations(self, load, value):
         """What a caller does, one function for each target."""
@@ -78,17 +82,23 @@ class Client:
                 **profiler.commands(),
             }
         )
+        self._cleanup()
+
+    def _cleanup(self):
         self._transport.cleanup()
+
+    def _run(self, operations, callers, seconds, least=0):
+        return _run(operations, callers, seconds, least)
 
     def _load(self, control, *, load, size, callers, seconds, warmup):
         """One sample: warm up, say so, go when told, report."""
         operations = self._operations(load, body(size))
-        failures = _run(operations, callers, warmup)[1]
+        failures = self._run(operations, callers, warmup)[1]
         self._failed += len(failures)
         control.answer(warm=True, sent=self._numbered(), failed=self._failed)
         control.read()  # go
         before = mark()
-        latencies, failures = _run(operations, callers, seconds)
+        latencies, failures = self._run(operations, callers, seconds)
         after = mark()
         self._failed += len(failures)
         result = summary(latencies)
@@ -109,7 +119,7 @@ class Client:
 
     def _once(self, *, load):
         """One operation, which may fail."""
-        _latencies, failures = _run(self._operations(load, "")[:1], 1, 0.0, 1)
+        _latencies, failures = self._run(self._operations(load, "")[:1], 1, 0.0, 1)
         self._failed += len(failures)
         return {"well": not failures}
 
@@ -140,6 +150,18 @@ def _notify(client, numbers, value):
     )
 
 
+def rounds(operations, index):
+    """What a caller does, for ever: with many targets each goes round all of them,
+    from its own start."""
+    first = index % len(operations)
+    return itertools.cycle(operations[first:] + operations[:first])
+
+
+def collected(latencies):
+    """Those of all callers."""
+    return list(itertools.chain.from_iterable(latencies))
+
+
 def _run(operations, callers, seconds, least=0):
     """Let `callers` green threads or threads work for `seconds`, and each of them do
     `least` operations.
@@ -153,9 +175,7 @@ def _run(operations, callers, seconds, least=0):
 
     def caller(index):
         add = latencies[index].append
-        # With many targets each caller goes round all of them, from its own start.
-        first = index % len(operations)
-        mine = itertools.cycle(operations[first:] + operations[:first])
+        mine = rounds(operations, index)
         now = clock()
         done = 0
         while now < until or done < least:
@@ -182,4 +202,4 @@ def _run(operations, callers, seconds, least=0):
             thread.start()
         for thread in threads:
             thread.join()
-    return list(itertools.chain.from_iterable(latencies)), failures
+    return collected(latencies), failures

@@ -113,6 +113,9 @@ class Servers:
         own around greenamqp's server
     """
 
+    endpoint = Endpoint
+    notification_endpoint = NotificationEndpoint
+
     def __init__(self, side, plan):
         self._side = side
         self._plan = plan
@@ -142,10 +145,11 @@ class Servers:
             topic = self._side.topic(number)
             if kind in ("rpc", "slow"):
                 target = oslo_messaging.Target(topic=topic, server="server")
-                yield "rpc", target, [Endpoint(self.tally)]
+                yield "rpc", target, [self.endpoint(self.tally)]
             else:
                 target = oslo_messaging.Target(topic=topic)
-                endpoint = BatchEndpoint if kind == "batch" else NotificationEndpoint
+                single = self.notification_endpoint
+                endpoint = BatchEndpoint if kind == "batch" else single
                 yield kind, target, [endpoint(self.tally)]
         if kind == "slow":
             topic = self._side.topic(number) + "-slow"

@@ -2,6 +2,7 @@
 """The programs in examples/, run as a user would, on the bus of the run."""
 
 import pathlib
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -54,8 +55,8 @@ class Program:
                 return [found[start] for start in starts]
         raise AssertionError(f"not all of {starts} in: {''.join(seen)}")
 
-    def terminate(self):
-        self._process.terminate()
+    def interrupt(self):
+        self._process.send_signal(signal.SIGINT)
 
     def end(self):
         """Wait for its end; returns what is left of its output."""
@@ -173,7 +174,7 @@ def test_asyncio_service(program, call):
     assert call(target, "add", a=1, b=2) == 3
     assert call(target, "sum", numbers=list(range(101))) == 5050
     assert abs(call(target, "pi", terms=1000) - 3.1405926538) < 1e-9
-    service.terminate()
+    service.interrupt()
     assert "stopped" in service.end()
 
 
@@ -193,7 +194,7 @@ def test_asyncio_agent(program, the_bus):
         notifier.info({}, name, {})
     transport.cleanup()
     assert sorted(agent.lines(*names)) == sorted(names)
-    agent.terminate()
+    agent.interrupt()
     assert not agent.end()
 
 
