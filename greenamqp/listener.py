@@ -52,11 +52,13 @@ from greenamqp.hubs import Hub, Timer, Waiter, native
 
 LOG = logging.getLogger(__name__)
 
-# Messages that were had and would be known again, for each that a listener may hold:
-# when a connection breaks, the bus may not have heard of the latest acknowledgements,
-# and gives them once more.  Twice as many at the most: half are forgotten at a time, as
-# to forget one after another takes longer than all else here.
-REMEMBERED = 4
+# Messages that were had and would be known again.  When a connection breaks, the bus
+# may not have heard of the latest acknowledgements, and gives as many once more as a
+# listener may hold; a client sends a request again when it has reconnected, and others
+# have sent theirs meanwhile.  Twice as many at the most: half are forgotten at a time,
+# as to forget one after another takes longer than all else here.
+REMEMBERED = 4  # for each that the listener may hold
+REMEMBERED_LEAST = 10_000
 
 # What is done to a message with an outcome, for messages to people.
 _DONE = {ACCEPTED: "acknowledged", RELEASED: "requeued"}
@@ -252,6 +254,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             timeout=options.default_reply_timeout,
             retries=options.default_reply_retry,
             settled="rpc-reply" in options.pre_settled,
+            volatile="rpc-reply-volatile" in options.pre_settled,
             urgent=not others,
         )
 
@@ -284,6 +287,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         timeout: float,
         retries: int,
         settled: bool,
+        volatile: bool = False,
         urgent: bool = True,
     ) -> None:
         client = self._client
@@ -291,7 +295,12 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         if hub.foreign():
             hub.run_inside(
                 lambda: self._post(
-                    what, message, timeout=timeout, retries=retries, settled=settled
+                    what,
+                    message,
+                    timeout=timeout,
+                    retries=retries,
+                    settled=settled,
+                    volatile=volatile,
                 )
             )
             return
@@ -302,6 +311,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             deadline=hub.now() + timeout,
             retries=retries,
             settled=settled,
+            volatile=volatile,
             urgent=urgent,
         )
 
@@ -373,6 +383,7 @@ class Listener(base.Listener):
         # what was taken: those that wait for a worker are executed as well, whatever
         # became of their link.
         self._had: set[str] = set()
+        self._remembered = max(REMEMBERED_LEAST, REMEMBERED * self.prefetch_size)
         # Those before them.
         self._had_before: set[str] = set()
         self._waiters: list[Waiter] = []
@@ -486,7 +497,7 @@ class Listener(base.Listener):
         """A message was had: should it come again, it is a copy.  Lock."""
         had = self._had
         had.add(unique_id)
-        if len(had) >= REMEMBERED * self.prefetch_size:
+        if len(had) >= self._remembered:
             self._had, self._had_before = set(), had
 
     def forget(self, unique_id: str) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import typing
 
@@ -45,6 +46,7 @@ class Replies(WantedLink[Receiver]):
         "_count",
         "_credit",
         "_forbidden",
+        "_given",
         "_make_room",
         "_name",
         "_prefix",
@@ -69,6 +71,8 @@ class Replies(WantedLink[Receiver]):
         # number of connections, as long as that answers.
         self._prefix = chance.unique()
         self._name = self._prefix
+        # The address that the bus made and keeps while there is no link to it.
+        self._given: str | None = None
         self._count = 0
         self.address: str | None = None
         self.waiting: dict[typing.Any, Call] = {}
@@ -83,10 +87,12 @@ class Replies(WantedLink[Receiver]):
     def expect(self, call: Call) -> None:
         """A request leaves: its reply will be recognised by its id."""
         assert self.address is not None
-        # A fresh id for each attempt: a late reply to an earlier one must not be taken
-        # for this one's.
-        self._count += 1
-        call.id = f"{self._prefix}.{self._count}"
+        if not call.in_doubt:
+            # A fresh id for each attempt: a late reply to an earlier one must not be
+            # taken for this one's.
+            self._count += 1
+            call.id = f"{self._prefix}.{self._count}"
+        assert call.id is not None
         call.format.expect_reply(call.message, call.id, self.address)
         self.waiting[call.id] = call
         if call.monitor is not None:
@@ -110,6 +116,8 @@ class Replies(WantedLink[Receiver]):
         if self.waiting and not node.survives:
             # From another bus, over an earlier connection: they are lost.
             self.fail_all("the replies cannot be had from this message bus")
+        if node.dynamic and node.survives and self._given is not None:
+            node = dataclasses.replace(node, dynamic=False, address=self._given)
         self.node = node
         return True
 
@@ -152,6 +160,7 @@ class Replies(WantedLink[Receiver]):
         """What replies come from does not answer: its node may be gone.  From now on
         they come from somewhere else, and those that wait get none."""
         self._name = chance.unique()
+        self._given = None
         self.fail_all(self.refusal)
 
     def _attached(self, link: Receiver) -> None:
@@ -159,6 +168,8 @@ class Replies(WantedLink[Receiver]):
             self._context.watch.answered(link)
         node = self.node
         self.address = node.reply_to or node.address or link.remote_source.address
+        if node.dynamic and node.survives:
+            self._given = self.address
         self.refusal = ""
         self._credit = 0
         self._top_up()
@@ -174,7 +185,8 @@ class Replies(WantedLink[Receiver]):
         self.refusal = f"the link for replies was closed: {reason}"
         self.forget_declarations()
         self._address_lost(self.refusal)
-        if isinstance(error, SessionStalled):
+        gone = not was_up and error is not None and error.condition == "amqp:not-found"
+        if isinstance(error, SessionStalled) or (gone and self._given is not None):
             self._elsewhere()
             self.want()
         elif was_up:
@@ -213,8 +225,8 @@ class Replies(WantedLink[Receiver]):
         call = self.waiting.get(request_id)
         if call is None:
             LOG.warning(
-                "a reply that nobody waits for was dropped: it came late, or was not "
-                "for us (to request %s)",
+                "a reply that nobody waits for was dropped: it came late or twice, or "
+                "was not for us (to request %s)",
                 request_id,
             )
         elif is_reply:

@@ -72,7 +72,8 @@ PREDECESSOR = {
 # Where this driver's defaults are others, on purpose: these lost messages.
 DEVIATIONS = {
     "idle_timeout": 30,
-    "pre_settled": ["rpc-reply"],
+    "pre_settled": ["rpc-reply-volatile"],
+    "default_reply_retry": -1,
     "default_notify_timeout": None,
 }
 
@@ -213,7 +214,7 @@ def test_several_values_in_the_query(query, expected):
     [
         ("pre_settled = notify\npre_settled = rpc-call\n", {"notify", "rpc-call"}),
         ("pre_settled =\n", set()),
-        ("", {"rpc-reply"}),
+        ("", {"rpc-reply-volatile"}),
     ],
 )
 def test_several_values_in_a_file(lines, expected, tmp_path):
@@ -600,9 +601,16 @@ def test_default_sender_link_timeout(seconds):
 
 
 @effect("pre_settled")
-@pytest.mark.parametrize("kind", options.PRE_SETTLED)
-def test_pre_settled(kind):
-    with fakes.driver(pre_settled=[kind]) as s:
+@pytest.mark.parametrize(
+    "kind, product, expected",
+    [
+        *((kind, "greenamqp", kind) for kind in options.PRE_SETTLED[:4]),
+        ("rpc-reply-volatile", "greenamqp", None),
+        ("rpc-reply-volatile", "qpid-cpp", "rpc-reply"),
+    ],
+)
+def test_pre_settled(kind, product, expected):
+    with fakes.driver(pre_settled=[kind], network={"product": product}) as s:
         incoming, listener = requested(s)
         s.send(Target(topic="a"), message={"what": "rpc-cast"})
         s.call(Target(topic="b"), message={"what": "rpc-call"})
@@ -615,7 +623,7 @@ def test_pre_settled(kind):
             settled[(body.get("request") or body["response"])["what"]] = (
                 received.settled
             )
-        assert settled == {each: each == kind for each in options.PRE_SETTLED}
+        assert settled == {each: each == expected for each in options.PRE_SETTLED[:4]}
         listener.cleanup()
 
 

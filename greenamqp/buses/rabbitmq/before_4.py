@@ -71,6 +71,9 @@ class Rabbit3Addresser(RoutableAddresser):
             return self._shared(self.unicast(target, service), target)
         return self._shared(self.anycast(target, service), target)
 
+    def reply_destination(self, address: str) -> Node:
+        return Node(address, survives=True)
+
     def reply_source(self, unique: str) -> Node:
         return Node(f"/queue/reply.{unique}", survives=True)
 

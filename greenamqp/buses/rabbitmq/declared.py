@@ -109,7 +109,7 @@ class DeclaredAddresser(RoutableAddresser):
         return Node(to=queue_address(name), durable=True)
 
     def reply_destination(self, address: str) -> Node:
-        return Node(to=address, durable=True)
+        return Node(to=address, durable=True, survives=True)
 
     def reply_source(self, unique: str) -> Node:
         name = f"reply/{unique}"
