@@ -60,6 +60,9 @@ LOG = logging.getLogger(__name__)
 REMEMBERED = 4  # for each that the listener may hold
 REMEMBERED_LEAST = 10_000
 
+# A caller is not taken to wait for longer, whatever it says.  Seconds.
+LONGEST_CALL = 3600.0
+
 # What is done to a message with an outcome, for messages to people.
 _DONE = {ACCEPTED: "acknowledged", RELEASED: "requeued"}
 
@@ -203,7 +206,11 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         # A reply is in the format of its request.
         self._format = arrival.inlet.format
         self._at_work = bool(self._reply_to)
+        # Until when its caller waits for the reply, as far as that is known.
+        self._waited_until = 0.0
         if self._at_work:
+            ttl = min(arrival.message.ttl or 0.0, LONGEST_CALL)
+            self._waited_until = client.hub.now() + ttl
             with client.hub.lock:
                 client.requests_at_work += 1
 
@@ -246,12 +253,13 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
 
     def _reply(self, message: Message) -> None:
         options = self._client.options
+        left = self._waited_until - self._client.hub.now()
         # The last one of a batch takes the others' replies with it in one write.
         others = self._done()
         self._post(
             "RPC reply",
             message,
-            timeout=options.default_reply_timeout,
+            timeout=max(options.default_reply_timeout, left),
             retries=options.default_reply_retry,
             settled="rpc-reply" in options.pre_settled,
             volatile="rpc-reply-volatile" in options.pre_settled,

@@ -222,14 +222,15 @@ _sending = [
         min=-1,
         max=MAX_NUMBER,
         help="How often an RPC reply that the peer released is sent again. "
-        "-1: until default_reply_timeout.",
+        "-1: for default_reply_timeout.",
     ),
     cfg.IntOpt(
         "default_reply_timeout",
         default=30,
         min=5,
         max=MAX_WAIT,
-        help="Seconds within which an RPC reply must be delivered.",
+        help="Seconds within which an RPC reply must be delivered; longer while its "
+        "caller waits.",
     ),
     cfg.IntOpt(
         "default_send_timeout",

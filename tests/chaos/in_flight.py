@@ -88,10 +88,11 @@ def run(
         got = server.expect("ledger")
         for each in (client, server):
             each.finish()
+    raised = collections.Counter(call[2] for call in sent["calls"] if call[2])
     return {
         "in_flight": cuts * callers,
         "calls": len(sent["calls"]),
-        "raised": dict(collections.Counter(call[2] for call in sent["calls"] if call[2])),
+        "raised": dict(raised),
         "wrong_replies": len(sent["wrong"]),
         "executed_twice": sum(count > 1 for _, count in got["executed"]),
         "longest": max(call[1] for call in sent["calls"]),

@@ -22,6 +22,7 @@ from greenamqp.broker import Broker
 from greenamqp.connection.pump import Pump
 from greenamqp.connection.security import Security
 from greenamqp.engine import RELEASED, Message
+from greenamqp.listener import LONGEST_CALL
 from tests.unit import fakes
 
 GROUP = "oslo_messaging_amqp"
@@ -486,13 +487,11 @@ def test_link_retry_delay(delay, attempts):
         assert s.peer.attaches.count(address) == attempts
 
 
-REQUEST = Message('{"request": {}}', id="1", reply_to="replies")
-
-
-def requested(s):
+def requested(s, ttl=None):
     """A request that came, to be replied to."""
     listener = s.listen()
-    s.peer.send("unicast.openstack.t", REQUEST)
+    request = Message('{"request": {}}', id="1", reply_to="replies", ttl=ttl)
+    s.peer.send("unicast.openstack.t", request)
     s.world.settle()
     (incoming,) = s.world.go(listener.poll, timeout=0).result()
     return incoming, listener
@@ -518,6 +517,21 @@ def test_default_reply_timeout(seconds, caplog):
         s.peer.credit = 0
         s.world.go(incoming.reply, "reply").result()
         s.world.advance(seconds - 1)
+        assert "RPC reply" not in caplog.text
+        s.world.advance(3)
+        assert "RPC reply to replies timed out" in caplog.text
+        listener.cleanup()
+
+
+@pytest.mark.parametrize(
+    "seconds, ttl, expected", [(5, 60, 60), (5, 2, 5), (5, 1e6, LONGEST_CALL)]
+)
+def test_a_reply_is_tried_as_long_as_its_caller_waits(seconds, ttl, expected, caplog):
+    with fakes.driver(default_reply_timeout=seconds) as s:
+        incoming, listener = requested(s, ttl)
+        s.peer.credit = 0
+        s.world.go(incoming.reply, "reply").result()
+        s.world.advance(expected - 1)
         assert "RPC reply" not in caplog.text
         s.world.advance(3)
         assert "RPC reply to replies timed out" in caplog.text

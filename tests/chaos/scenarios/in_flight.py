@@ -7,8 +7,6 @@ import random
 import threading
 import time
 
-import oslo_messaging
-
 from tests.chaos.workers import Stage
 from tests.ledger import Arrivals
 
