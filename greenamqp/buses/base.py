@@ -103,6 +103,7 @@ class Node(Terminus):
         who receives from it is lost
     :ivar remove: the queue to remove when it is wanted no longer, or None
     :ivar reply_to: how requests name it as where replies go, if not by its address
+    :ivar otherwise: what serves where its declarations are refused, or None
     """
 
     link_properties: dict[str, typing.Any] | None = None
@@ -115,6 +116,7 @@ class Node(Terminus):
     survives: bool = False
     remove: str | None = None
     reply_to: str | None = None
+    otherwise: Node | None = None
 
 
 class Addresser(abc.ABC):

@@ -8,7 +8,7 @@ import logging
 import typing
 
 from greenamqp import chance
-from greenamqp.buses import BadMessage, Refused
+from greenamqp.buses import BadMessage, Node, Refused
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outgoing import Call, Reply
 from greenamqp.client.wanted import FIRST_PAUSE, WantedLink, is_full
@@ -51,6 +51,7 @@ class Replies(WantedLink[Receiver]):
         "_name",
         "_prefix",
         "_ready",
+        "_refused",
         "address",
         "refusal",
         "waiting",
@@ -71,6 +72,8 @@ class Replies(WantedLink[Receiver]):
         # number of connections, as long as that answers.
         self._prefix = chance.unique()
         self._name = self._prefix
+        # The node whose declarations were refused.
+        self._refused: Node | None = None
         # The address that the bus made and keeps while there is no link to it.
         self._given: str | None = None
         self._count = 0
@@ -113,6 +116,8 @@ class Replies(WantedLink[Receiver]):
         except NotImplementedError as exc:
             self.refusal = str(exc)
             return False
+        if node.otherwise is not None and node == self._refused:
+            node = node.otherwise
         if self.waiting and not node.survives:
             # From another bus, over an earlier connection: they are lost.
             self.fail_all("the replies cannot be had from this message bus")
@@ -150,6 +155,11 @@ class Replies(WantedLink[Receiver]):
 
     def _not_declared(self, refused: Refused) -> None:
         self.refusal = f"no queue for replies: {refused}"
+        if self.node.otherwise is not None:
+            LOG.info("%s; they are lost with the connection", self.refusal)
+            self._refused = self.node
+            self.want()
+            return
         LOG.error("%s", self.refusal)
         self._elsewhere()
         if refused.permanent:

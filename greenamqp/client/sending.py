@@ -166,8 +166,8 @@ class SendingLink(WantedLink[Sender]):
         message.address = self.address
         limited = entry.expires or self.node.message_ttl is not None
         message.ttl = self._ttl(entry) if limited else None
-        if self.node.durable and (not entry.is_call or self._replies.survives):
-            # No request has to outlive the address that its reply goes to.
+        if self.node.durable and (not entry.is_call or self._replies.node.durable):
+            # No request has to outlive its reply.
             message.durable = True
         if entry.is_call:
             self._replies.expect(typing.cast(Call, entry))

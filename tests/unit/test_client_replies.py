@@ -224,3 +224,22 @@ def test_the_second_copy_of_a_reply_disturbs_nobody(s, caplog):
     )
     s.world.settle()
     assert "late or twice" in caplog.text
+
+
+# -- a queue that is asked for
+
+
+def test_where_none_may_be_made_replies_come_from_what_goes_with_its_link():
+    refuse = {"activemq.management": ("amqp:unauthorized-access", "not for you")}
+    artemis = {"product": "apache-activemq-artemis", "refuse": refuse}
+    with fakes.setting(network=artemis) as s:
+        s.up()
+        for _ in range(2):
+            task, request = called(s)
+            assert s.peer.outbound[request.message.reply_to].remote_source.dynamic
+            assert answered(s, task, request)
+            s.lose()
+        task, request = called(s)
+        s.lose()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
+            task.result()

@@ -116,6 +116,7 @@ class DeclaredAddresser(RoutableAddresser):
         return Node(
             queue_address(name),
             declarations=(queue(name, self._transient),),
+            durable=True,
             survives=True,
             remove=name,
         )

@@ -222,6 +222,7 @@ class RabbitAddresser(Addresser):
         return Node(
             queue_address(name),
             declarations=(self._transient(name),),
+            durable=True,
             survives=True,
             remove=name,
             reply_to=name,
