@@ -118,11 +118,12 @@ class Replies(WantedLink[Receiver]):
             return False
         if node.otherwise is not None and node == self._refused:
             node = node.otherwise
-        if self.waiting and not node.survives:
-            # From another bus, over an earlier connection: they are lost.
-            self.fail_all("the replies cannot be had from this message bus")
-        if node.dynamic and node.survives and self._given is not None:
+        is_kept = node.survives or node.outlives_link
+        if node.dynamic and is_kept and self._given is not None:
             node = dataclasses.replace(node, dynamic=False, address=self._given)
+        if self.waiting and node.dynamic:
+            # It will be another address than theirs, perhaps on another bus.
+            self.fail_all("the replies cannot be had from this message bus")
         self.node = node
         return True
 
@@ -178,7 +179,7 @@ class Replies(WantedLink[Receiver]):
             self._context.watch.answered(link)
         node = self.node
         self.address = node.reply_to or node.address or link.remote_source.address
-        if node.dynamic and node.survives:
+        if node.dynamic and (node.survives or node.outlives_link):
             self._given = self.address
         self.refusal = ""
         self._credit = 0
@@ -194,7 +195,7 @@ class Replies(WantedLink[Receiver]):
         LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
         self.forget_declarations()
-        self._address_lost(self.refusal)
+        self._address_lost(self.refusal, self.survives or self.node.outlives_link)
         gone = not was_up and error is not None and error.condition == "amqp:not-found"
         if isinstance(error, SessionStalled) or (gone and self._given is not None):
             self._elsewhere()
@@ -273,13 +274,15 @@ class Replies(WantedLink[Receiver]):
     def connection_lost(self, reason: str) -> None:
         """The link is gone with the connection."""
         self.went_down()
-        self._address_lost(reason)
+        if not self.survives:
+            self._given = None
+        self._address_lost(reason, self.survives)
 
-    def _address_lost(self, reason: str) -> None:
+    def _address_lost(self, reason: str, is_kept: bool) -> None:
         """The address that replies are sent to is gone with the link, unless the bus
         keeps it: then those who wait go on waiting."""
         self.address = None
-        if not self.survives:
+        if not is_kept:
             self.fail_all(f"{reason}; whether the request was carried out is unknown")
 
     def close(self) -> None:

@@ -66,6 +66,21 @@ def test_a_call_waits_on_when_its_link_alone_is_gone(s, how):
     assert answered(s, task, request)
 
 
+def test_an_address_may_outlive_its_link_and_not_its_connection():
+    with fakes.setting(network={"product": "Apache Qpid Broker-J Core"}) as s:
+        s.up()
+        task, request = called(s)
+        for _ in range(3):
+            s.peer.outbound[request.message.reply_to].close("amqp:link:detach-forced")
+            s.world.advance(FIRST_PAUSE)
+        assert answered(s, task, request)
+        task, request = called(s)
+        s.lose()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
+            task.result()
+        assert called(s)[1].message.reply_to != request.message.reply_to
+
+
 def test_a_call_that_waits_for_its_address_ends_at_its_deadline(s):
     task, request = called(s, timeout=20)
     s.network.default = "refused"
