@@ -52,11 +52,16 @@ from greenamqp.hubs import Hub, Steps, Timer, Waiter, native
 
 LOG = logging.getLogger(__name__)
 
-# Messages that were had and would be known again, for each that a listener may hold:
-# when a connection breaks, the bus may not have heard of the latest acknowledgements,
-# and gives them once more.  Twice as many at the most: half are forgotten at a time, as
-# to forget one after another takes longer than all else here.
-REMEMBERED = 4
+# Messages that were had and would be known again.  When a connection breaks, the bus
+# may not have heard of the latest acknowledgements, and gives as many once more as a
+# listener may hold; a client sends a request again when it has reconnected, and others
+# have sent theirs meanwhile.  Twice as many at the most: half are forgotten at a time,
+# as to forget one after another takes longer than all else here.
+REMEMBERED = 4  # for each that the listener may hold
+REMEMBERED_LEAST = 10_000
+
+# A caller is not taken to wait for longer, whatever it says.  Seconds.
+LONGEST_CALL = 3600.0
 
 # What is done to a message with an outcome, for messages to people.
 _DONE = {ACCEPTED: "acknowledged", RELEASED: "requeued"}
@@ -196,7 +201,11 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         # A reply is in the format of its request.
         self._format = arrival.inlet.format
         self._at_work = bool(self._reply_to)
+        # Until when its caller waits for the reply, as far as that is known.
+        self._waited_until = 0.0
         if self._at_work:
+            ttl = min(arrival.message.ttl or 0.0, LONGEST_CALL)
+            self._waited_until = client.hub.now() + ttl
             with client.hub.lock:
                 client.requests_at_work += 1
 
@@ -239,14 +248,16 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
 
     def _reply(self, message: Message) -> None:
         options = self._client.options
+        left = self._waited_until - self._client.hub.now()
         # The last one of a batch takes the others' replies with it in one write.
         others = self._done()
         self._post(
             "RPC reply",
             message,
-            timeout=options.default_reply_timeout,
+            timeout=max(options.default_reply_timeout, left),
             retries=options.default_reply_retry,
             settled="rpc-reply" in options.pre_settled,
+            volatile="rpc-reply-volatile" in options.pre_settled,
             urgent=not others,
         )
 
@@ -277,6 +288,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         timeout: float,
         retries: int,
         settled: bool,
+        volatile: bool = False,
         urgent: bool = True,
     ) -> None:
         client = self._client
@@ -284,7 +296,12 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         if hub.foreign():
             hub.run_inside(
                 lambda: self._post(
-                    what, message, timeout=timeout, retries=retries, settled=settled
+                    what,
+                    message,
+                    timeout=timeout,
+                    retries=retries,
+                    settled=settled,
+                    volatile=volatile,
                 )
             )
             return
@@ -295,6 +312,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             deadline=hub.now() + timeout,
             retries=retries,
             settled=settled,
+            volatile=volatile,
             urgent=urgent,
         )
 
@@ -364,6 +382,7 @@ class Listener(base.Listener):
         # what was taken: those that wait for a worker are executed as well, whatever
         # became of their link.
         self._had: set[str] = set()
+        self._remembered = max(REMEMBERED_LEAST, REMEMBERED * self.prefetch_size)
         # Those before them.
         self._had_before: set[str] = set()
         self._waiters: list[Waiter] = []
@@ -481,7 +500,7 @@ class Listener(base.Listener):
         """A message was had: should it come again, it is a copy.  Lock."""
         had = self._had
         had.add(unique_id)
-        if len(had) >= REMEMBERED * self.prefetch_size:
+        if len(had) >= self._remembered:
             self._had, self._had_before = set(), had
 
     def forget(self, unique_id: str) -> None:

@@ -62,8 +62,9 @@ MIN_LIFE = 0.001
 #: The most of what is counted: credit, for one, must be a C int to proton.
 MAX_NUMBER = 2**31 - 1
 
-#: What may be sent pre-settled.
-PRE_SETTLED = ("rpc-call", "rpc-reply", "rpc-cast", "notify")
+#: What may be sent pre-settled; the last: replies to an address that the message bus
+#: does not keep while the connection of who gave it is lost.
+PRE_SETTLED = ("rpc-call", "rpc-reply", "rpc-cast", "notify", "rpc-reply-volatile")
 
 #: Seconds for a notification that is not tried for ever, where no option says it.
 NOTIFY_TIMEOUT = 30
@@ -217,18 +218,19 @@ _sending = [
     ),
     cfg.IntOpt(
         "default_reply_retry",
-        default=0,
+        default=-1,
         min=-1,
         max=MAX_NUMBER,
         help="How often an RPC reply that the peer released is sent again. "
-        "-1: until default_reply_timeout.",
+        "-1: for default_reply_timeout.",
     ),
     cfg.IntOpt(
         "default_reply_timeout",
         default=30,
         min=5,
         max=MAX_WAIT,
-        help="Seconds within which an RPC reply must be delivered.",
+        help="Seconds within which an RPC reply must be delivered; longer while its "
+        "caller waits.",
     ),
     cfg.IntOpt(
         "default_send_timeout",
@@ -256,9 +258,10 @@ _sending = [
     ),
     cfg.MultiStrOpt(
         "pre_settled",
-        default=["rpc-reply"],
+        default=["rpc-reply-volatile"],
         help="Kinds of messages to send pre-settled, that is, without asking whether "
-        "they arrived: they may be lost without a word. Allowed: "
+        "they arrived: they may be lost without a word. rpc-reply-volatile: replies to "
+        "an address that goes with its connection, as on a router. Allowed: "
         + ", ".join(PRE_SETTLED)
         + ".",
     ),

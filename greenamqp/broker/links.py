@@ -12,7 +12,7 @@ import logging
 import typing
 
 from greenamqp.broker import encoding
-from greenamqp.broker.namespace import Namespace, Refused
+from greenamqp.broker.namespace import DYNAMIC_PREFIX, Namespace, Refused
 from greenamqp.broker.settings import Settings
 from greenamqp.broker.store import Address, BoundTarget, Entry, Outcome, Queue
 from greenamqp.engine import (
@@ -228,7 +228,9 @@ class Consumer(Endpoint):
         for entry in entries:
             self.queue.give_back(entry, failed=failed)
         if self.address.owner is self:
-            self.namespace.delete(self.address)
+            self.address.owner = None
+            if self.queue.policy.expires is None or self.link.closed_by_peer:
+                self.namespace.delete(self.address)
 
 
 def _settle(link: Receiver, delivery: typing.Any, outcome: Outcome) -> None:
@@ -425,14 +427,19 @@ def _attach_consumer(peer: Peer, namespace: Namespace, link: Sender) -> None:
         address, bound = _resolve_source(namespace, source, _properties(link, source))
         owner = address.owner
         if isinstance(owner, Endpoint) and owner.peer is not peer:
-            raise Refused(
-                "amqp:resource-locked",
-                f"{address.name} belongs to another connection",
-            )
+            if not source.timeout:
+                raise Refused(
+                    "amqp:resource-locked",
+                    f"{address.name} belongs to another connection",
+                )
+            # Who made it is back, before we know that its connection is lost.
+            address.owner = None
+            owner.detach("amqp:link:stolen", f"{address.name} has a new receiver")
     name = source.address or address.name
     link.accept(source=answer(source, name, source.dynamic))
     consumer = Consumer(peer, namespace, link, address, bound)
-    if source.dynamic and address.owner is None:
+    made_for_one = source.dynamic or address.name.startswith(DYNAMIC_PREFIX)
+    if made_for_one and address.owner is None:
         address.owner = consumer
 
 
@@ -477,11 +484,16 @@ def _resolve_source(
 def _dynamic(
     peer: Peer, namespace: Namespace, link: typing.Any, terminus: Terminus
 ) -> Address:
+    """A new address, which lasts for the terminus's timeout when its link goes with the
+    connection, and not when it is closed (part 3, section 3.5.3)."""
+    properties = _properties(link, terminus)
+    if terminus.timeout:
+        properties = {"x-expires": terminus.timeout * 1000, **(properties or {})}
     return namespace.make_dynamic(
         peer.engine.remote_container or "",
         link.name,
         terminus.capabilities,
-        _properties(link, terminus),
+        properties,
     )
 
 

@@ -253,7 +253,7 @@ class Namespace:
     ) -> Address:
         """An address for a terminus that asked for one.
 
-        Its link is to be made its owner, to go with it.
+        Its link is to be made its owner, to go with it, or to leave it to expire.
 
         :raises Refused: if there are too many addresses
         """
@@ -267,7 +267,9 @@ class Namespace:
                 return node
         else:
             name = f"{DYNAMIC_PREFIX}{chance.unique()}"
-        return self._make(name, kind, policy)
+        node = self._make(name, kind, policy)
+        node.explicit = True  # nobody but us can make it again
+        return node
 
     # -- the life of addresses
 

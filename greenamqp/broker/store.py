@@ -504,7 +504,7 @@ class Address:
         self._stalled: list[typing.Callable[[], None]] = []
         #: links that name this address, of senders
         self.senders = 0
-        #: made for one link, and goes with it; whose it is
+        #: the one link that it is for, if any: it goes with that, or expires after it
         self.owner: object = None
         #: somebody said what kind it is to be, so it is not to be guessed again
         self.explicit = False

@@ -9,7 +9,8 @@ capability whether one consumer gets a message, or each queue of the address::
     any server     queue
     notifications  topic ADDRESS; the queue ADDRESS::ADDRESS for listeners without a
                    pool, ADDRESS::pool:POOL:ADDRESS for each pool
-    replies        dynamic, gone with its link
+    replies        topic; a queue that goes when it had no consumer for a while; where
+                   that is refused, dynamic, gone with its link
 
 Who sends a request makes its queue too: in a cluster the server may be on another
 broker, which this one then passes the request on to.  So nobody is told that there is
@@ -39,7 +40,7 @@ from greenamqp import chance
 from greenamqp.buses import management
 from greenamqp.buses.base import Addresser, Bus, Node, Service
 from greenamqp.buses.management import Refused, Steps, check_policy, listed
-from greenamqp.buses.named import NamedAddresser
+from greenamqp.buses.named import NamedAddresser, quote
 from greenamqp.engine import (
     Connection,
     LocalProtocolError,
@@ -72,6 +73,7 @@ class Declaration(management.Declaration):
     name: str
     routing: str
     arguments: _Items = ()
+    durable: bool = True
 
 
 def queue(
@@ -79,12 +81,12 @@ def queue(
     name: str,
     routing: str,
     arguments: typing.Mapping[str, typing.Any],
+    durable: bool = True,
 ) -> Declaration:
-    """A durable queue of an address, with further attributes, all of which the broker
-    must agree to."""
-    return Declaration(
-        f"queue {name!r}", address, name, routing, tuple(sorted(arguments.items()))
-    )
+    """A queue of an address, with further attributes, all of which the broker must
+    agree to."""
+    items = tuple(sorted(arguments.items()))
+    return Declaration(f"queue {name!r}", address, name, routing, items, durable)
 
 
 def attached_queue(address: str, name: str) -> Declaration:
@@ -145,7 +147,7 @@ class Management(management.Management):
             "name": declaration.name,
             "address": declaration.address,
             "routing-type": declaration.routing,
-            "durable": True,
+            "durable": declaration.durable,
             "auto-create-address": True,
         }
         answer = yield _operation("createQueue", json.dumps(whole), False)
@@ -166,6 +168,11 @@ class Management(management.Management):
         check_policy(
             declaration.what, wanted, found, ", and the broker changes it no more"
         )
+
+    def _removal(self, name: str) -> Steps:
+        # In one request, as the connection may be closed after it; the address, which
+        # has the queue's name, takes that along.
+        yield from self._remove("address", name, "deleteAddress", True)
 
     def _removals(
         self, address: str | None, declarations: management.Declarations
@@ -210,6 +217,19 @@ def _result(answer: Message) -> typing.Any:
     return result
 
 
+def _expiring(seconds: float) -> dict[str, typing.Any]:
+    """The attributes of a queue that goes so long after its last consumer."""
+    return {
+        "auto-delete": True,
+        "auto-delete-delay": max(1, int(seconds * 1000)),
+        "auto-delete-message-count": -1,  # whatever it holds
+    }
+
+
+# How long the queue for replies lasts without a consumer, while the connection of its
+# process is lost.  Seconds.
+_REPLY_LIFETIME = 600
+
 #: What each kind of routing is as a capability of a terminus.
 _CAPABILITY = {ANYCAST: ("queue",), MULTICAST: ("topic",)}
 
@@ -226,9 +246,7 @@ class ArtemisAddresser(NamedAddresser):
         policy = self._policies.find(target)
         arguments: dict[str, typing.Any] = {}
         if policy.expires is not None:
-            arguments["auto-delete"] = True
-            arguments["auto-delete-delay"] = max(1, int(policy.expires * 1000))
-            arguments["auto-delete-message-count"] = -1  # whatever it holds
+            arguments |= _expiring(policy.expires)
         if policy.max_length is not None:
             arguments["ring-size"] = policy.max_length
         if not arguments:
@@ -259,7 +277,21 @@ class ArtemisAddresser(NamedAddresser):
         return node
 
     def reply_destination(self, address: str) -> Node:
-        return Node(to=address)
+        return Node(to=address, survives=True)
+
+    def reply_source(self, unique: str) -> Node:
+        prefix = f"{self._prefix[Service.RPC]}.reply".replace("/", ".")
+        address = f"{quote(prefix)}:{unique}"
+        arguments = _expiring(_REPLY_LIFETIME)
+        return Node(
+            f"{address}::{address}",
+            capabilities=_CAPABILITY[MULTICAST],
+            declarations=(queue(address, address, MULTICAST, arguments, False),),
+            survives=True,
+            remove=address,
+            reply_to=address,
+            otherwise=Node(dynamic=True),
+        )
 
     def _requests(self, target: Target, service: Service = Service.RPC) -> Node:
         """The queue of the requests to one server, or to any of a group."""

@@ -48,6 +48,10 @@ class Bus(abc.ABC):
     :cvar has_shared_queues: whether ``address::queue`` names a queue of its own on an
         address, which gets a copy of each message and may have many consumers
     :cvar has_queue_policies: whether a link's properties can say how long a queue lives
+    :cvar reply_lifetime: seconds for which it keeps an address that it made for a link,
+        and what is sent there, when the link went with its connection; 0: it does not
+    :cvar addresses_outlive_links: whether such an address goes with its connection, and
+        not with its link alone
     :cvar dialect: how it is asked for queues, whatever the family of addresses; None:
         as the family says
     """
@@ -64,6 +68,8 @@ class Bus(abc.ABC):
     settle_delay: typing.ClassVar[float] = 0.0
     has_shared_queues: typing.ClassVar[bool] = False
     has_queue_policies: typing.ClassVar[bool] = False
+    reply_lifetime: typing.ClassVar[int] = 0
+    addresses_outlive_links: typing.ClassVar[bool] = False
     dialect: typing.ClassVar[type[Management] | None] = None
 
     @abc.abstractmethod
@@ -96,9 +102,12 @@ class Node(Terminus):
         end of their own, or None
     :ivar rejects_absent: whether REJECTED with amqp:not-found says that nobody is there
     :ivar may_be_unheard: whether it is in order that nobody takes a message
-    :ivar survives: whether what is sent there while the connection is lost is kept
+    :ivar survives: whether it is kept, with what is sent there, while the connection of
+        who receives from it is lost
+    :ivar outlives_link: whether that is so while the link alone is gone
     :ivar remove: the queue to remove when it is wanted no longer, or None
     :ivar reply_to: how requests name it as where replies go, if not by its address
+    :ivar otherwise: what serves where its declarations are refused, or None
     """
 
     link_properties: dict[str, typing.Any] | None = None
@@ -109,8 +118,10 @@ class Node(Terminus):
     rejects_absent: bool = False
     may_be_unheard: bool = False
     survives: bool = False
+    outlives_link: bool = False
     remove: str | None = None
     reply_to: str | None = None
+    otherwise: Node | None = None
 
 
 class Addresser(abc.ABC):
@@ -183,7 +194,7 @@ class Addresser(abc.ABC):
 
     def reply_destination(self, address: str) -> Node:
         """Where replies to `address`, which came with a request, are sent."""
-        return Node(address)
+        return Node(address, survives=self._bus.reply_lifetime > 0)
 
     def reply_source(self, unique: str) -> Node:
         """What replies come from.
@@ -193,7 +204,13 @@ class Addresser(abc.ABC):
 
         :raises NotImplementedError: if there can be no such thing
         """
-        return Node(dynamic=True)
+        lifetime = self._bus.reply_lifetime
+        return Node(
+            dynamic=True,
+            timeout=lifetime,
+            survives=lifetime > 0,
+            outlives_link=self._bus.addresses_outlive_links,
+        )
 
     def rpc_sources(self, target: Target, unique: str = "") -> list[Node]:
         """What a server of `target` receives from.

@@ -270,6 +270,7 @@ class BrokerJ(Bus):
     """Apache Qpid Broker-J."""
 
     PRODUCT = "Apache Qpid Broker-J Core"
+    addresses_outlive_links = True
 
     def family(self) -> type[Addresser]:
         return BrokerJAddresser

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded broker in its own role: qpidd's addresses, with queues and policies.
 
-Nothing is declared, and all that stays there is the queue of a pool.  That goes with a
-link that asks for it by its expiry policy.
+Nothing is declared.  What stays there is the queue of a pool, which goes with a link
+that asks for it by its expiry policy, and for some time the address for replies of a
+client whose connection was lost.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Embedded(Bus):
     PRODUCT = "greenamqp"
     has_shared_queues = True
     has_queue_policies = True
+    reply_lifetime = 600
     dialect = Management
 
     def family(self) -> type[Addresser]:

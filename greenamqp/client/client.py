@@ -255,14 +255,28 @@ class Client:
         deadline: float,
         retries: int | None = None,
         settled: bool = False,
+        volatile: bool = False,
         urgent: bool = True,
     ) -> None:
-        """Send without waiting: for replies.  A failure is logged.  Does not block.
+        """Send without waiting: for replies, which may be repeated.  Does not block.
+        A failure is logged.
 
+        :param retries: further attempts allowed where the bus gives it back; None or
+            negative: any number
+        :param settled: ask for no outcome; `volatile`: where the destination goes with
+            its receiver's connection
         :param urgent: write it now; else with whatever else is written before long
         """
         post = functools.partial(
-            self._post, what, destination, compose, deadline, retries, settled, urgent
+            self._post,
+            what,
+            destination,
+            compose,
+            deadline,
+            retries,
+            settled,
+            volatile,
+            urgent,
         )
         if self.hub.engaged():
             self.hub.call_inside(post)
@@ -277,6 +291,7 @@ class Client:
         deadline: float,
         retries: int | None,
         settled: bool,
+        volatile: bool,
         urgent: bool,
     ) -> None:
         entry = Outgoing(
@@ -287,9 +302,10 @@ class Client:
             deadline,
             retries,
             settled,
-            False,
+            True,
             None,
         )
+        entry.volatile = volatile
         entry.on_end = self._post_ended
         self._submit(entry, urgent)
         if not entry.done:

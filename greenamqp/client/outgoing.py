@@ -111,6 +111,7 @@ class Outgoing:
         "retries",
         "settled",
         "traced",
+        "volatile",
         "what",
         "waiter",
         "wanting_since",
@@ -147,6 +148,9 @@ class Outgoing:
         # Whether it fails when nobody is there to take it.
         self.mandatory = mandatory
         self.waiter = waiter
+        # Whether nobody asks for its outcome where it may be lost all the same, since
+        # what it is sent to goes with a connection.
+        self.volatile = False
         # Whether it does not wait for long for somebody to be there.
         self.impatient = False
         # When it was first found that nobody is there to take it.
@@ -184,6 +188,11 @@ class Outgoing:
             return True
         self.retries -= 1
         return self.retries >= 0
+
+    def may_follow(self) -> bool:
+        """Whether it may be sent over the next link, its own being lost.  That is a
+        retry where somebody waits; else the deadline alone limits it."""
+        return self.waiter is None or self.may_retry()
 
     def accepted(self) -> None:
         """The next hop took it."""
@@ -235,15 +244,18 @@ class Call(Outgoing):
     """A request whose caller waits for a reply.
 
     :ivar id: by which the reply to the latest attempt is known, once there was one
+    :ivar in_doubt: whether an attempt may have arrived whose outcome was lost: all that
+        follow it have its id
     """
 
-    __slots__ = ("id", "monitor", "monitor_deadline", "reply")
+    __slots__ = ("id", "in_doubt", "monitor", "monitor_deadline", "reply")
 
     is_call = True
 
     def __init__(self, *args: typing.Any, monitor: float | None) -> None:
         super().__init__(*args)
         self.id: str | None = None
+        self.in_doubt = False
         self.reply: Reply | None = None
         self.monitor = monitor
         self.monitor_deadline: float | None = None

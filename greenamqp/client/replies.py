@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import typing
 
 from greenamqp import chance
-from greenamqp.buses import BadMessage, Refused
+from greenamqp.buses import BadMessage, Node, Refused
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outgoing import Call, Reply
 from greenamqp.client.wanted import FIRST_PAUSE, WantedLink, is_full
@@ -45,10 +46,12 @@ class Replies(WantedLink[Receiver]):
         "_count",
         "_credit",
         "_forbidden",
+        "_given",
         "_make_room",
         "_name",
         "_prefix",
         "_ready",
+        "_refused",
         "address",
         "refusal",
         "waiting",
@@ -69,6 +72,10 @@ class Replies(WantedLink[Receiver]):
         # number of connections, as long as that answers.
         self._prefix = chance.unique()
         self._name = self._prefix
+        # The node whose declarations were refused.
+        self._refused: Node | None = None
+        # The address that the bus made and keeps while there is no link to it.
+        self._given: str | None = None
         self._count = 0
         self.address: str | None = None
         self.waiting: dict[typing.Any, Call] = {}
@@ -83,10 +90,12 @@ class Replies(WantedLink[Receiver]):
     def expect(self, call: Call) -> None:
         """A request leaves: its reply will be recognised by its id."""
         assert self.address is not None
-        # A fresh id for each attempt: a late reply to an earlier one must not be taken
-        # for this one's.
-        self._count += 1
-        call.id = f"{self._prefix}.{self._count}"
+        if not call.in_doubt:
+            # A fresh id for each attempt: a late reply to an earlier one must not be
+            # taken for this one's.
+            self._count += 1
+            call.id = f"{self._prefix}.{self._count}"
+        assert call.id is not None
         call.format.expect_reply(call.message, call.id, self.address)
         self.waiting[call.id] = call
         if call.monitor is not None:
@@ -107,8 +116,13 @@ class Replies(WantedLink[Receiver]):
         except NotImplementedError as exc:
             self.refusal = str(exc)
             return False
-        if self.waiting and not node.survives:
-            # From another bus, over an earlier connection: they are lost.
+        if node.otherwise is not None and node == self._refused:
+            node = node.otherwise
+        is_kept = node.survives or node.outlives_link
+        if node.dynamic and is_kept and self._given is not None:
+            node = dataclasses.replace(node, dynamic=False, address=self._given)
+        if self.waiting and node.dynamic:
+            # It will be another address than theirs, perhaps on another bus.
             self.fail_all("the replies cannot be had from this message bus")
         self.node = node
         return True
@@ -142,6 +156,11 @@ class Replies(WantedLink[Receiver]):
 
     def _not_declared(self, refused: Refused) -> None:
         self.refusal = f"no queue for replies: {refused}"
+        if self.node.otherwise is not None:
+            LOG.info("%s; they are lost with the connection", self.refusal)
+            self._refused = self.node
+            self.want()
+            return
         LOG.error("%s", self.refusal)
         self._elsewhere()
         if refused.permanent:
@@ -152,6 +171,7 @@ class Replies(WantedLink[Receiver]):
         """What replies come from does not answer: its node may be gone.  From now on
         they come from somewhere else, and those that wait get none."""
         self._name = chance.unique()
+        self._given = None
         self.fail_all(self.refusal)
 
     def _attached(self, link: Receiver) -> None:
@@ -159,6 +179,8 @@ class Replies(WantedLink[Receiver]):
             self._context.watch.answered(link)
         node = self.node
         self.address = node.reply_to or node.address or link.remote_source.address
+        if node.dynamic and (node.survives or node.outlives_link):
+            self._given = self.address
         self.refusal = ""
         self._credit = 0
         self._top_up()
@@ -173,8 +195,9 @@ class Replies(WantedLink[Receiver]):
         LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
         self.forget_declarations()
-        self._address_lost(self.refusal)
-        if isinstance(error, SessionStalled):
+        self._address_lost(self.refusal, self.survives or self.node.outlives_link)
+        gone = not was_up and error is not None and error.condition == "amqp:not-found"
+        if isinstance(error, SessionStalled) or (gone and self._given is not None):
             self._elsewhere()
             self.want()
         elif was_up:
@@ -213,8 +236,8 @@ class Replies(WantedLink[Receiver]):
         call = self.waiting.get(request_id)
         if call is None:
             LOG.warning(
-                "a reply that nobody waits for was dropped: it came late, or was not "
-                "for us (to request %s)",
+                "a reply that nobody waits for was dropped: it came late or twice, or "
+                "was not for us (to request %s)",
                 request_id,
             )
         elif is_reply:
@@ -251,13 +274,15 @@ class Replies(WantedLink[Receiver]):
     def connection_lost(self, reason: str) -> None:
         """The link is gone with the connection."""
         self.went_down()
-        self._address_lost(reason)
+        if not self.survives:
+            self._given = None
+        self._address_lost(reason, self.survives)
 
-    def _address_lost(self, reason: str) -> None:
+    def _address_lost(self, reason: str, is_kept: bool) -> None:
         """The address that replies are sent to is gone with the link, unless the bus
         keeps it: then those who wait go on waiting."""
         self.address = None
-        if not self.survives:
+        if not is_kept:
             self.fail_all(f"{reason}; whether the request was carried out is unknown")
 
     def close(self) -> None:

@@ -166,8 +166,8 @@ class SendingLink(WantedLink[Sender]):
         message.address = self.address
         limited = entry.expires or self.node.message_ttl is not None
         message.ttl = self._ttl(entry) if limited else None
-        if self.node.durable and (not entry.is_call or self._replies.survives):
-            # No request has to outlive the address that its reply goes to.
+        if self.node.durable and (not entry.is_call or self._replies.node.durable):
+            # No request has to outlive its reply.
             message.durable = True
         if entry.is_call:
             self._replies.expect(typing.cast(Call, entry))
@@ -181,11 +181,12 @@ class SendingLink(WantedLink[Sender]):
             )
             return
         entry.attempts += 1
-        link.send(data, entry, entry.settled)
+        settled = entry.settled or (entry.volatile and not self.node.survives)
+        link.send(data, entry, settled)
         if entry.traced:
             where, attempt = self.address, entry.attempts
             entry.trace("%s bytes sent to %s, attempt %s", len(data), where, attempt)
-        if entry.settled:
+        if settled:
             entry.accepted()
         elif self.node.may_be_unheard and context.bus.is_router:
             self._let_loose(entry)
@@ -478,8 +479,10 @@ class SendingLink(WantedLink[Sender]):
             return
         entry.last_reason = reason
         if entry.is_call:
-            # No server has it: no reply can come, and none may be waited for.
-            self._replies.forget(typing.cast(Call, entry))
+            call = typing.cast(Call, entry)
+            if not call.in_doubt:
+                # No server has it: no reply can come, and none may be waited for.
+                self._replies.forget(call)
         context = self._context
         waits_for_somebody = (context.bus.is_router and entry.impatient) or (
             absent and entry.deadline is None
@@ -523,8 +526,13 @@ class SendingLink(WantedLink[Sender]):
                 continue
             entry.last_reason = reason
             if entry.is_call and self._replies.survives:
-                continue  # if it arrived, its reply will
-            if entry.repeatable and entry.may_retry():
+                # If it arrived its reply will, too.  One server knows a copy as such;
+                # of several another one may get it, and executes it.
+                if self.destination.server and entry.may_retry():
+                    typing.cast(Call, entry).in_doubt = True
+                    again.append(entry)
+                continue
+            if entry.repeatable and entry.may_follow():
                 again.append(entry)
             else:
                 entry.failed(f"{reason}; whether it arrived is unknown")
@@ -544,8 +552,7 @@ class SendingLink(WantedLink[Sender]):
             entry.last_reason = reason
             if entry.deadline is None:
                 entry.wanting_since = None  # there is no bus to say so
-            # A reply that has not left yet is not sent again, but for the first time.
-            if (entry.on_end and not entry.attempts) or entry.may_retry():
+            if entry.may_follow():
                 self.pending.append(entry)
             else:
                 entry.failed(reason)

@@ -485,7 +485,8 @@ class Codec:
         return self._decode(data, self._fields)
 
     def decode_request(self, data: bytes | bytearray | memoryview) -> Received:
-        """What a request's or notification's receiver looks at: id, reply_to, body.
+        """What a request's or notification's receiver looks at: all but
+        correlation_id.
 
         :raises DecodeError: if `data` holds no message
         """
@@ -526,6 +527,7 @@ class Codec:
             self._body(msg),
             _message_id(lib.pn_message_get_id(msg)),
             _text(lib.pn_message_get_reply_to(msg)),
+            ttl=lib.pn_message_get_ttl(msg) / 1000 or None,
         )
 
     def _reply_fields(self, msg: typing.Any) -> Received:

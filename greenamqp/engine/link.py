@@ -276,6 +276,11 @@ class Link:
         self._session.reserved = False
 
     @property
+    def closed_by_peer(self) -> bool:
+        """Whether the peer closed this very link, not its session or connection."""
+        return bool(self._proton.state & proton.Endpoint.REMOTE_CLOSED)
+
+    @property
     def remote_source(self) -> Terminus:
         """The source that the peer named in its attach; errors as Terminus.read."""
         return Terminus.read(self._proton.remote_source)

@@ -22,12 +22,13 @@ if typing.TYPE_CHECKING:
 
 # Sections of a message (AMQP 1.0 part 3, section 3.2), by their descriptors: all are
 # small ulongs.
+_HEADER = 0x70
 _PROPERTIES = 0x73
 _DATA = 0x75
 _VALUE = 0x77
-#: Those that nobody here looks at: header, delivery and message annotations,
-#: application properties.
-_PASSED_BY = (0x70, 0x71, 0x72, 0x74)
+#: Those that nobody here looks at: delivery and message annotations, application
+#: properties.
+_PASSED_BY = (0x71, 0x72, 0x74)
 
 # Fields of the properties section, which end with the last one that matters here.
 _ID, _REPLY_TO, _CORRELATION_ID = 0, 4, 5
@@ -42,7 +43,7 @@ class Received:
     """What a receiver of requests or replies looks at: a few fields of a message.
     Fields as in :class:`greenamqp.engine.Message`."""
 
-    __slots__ = ("body", "correlation_id", "id", "reply_to")
+    __slots__ = ("body", "correlation_id", "id", "reply_to", "ttl")
 
     def __init__(
         self,
@@ -50,17 +51,20 @@ class Received:
         id: MessageId | None = None,
         reply_to: str | None = None,
         correlation_id: MessageId | None = None,
+        ttl: float | None = None,
     ) -> None:
         self.body = body
         self.id = id
         self.reply_to = reply_to
         self.correlation_id = correlation_id
+        self.ttl = ttl
 
 
 def read(data: bytes | bytearray | memoryview) -> Received | None:
     """The message that `data` holds; None if it is not plain, or none at all."""
     head = bytes(data[:_HEAD])
     ids: list[str | None] = [None] * _FIELDS
+    ttl = None
     at = 0
     try:
         while True:
@@ -70,7 +74,7 @@ def read(data: bytes | bytearray | memoryview) -> Received | None:
             code = head[at + 3]
             at += 4
             if section == _VALUE or section == _DATA:
-                return _whole(data, head, at, section, code, ids)
+                return _whole(data, head, at, section, code, ids, ttl)
             if code == 0x45:  # an empty list
                 continue
             if code == 0xC0 or code == 0xC1:  # list8, map8
@@ -84,11 +88,28 @@ def read(data: bytes | bytearray | memoryview) -> Received | None:
             if section == _PROPERTIES:
                 if not _read_ids(head, start, end, code, ids):
                     return None
+            elif section == _HEADER:
+                ttl = _read_ttl(head, start, code)
             elif section not in _PASSED_BY:
                 return None
             at = end
     except (IndexError, UnicodeDecodeError):
         return None
+
+
+def _read_ttl(head: bytes, at: int, code: int) -> float | None:
+    """The time to live in the list at `at`, that of the header, if it is written as
+    peers write it: it is no more than a hint."""
+    if code != 0xC0 or head[at] < 3:
+        return None
+    at += 2  # durable
+    at += 1 if head[at] == 0x40 else 2  # priority: null, or a ubyte
+    code = head[at]
+    if code == 0x70:  # uint
+        return int.from_bytes(head[at + 1 : at + 5], "big") / 1000
+    if code == 0x52:  # smalluint
+        return head[at + 1] / 1000
+    return None
 
 
 def _read_ids(head: bytes, at: int, end: int, code: int, ids: list[str | None]) -> bool:
@@ -135,6 +156,7 @@ def _whole(
     section: int,
     code: int,
     ids: list[str | None],
+    ttl: float | None,
 ) -> Received | None:
     """The message, if the body at `at` is plain and ends where the message ends."""
     body: str | bytes | None
@@ -147,7 +169,7 @@ def _whole(
             return None
         size = int.from_bytes(head[at:start], "big")
     elif code == 0x40 and section == _VALUE and at == len(data):
-        return Received(None, ids[_ID], ids[_REPLY_TO], ids[_CORRELATION_ID])
+        return Received(None, ids[_ID], ids[_REPLY_TO], ids[_CORRELATION_ID], ttl)
     else:
         return None
     if start + size != len(data):
@@ -160,4 +182,4 @@ def _whole(
         body = bytes(data[start:])
     else:
         return None
-    return Received(body, ids[_ID], ids[_REPLY_TO], ids[_CORRELATION_ID])
+    return Received(body, ids[_ID], ids[_REPLY_TO], ids[_CORRELATION_ID], ttl)

@@ -16,6 +16,7 @@ import pytest
 from oslo_messaging import NotificationResult, Target
 
 import greenamqp
+from tests.chaos import in_flight
 from tests.integration.services import (
     PATIENCE,
     Endpoint,
@@ -74,6 +75,19 @@ class Basics:
             with serving(url, topic, "late"):
                 caller.join(PATIENCE)
         assert answers == ["late"]
+
+
+class KeepsReplies:
+    """What a bus can do that keeps what is replied while a connection is lost."""
+
+    @pytest.mark.proves("reconnect")
+    @pytest.mark.parametrize("world", ["threads", "eventlet"])
+    def test_calls_in_flight_come_to_their_reply(self, url, world, capsys):
+        figures = in_flight.run(url, world, cuts=6, callers=20)
+        with capsys.disabled():
+            print(f"\n    {world}: {in_flight.text(figures)}")
+        assert figures["raised"] == {}
+        assert figures["executed_twice"] == figures["wrong_replies"] == 0
 
 
 class Contract(Basics):

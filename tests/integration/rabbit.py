@@ -8,7 +8,7 @@ import typing
 
 import pytest
 
-from tests.integration.contract import Basics
+from tests.integration.contract import Basics, KeepsReplies
 from tests.integration.services import (
     PATIENCE,
     Endpoint,
@@ -55,7 +55,7 @@ def queues(bus: typing.Any, vhost: str = "/") -> dict[str, dict[str, typing.Any]
     return {row["name"]: row for row in json.loads(listed)}
 
 
-class AnyVersion(Basics):
+class AnyVersion(Basics, KeepsReplies):
     """What greenamqp does on each RabbitMQ.  Wants the fixtures ``url`` and
     ``rabbitmq``."""
 

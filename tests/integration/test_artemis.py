@@ -14,8 +14,8 @@ from oslo_messaging import Target, exceptions
 from greenamqp.driver import set_queue_policy
 from greenamqp.policy import QueuePolicy
 from tests.functional.certificates import Authority
-from tests.integration.artemis import TlsArtemis, operator
-from tests.integration.contract import Contract
+from tests.integration.artemis import Failed, TlsArtemis, operator
+from tests.integration.contract import Contract, KeepsReplies
 from tests.integration.services import (
     PATIENCE,
     Endpoint,
@@ -42,8 +42,8 @@ def url(bus):
     return bus.url()
 
 
-class TestContract(Contract):
-    """What is so on every bus."""
+class TestContract(Contract, KeepsReplies):
+    """What is so on every bus, and on those that keep replies."""
 
 
 # -- what it makes, and how long that stays
@@ -64,6 +64,19 @@ def test_only_what_is_needed_is_made(url):
     # What is for all servers goes with the server; the broker keeps the rest.
     assert len(after) == 4
     assert all(queue["durable"] == "true" for queue in after.values())
+
+
+def test_the_queue_for_replies_goes_with_its_process_in_order(url):
+    with operator(url) as it, calling(url, unique()) as client:
+        with serving(url, client.target.topic):
+            client.call({}, "who")
+            (name, made), = it.queues(".reply:").items()
+            assert (made["durable"], made["autoDelete"]) == ("false", "true")
+            assert it.ask("getAddressInfo", name)
+        client.transport.cleanup()
+        assert it.queues(".reply:") == {}
+        with pytest.raises(Failed):
+            it.ask("getAddressInfo", name)
 
 
 def test_a_late_reply_leaves_no_queue(url):

@@ -90,6 +90,7 @@ def test_every_option_is_there_and_differs_only_where_that_is_said(
     differ = {name: found for name, found in differ.items() if found}
     assert differ.pop("idle_timeout") == {"default": (0, 30), "min": (None, 0)}
     assert differ.pop("default_notify_timeout") == {"default": (30, None)}
+    assert differ.pop("default_reply_retry") == {"default": (0, -1)}
     assert {name: set(found) for name, found in differ.items()} == {
         "pre_settled": {"default"}
     }

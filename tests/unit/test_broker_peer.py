@@ -401,10 +401,12 @@ def test_a_dynamic_source(bus):
     assert "amqp:resource-locked" in other.detached(thief.link)[0]
 
 
-@pytest.mark.parametrize("how", ["cut", "close", "detach"])
-def test_a_dynamic_node_goes_with_its_link(bus, how):
+@pytest.mark.parametrize(
+    "how, timeout", [("cut", 0), ("close", 0), ("detach", 0), ("detach", 30)]
+)
+def test_a_dynamic_node_goes_with_its_link(bus, how, timeout):
     client, other = bus.client(), bus.client()
-    receiver = client.receiver(None, dynamic=True)
+    receiver = client.receiver(None, dynamic=True, timeout=timeout)
     address = receiver.link.remote_source.address
     anonymous = other.sender(None)
     if how == "detach":
@@ -416,6 +418,59 @@ def test_a_dynamic_node_goes_with_its_link(bus, how):
     late = other.sender(address)
     assert "amqp:not-found" in other.detached(late)[0]
     assert bus.core.namespaces[""].addresses == {}
+
+
+def pass_time(bus, seconds: int) -> None:
+    """All who are there give signs of life meanwhile."""
+    for _ in range(seconds):
+        bus.now += 1
+        bus.run()
+    bus.core.maintain(bus.now)
+
+
+def test_a_dynamic_node_with_a_timeout_outlives_its_connection(bus):
+    client, other = bus.client(), bus.client()
+    lost = client.receiver(None, dynamic=True, timeout=30, take=None)
+    address = lost.link.remote_source.address
+    sender = other.sender(address)
+    send(bus, sender, "held")
+    client.cut()
+    send(bus, sender, "late")
+    bus.core.namespaces[""].forget_idle()
+    pass_time(bus, 29)
+    back = bus.client().receiver(address, timeout=30)
+    assert back.bodies == ["held", "late"]
+    # Attached to by its name it is what it was.
+    pass_time(bus, 100)
+    send(bus, sender, "later")
+    assert back.bodies == ["held", "late", "later"]
+    sender.close()
+    back.link.close()
+    bus.run()
+    assert bus.core.namespaces[""].addresses == {}
+
+
+def test_a_dynamic_node_with_a_timeout_expires(bus):
+    client, other = bus.client(), bus.client()
+    address = client.receiver(None, dynamic=True, timeout=30).link.remote_source.address
+    client.cut()
+    pass_time(bus, 30)
+    assert bus.core.namespaces[""].addresses == {}
+    late = other.receiver(address, timeout=30)
+    assert "amqp:not-found" in other.detached(late.link)[0]
+
+
+def test_who_is_back_before_its_loss_is_known_takes_its_dynamic_node_over(bus):
+    client, other = bus.client(), bus.client()
+    lost = client.receiver(None, dynamic=True, timeout=30, take=None)
+    address = lost.link.remote_source.address
+    sender = other.sender(address)
+    send(bus, sender, "held")
+    back = bus.client().receiver(address, timeout=30)
+    assert "amqp:link:stolen" in client.detached(lost.link)[0]
+    client.cut()
+    send(bus, sender, "late")
+    assert back.bodies == ["held", "late"]
 
 
 def test_a_dynamic_target(bus):

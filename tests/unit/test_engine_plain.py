@@ -60,6 +60,19 @@ def test_a_heartbeat_is_plain():
     assert (message.body, message.correlation_id) == (None, "c")
 
 
+@pytest.mark.parametrize("ttl", [None, 0.001, 0.255, 0.256, 60.0, 2**32 / 1000 - 1])
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("priority", [0, 4, 9, 255])
+def test_a_time_to_live_is_read(ttl, durable, priority):
+    codec = Codec()
+    for id in ("plain", 7):
+        data = codec.encode(
+            Message("text", id=id, ttl=ttl, durable=durable, priority=priority)
+        )
+        assert (plain.read(data) is None) is (id == 7)
+        assert codec.decode_request(data).ttl == ttl
+
+
 def test_what_a_broker_adds_is_passed_by():
     data = Codec().encode(
         Message(

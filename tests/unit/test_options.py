@@ -22,6 +22,7 @@ from greenamqp.broker import Broker
 from greenamqp.connection.pump import Pump
 from greenamqp.connection.security import Security
 from greenamqp.engine import RELEASED, Message
+from greenamqp.listener import LONGEST_CALL
 from tests.unit import fakes
 
 GROUP = "oslo_messaging_amqp"
@@ -72,7 +73,8 @@ PREDECESSOR = {
 # Where this driver's defaults are others, on purpose: these lost messages.
 DEVIATIONS = {
     "idle_timeout": 30,
-    "pre_settled": ["rpc-reply"],
+    "pre_settled": ["rpc-reply-volatile"],
+    "default_reply_retry": -1,
     "default_notify_timeout": None,
 }
 
@@ -213,7 +215,7 @@ def test_several_values_in_the_query(query, expected):
     [
         ("pre_settled = notify\npre_settled = rpc-call\n", {"notify", "rpc-call"}),
         ("pre_settled =\n", set()),
-        ("", {"rpc-reply"}),
+        ("", {"rpc-reply-volatile"}),
     ],
 )
 def test_several_values_in_a_file(lines, expected, tmp_path):
@@ -485,13 +487,11 @@ def test_link_retry_delay(delay, attempts):
         assert s.peer.attaches.count(address) == attempts
 
 
-REQUEST = Message('{"request": {}}', id="1", reply_to="replies")
-
-
-def requested(s):
+def requested(s, ttl=None):
     """A request that came, to be replied to."""
     listener = s.listen()
-    s.peer.send("unicast.openstack.t", REQUEST)
+    request = Message('{"request": {}}', id="1", reply_to="replies", ttl=ttl)
+    s.peer.send("unicast.openstack.t", request)
     s.world.settle()
     (incoming,) = s.world.go(listener.poll, timeout=0).result()
     return incoming, listener
@@ -517,6 +517,21 @@ def test_default_reply_timeout(seconds, caplog):
         s.peer.credit = 0
         s.world.go(incoming.reply, "reply").result()
         s.world.advance(seconds - 1)
+        assert "RPC reply" not in caplog.text
+        s.world.advance(3)
+        assert "RPC reply to replies timed out" in caplog.text
+        listener.cleanup()
+
+
+@pytest.mark.parametrize(
+    "seconds, ttl, expected", [(5, 60, 60), (5, 2, 5), (5, 1e6, LONGEST_CALL)]
+)
+def test_a_reply_is_tried_as_long_as_its_caller_waits(seconds, ttl, expected, caplog):
+    with fakes.driver(default_reply_timeout=seconds) as s:
+        incoming, listener = requested(s, ttl)
+        s.peer.credit = 0
+        s.world.go(incoming.reply, "reply").result()
+        s.world.advance(expected - 1)
         assert "RPC reply" not in caplog.text
         s.world.advance(3)
         assert "RPC reply to replies timed out" in caplog.text
@@ -600,9 +615,16 @@ def test_default_sender_link_timeout(seconds):
 
 
 @effect("pre_settled")
-@pytest.mark.parametrize("kind", options.PRE_SETTLED)
-def test_pre_settled(kind):
-    with fakes.driver(pre_settled=[kind]) as s:
+@pytest.mark.parametrize(
+    "kind, product, expected",
+    [
+        *((kind, "greenamqp", kind) for kind in options.PRE_SETTLED[:4]),
+        ("rpc-reply-volatile", "greenamqp", None),
+        ("rpc-reply-volatile", "qpid-cpp", "rpc-reply"),
+    ],
+)
+def test_pre_settled(kind, product, expected):
+    with fakes.driver(pre_settled=[kind], network={"product": product}) as s:
         incoming, listener = requested(s)
         s.send(Target(topic="a"), message={"what": "rpc-cast"})
         s.call(Target(topic="b"), message={"what": "rpc-call"})
@@ -615,7 +637,7 @@ def test_pre_settled(kind):
             settled[(body.get("request") or body["response"])["what"]] = (
                 received.settled
             )
-        assert settled == {each: each == kind for each in options.PRE_SETTLED}
+        assert settled == {each: each == expected for each in options.PRE_SETTLED[:4]}
         listener.cleanup()
 
 

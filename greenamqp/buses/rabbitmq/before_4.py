@@ -71,8 +71,11 @@ class Rabbit3Addresser(RoutableAddresser):
             return self._shared(self.unicast(target, service), target)
         return self._shared(self.anycast(target, service), target)
 
+    def reply_destination(self, address: str) -> Node:
+        return Node(address, survives=True)
+
     def reply_source(self, unique: str) -> Node:
-        return Node(f"/queue/reply.{unique}", survives=True)
+        return Node(f"/queue/reply.{unique}", durable=True, survives=True)
 
     def rpc_sources(self, target: Target, unique: str = "") -> list[Node]:
         group = Target(exchange=target.exchange, topic=target.topic)

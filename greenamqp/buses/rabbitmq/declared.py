@@ -109,13 +109,14 @@ class DeclaredAddresser(RoutableAddresser):
         return Node(to=queue_address(name), durable=True)
 
     def reply_destination(self, address: str) -> Node:
-        return Node(to=address, durable=True)
+        return Node(to=address, durable=True, survives=True)
 
     def reply_source(self, unique: str) -> Node:
         name = f"reply/{unique}"
         return Node(
             queue_address(name),
             declarations=(queue(name, self._transient),),
+            durable=True,
             survives=True,
             remove=name,
         )

@@ -214,7 +214,7 @@ class RabbitAddresser(Addresser):
         )
 
     def reply_destination(self, address: str) -> Node:
-        return Node(to=queue_address(address), durable=True)
+        return Node(to=queue_address(address), durable=True, survives=True)
 
     def reply_source(self, unique: str) -> Node:
         self._check()
@@ -222,6 +222,7 @@ class RabbitAddresser(Addresser):
         return Node(
             queue_address(name),
             declarations=(self._transient(name),),
+            durable=True,
             survives=True,
             remove=name,
             reply_to=name,

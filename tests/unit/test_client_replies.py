@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls and replies where the bus keeps the address for replies while a connection is
+lost, as the embedded broker does."""
+
+import pytest
+from oslo_messaging import exceptions
+
+from greenamqp.buses import Service
+from greenamqp.client import Destination
+from greenamqp.client.wanted import FIRST_PAUSE
+from greenamqp.connection.state import State
+from greenamqp.engine import ACCEPTED, MODIFIED, RELEASED, Message
+from tests.unit import fakes
+
+KEEPS = {"product": "greenamqp"}
+ONE = Destination(None, "t", "server", False, Service.RPC)
+ANY = Destination(None, "t", None, False, Service.RPC)
+REPLIES = Destination.reply("replies")
+
+
+@pytest.fixture
+def s():
+    with fakes.setting(network=KEEPS, link_retry_delay=6) as made:
+        made.up()
+        yield made
+
+
+def called(s, destination=ANY, **options):
+    """A call that the peer has received, with what it got."""
+    task = s.call(destination=destination, **options)
+    s.world.settle()
+    assert not task.done
+    return task, s.peer.received[-1]
+
+
+def answered(s, task, request):
+    """Whether a reply to this request reaches its caller."""
+    s.peer.reply(request, "answer")
+    s.world.settle()
+    return task.result() == "answer"
+
+
+# -- the address
+
+
+@pytest.mark.parametrize("destination", [ANY, ONE])
+def test_an_accepted_call_waits_on_at_the_same_address(s, destination):
+    task, request = called(s, destination)
+    s.lose()
+    assert request.message.reply_to in s.peer.attaches
+    assert s.peer.received == []
+    assert answered(s, task, request)
+    # And so do those that come after it.
+    assert called(s)[1].message.reply_to == request.message.reply_to
+
+
+@pytest.mark.parametrize("how", ["link", "session"])
+def test_a_call_waits_on_when_its_link_alone_is_gone(s, how):
+    task, request = called(s)
+    link = s.peer.outbound[request.message.reply_to]
+    if how == "link":
+        link.close("amqp:link:detach-forced", "an operator")
+    else:
+        link._proton.session.close()
+    s.world.advance(FIRST_PAUSE)
+    assert answered(s, task, request)
+
+
+def test_an_address_may_outlive_its_link_and_not_its_connection():
+    with fakes.setting(network={"product": "Apache Qpid Broker-J Core"}) as s:
+        s.up()
+        task, request = called(s)
+        for _ in range(3):
+            s.peer.outbound[request.message.reply_to].close("amqp:link:detach-forced")
+            s.world.advance(FIRST_PAUSE)
+        assert answered(s, task, request)
+        task, request = called(s)
+        s.lose()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
+            task.result()
+        assert called(s)[1].message.reply_to != request.message.reply_to
+
+
+def test_a_call_that_waits_for_its_address_ends_at_its_deadline(s):
+    task, request = called(s, timeout=20)
+    s.network.default = "refused"
+    s.peer.cut()
+    s.world.advance(19)
+    assert not task.done
+    s.world.advance(2)
+    with pytest.raises(TimeoutError, match="refused"):
+        task.result()
+
+
+def test_an_address_that_the_bus_no_longer_knows_is_replaced(s):
+    task, request = called(s)
+    gone = request.message.reply_to
+    s.network.default = KEEPS | {"refuse": {gone: ("amqp:not-found", "gone")}}
+    s.lose()
+    with pytest.raises(exceptions.MessageDeliveryFailure, match="gone"):
+        task.result()
+    task, request = called(s)
+    assert request.message.reply_to != gone
+    assert answered(s, task, request)
+
+
+def test_an_address_that_is_refused_for_now_is_asked_for_again(s):
+    task, request = called(s)
+    address = request.message.reply_to
+    locked = ("amqp:resource-locked", "belongs to another connection")
+    s.network.default = KEEPS | {"refuse": {address: locked}}
+    s.lose()
+    assert not task.done
+    s.peer.refuse.clear()
+    s.world.advance(7)
+    assert answered(s, task, request)
+
+
+def test_another_bus_does_not_have_the_replies(s):
+    task, _ = called(s)
+    s.network.default = {}
+    s.lose()
+    with pytest.raises(exceptions.MessageDeliveryFailure, match="cannot be had"):
+        task.result()
+
+
+# -- requests whose outcome is lost
+
+
+def test_a_request_to_one_server_is_sent_again_as_the_same(s):
+    s.peer.outcome = lambda message: None
+    task, first = called(s, ONE)
+    s.lose()
+    (again,) = s.peer.received
+    assert again.message.id == first.message.id
+    assert again.message.reply_to == first.message.reply_to
+    assert answered(s, task, first)
+
+
+def test_a_request_that_any_server_may_get_is_not_sent_again(s):
+    s.peer.outcome = lambda message: None
+    task, first = called(s, ANY)
+    s.lose()
+    assert s.peer.received == []
+    assert answered(s, task, first)
+
+
+def test_a_request_without_retries_is_not_sent_again(s):
+    s.peer.outcome = lambda message: None
+    task, first = called(s, ONE, retries=0)
+    s.lose()
+    assert s.peer.received == []
+    assert answered(s, task, first)
+
+
+def test_what_has_its_reply_is_not_sent_again(s):
+    s.peer.outcome = lambda message: None
+    task, first = called(s, ONE)
+    assert answered(s, task, first)
+    s.lose()
+    assert s.peer.received == []
+
+
+def test_a_request_in_doubt_that_comes_back_keeps_its_id(s):
+    """The first one may be at work: whichever is replied to, it is this call."""
+    s.peer.outcome = lambda message: None
+    task, first = called(s, ONE)
+    s.network.default = KEEPS | {"outcome": lambda message: RELEASED}
+    s.lose()
+    assert {each.message.id for each in s.peer.received} == {first.message.id}
+    assert len(s.peer.received) > 1
+    assert answered(s, task, first)
+
+
+# -- replies
+
+
+@pytest.mark.parametrize("retries", [0, 3, -1])
+def test_a_reply_without_an_outcome_follows_to_the_next_connection(s, retries):
+    s.peer.outcome = lambda message: None
+    s.post("reply", destination=REPLIES, volatile=True, retries=retries)
+    s.world.settle()
+    (first,) = s.peer.received
+    assert not first.settled
+    s.network.default = KEEPS | {"outcome": lambda message: None}
+    for _ in range(3):
+        s.lose()
+        (again,) = s.peer.received
+        assert again.message.body == first.message.body
+
+
+def test_a_reply_that_was_accepted_does_not_follow(s):
+    s.post("reply", destination=REPLIES, volatile=True)
+    s.world.settle()
+    s.lose()
+    assert s.peer.received == []
+
+
+def test_a_reply_follows_until_its_deadline(s, caplog):
+    s.peer.outcome = lambda message: None
+    s.post("reply", destination=REPLIES, volatile=True, timeout=20)
+    s.world.settle()
+    s.network.default = "refused"
+    s.peer.cut()
+    s.world.advance(25)
+    assert "RPC reply to replies timed out" in caplog.text
+    s.network.default = KEEPS
+    s.world.advance(60)
+    assert s.client.connection.state is State.UP
+    assert s.peer.received == []
+
+
+@pytest.mark.parametrize("outcome", [RELEASED, (MODIFIED, {"failed": True})])
+def test_a_reply_that_comes_back_is_sent_again(s, outcome):
+    """The queue of its caller may be away for the moment."""
+    outcomes = [outcome, ACCEPTED]
+    s.peer.outcome = lambda message: outcomes.pop(0)
+    s.post("reply", destination=REPLIES, volatile=True, retries=-1)
+    s.world.advance(2)
+    assert len(s.peer.received) == 2
+
+
+def test_a_reply_to_an_address_that_goes_with_its_connection_asks_for_no_outcome():
+    with fakes.setting() as s:
+        s.up()
+        s.post("reply", destination=REPLIES, volatile=True)
+        s.world.settle()
+        (first,) = s.peer.received
+        assert first.settled
+        s.lose()
+        assert s.peer.received == []
+
+
+def test_the_second_copy_of_a_reply_disturbs_nobody(s, caplog):
+    task, request = called(s)
+    assert answered(s, task, request)
+    s.peer.send(
+        request.message.reply_to, Message("again", correlation_id=request.message.id)
+    )
+    s.world.settle()
+    assert "late or twice" in caplog.text
+
+
+# -- a queue that is asked for
+
+
+def test_where_none_may_be_made_replies_come_from_what_goes_with_its_link():
+    refuse = {"activemq.management": ("amqp:unauthorized-access", "not for you")}
+    artemis = {"product": "apache-activemq-artemis", "refuse": refuse}
+    with fakes.setting(network=artemis) as s:
+        s.up()
+        for _ in range(2):
+            task, request = called(s)
+            assert s.peer.outbound[request.message.reply_to].remote_source.dynamic
+            assert answered(s, task, request)
+            s.lose()
+        task, request = called(s)
+        s.lose()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
+            task.result()
