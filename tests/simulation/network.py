@@ -263,6 +263,10 @@ class SimNetwork:
     def give_back(self, sock: SimSocket) -> None:
         del self.sockets[sock.fd]
 
+    def of_process(self, hub: SimHub) -> list[SimSocket]:
+        """The sockets of a process."""
+        return [sock for sock in self.sockets.values() if sock.hub is hub]
+
     def forget(self, listening: SimSocket) -> None:
         self.listening.pop(listening.where, None)
 
