@@ -202,6 +202,10 @@ class _View:
     def sockets(self) -> dict[int, SimSocket]:
         return self._network.sockets
 
+    def owned(self) -> list[SimSocket]:
+        """The process's sockets."""
+        return [sock for sock in self.sockets.values() if sock.hub is self._hub]
+
     def look_up(self, hostname: str, port: int) -> list[tuple[typing.Any, ...]]:
         hub, network = self._hub, self._network
         pause = network.rng.random() * network.look_up_time
@@ -262,10 +266,6 @@ class SimNetwork:
 
     def give_back(self, sock: SimSocket) -> None:
         del self.sockets[sock.fd]
-
-    def of_process(self, hub: SimHub) -> list[SimSocket]:
-        """The sockets of a process."""
-        return [sock for sock in self.sockets.values() if sock.hub is hub]
 
     def forget(self, listening: SimSocket) -> None:
         self.listening.pop(listening.where, None)

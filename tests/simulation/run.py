@@ -314,7 +314,9 @@ class Run:
                 for what, number in left.items():
                     if number:
                         self.wrong(f"{program.name} has {number} {what}, at rest")
-        most = _LINES + _LINES_PER_FAULT * len(self.plan.faults)
+        # A reply to whoever was killed, or gave up, is told of as well.
+        given_up = [each for each in self.ledger.messages.values() if not each.fate]
+        most = _LINES + _LINES_PER_FAULT * len(self.plan.faults) + len(given_up)
         if self._records.count > most:
             self.wrong(f"{self._records.count} warnings, with a limit of {most}")
 

@@ -356,7 +356,7 @@ class SimHub(GreenHub):
         self.dead = True
         self.soon.clear()
         self.not_ready(self)
-        for sock in self.network.of_process(self):
+        for sock in self.network.owned():  # type: ignore[attr-defined]
             if sock.watch is not None:
                 sock.watch.close()
             sock.crash()
