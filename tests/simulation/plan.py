@@ -14,7 +14,19 @@ CALL_TIMEOUT = 8.0
 # that a connection is dead, whose consumer holds messages until then.
 RECOVERY = 20.0
 
-BUSES = ("greenamqp", "qpid-dispatch-router", "skupper-router", "qpid-cpp", "mesh")
+# RabbitMQ needs up to 6 s for another leader, and the driver 15 s to leave a session in
+# which it does not answer.
+RABBIT_RECOVERY = 30.0
+
+BUSES = (
+    "greenamqp",
+    "qpid-dispatch-router",
+    "skupper-router",
+    "qpid-cpp",
+    "mesh",
+    "rabbitmq",
+    "rabbitmq",
+)
 ROUTERS = ("qpid-dispatch-router", "skupper-router", "mesh")
 
 #: Who uses the bus.  Those that serve, those that call, one with an outbox.
@@ -28,6 +40,7 @@ NETWORK = ("reset", "silent", "still", "refuse", "hang", "nameless")
 #: What the bus does; what only one does that keeps nothing.
 BUS = ("freeze", "drop")
 ROUTER = (*BUS, "die")
+RABBIT = (*ROUTER, "freeze", "alarm", "close")
 
 #: What becomes of a process that uses it.
 PROCESS = ("crash", "stop")
@@ -78,12 +91,14 @@ class Plan:
     def peace_from(self) -> float:
         """When everything has to flow again."""
         ends = [fault.at + fault.seconds for fault in self.faults]
-        return max(ends, default=0.0) + RECOVERY
+        longest = RABBIT_RECOVERY if self.bus == "rabbitmq" else RECOVERY
+        return max(ends, default=0.0) + longest
 
     @property
     def hosts(self) -> tuple[str, ...]:
         """Where the bus is."""
-        return ("bus0", "bus1") if self.bus == "mesh" else ("bus0",)
+        number = {"mesh": 2, "rabbitmq": 3}.get(self.bus, 1)
+        return ("bus0", "bus1", "bus2")[:number]
 
     @property
     def is_router(self) -> bool:
@@ -111,10 +126,11 @@ def plan(seed: int) -> Plan:
 
 def _fault(rng: random.Random, made: Plan) -> Fault:
     at = round(rng.uniform(0.0, TROUBLE - 20.0), 3)
+    others = {"rabbitmq": RABBIT}.get(made.bus, ROUTER if made.is_router else BUS)
     seconds = round(rng.choice((0.05, 0.5, 3.0, 9.0)) * rng.random(), 3)
     if rng.random() < 0.2:
         kind, hosts = rng.choice(PROCESS), (*SERVERS, *CLIENTS, KEEPER)
     else:
-        kind = rng.choice(NETWORK + (ROUTER if made.is_router else BUS))
+        kind = rng.choice(NETWORK + others)
         hosts = made.hosts
     return Fault(at, kind, rng.choice(hosts), seconds, rng.randrange(1000))

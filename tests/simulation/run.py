@@ -29,6 +29,7 @@ from tests.simulation.plan import (
     plan,
 )
 from tests.simulation.programs import Calling, Keeping, Program, Serving
+from tests.simulation.rabbit import Cluster
 from tests.simulation.world import SimHub, Stuck, World
 
 __all__ = ["Fault", "Plan", "Run", "plan", "shrink"]
@@ -123,7 +124,7 @@ class Run:
         self.server_names = SERVERS
         self._disk = ""
         self._records = _Records(self)
-        self.bus = EmbeddedBus(self)
+        self.bus = (Cluster if wanted.bus == "rabbitmq" else EmbeddedBus)(self)
         self.hubs += self.bus.hubs
         self.has_pools = self.bus.has_pools
         self.query = self.bus.query
@@ -228,6 +229,8 @@ class Run:
         logger.addHandler(self._records)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+        # What endpoints raise where their own calls fail.
+        logging.getLogger("oslo_messaging").setLevel(logging.CRITICAL)
         chance.use(random.Random(f"chance {self.plan.seed}"))
         try:
             self._play()
