@@ -339,6 +339,7 @@ class _Peer(Peer):
         # Which quorum queues each session has sent to, and which are deaf to that.
         self._used: dict[typing.Any, set[str]] = {}
         self.deaf: set[typing.Any] = set()
+        self._ended_sessions: set[typing.Any] = set()
         self._timer = False
 
     @property
@@ -404,6 +405,7 @@ class _Peer(Peer):
     def end_session(self, session: typing.Any, condition: str, reason: str) -> None:
         """End it, with all its links."""
         self._work.pop(session, None)
+        self._ended_sessions.add(session)
         for endpoint in list(self.links):
             if endpoint.link.state is not LinkState.DETACHED:
                 if endpoint.link.session is session:
@@ -411,12 +413,15 @@ class _Peer(Peer):
         session._pn_session.condition = proton.Condition(condition, reason)
         session._pn_session.close()
         for each in session.endpoints:
-            link = link_of(each)
-            if link is not None and link.state is not LinkState.DETACHED:
-                link.state = LinkState.DETACHED
-                self.engine.forget_link(link)
-            self.engine.destroy_later(each)
+            self._let_go(link_of(each))
         self.touch()
+
+    def _let_go(self, link: typing.Any) -> None:
+        """A link goes without a frame."""
+        if link is not None and link.state is not LinkState.DETACHED:
+            link.state = LinkState.DETACHED
+            self.engine.forget_link(link)
+            self.engine.destroy_later(link._endpoint)
 
     # -- links
 
@@ -424,6 +429,9 @@ class _Peer(Peer):
         if self.namespace is None:
             return
         session = link.session
+        if session in self._ended_sessions:
+            self._let_go(link)  # it was on its way
+            return
 
         def attach() -> bool:
             if link.state is not LinkState.REQUESTED or self.namespace is None:
