@@ -43,7 +43,13 @@ class Planned(Exception):
 @functools.cache
 def _conf() -> typing.Any:
     conf = fakes.conf(
-        idle_timeout=6, container_name="simulated", default_send_timeout=10
+        idle_timeout=6,
+        container_name="simulated",
+        default_send_timeout=10,
+        # Small windows, so that they matter.
+        rpc_server_credit=10,
+        notify_server_credit=8,
+        reply_link_credit=6,
     )
     conf.register_opts(
         tracing_client.oslo_messaging_tracing, group="oslo_messaging_tracing"
@@ -92,6 +98,12 @@ class Program:
 
     def _outbox(self) -> str | None:
         return None
+
+    def pause(self, *seconds: float) -> None:
+        """Let one of these times pass for one green thread."""
+        chosen = self.run.rng.choice(seconds)
+        if chosen:
+            self.run.sleep(self.hub, chosen)
 
     def main(self) -> None:
         """What it does."""
@@ -143,13 +155,12 @@ class _Endpoint:
         program = self._program
         run = program.run
         self._came(value)
-        pause = run.rng.choice((0.0, 0.0, 0.01, 0.3))
         if how == "slow":
-            pause = 2.0
+            program.pause(2.0)
         elif how == "late":
-            pause = _TOO_LONG
-        if pause:
-            run.sleep(program.hub, pause)
+            program.pause(_TOO_LONG)
+        else:
+            program.pause(0.0, 0.0, 0.01, 0.3)
         if how == "raise":
             raise Planned(f"planned {value}")
         if how == "relay":
@@ -168,6 +179,7 @@ class _Endpoint:
             ledger.requeued.add(payload)
             return oslo_messaging.NotificationResult.REQUEUE
         self._came(payload)
+        self._program.pause(0.0, 0.0, 0.05, 0.5)
         return None
 
 
@@ -175,6 +187,7 @@ class _Batches(_Endpoint):
     def info(self, messages) -> None:  # type: ignore[override]
         for message in messages:
             self._came(message["payload"])
+        self._program.pause(0.0, 0.5)
 
 
 class Serving(Program):

@@ -269,10 +269,9 @@ class Cluster:
         queue = self.queues.pop(name, None)
         if queue is None:
             return
-        for consumer in list(queue.store.consumers):
-            typing.cast(links.Consumer, consumer).detach(
-                "amqp:resource-deleted", f"queue '{name}' was deleted"
-            )
+        consumers = typing.cast("set[links.Consumer]", queue.store.consumers)
+        for consumer in sorted(consumers, key=lambda each: each.link.name):
+            consumer.detach("amqp:resource-deleted", f"queue '{name}' was deleted")
         queue.store.delete()
         for title, exchange in list(self.exchanges.items()):
             had = bool(exchange.bindings)

@@ -15,6 +15,7 @@ import typing
 
 from greenamqp import chance
 from greenamqp.broker import Broker
+from greenamqp.engine.capi import lib
 from tests.simulation.ledger import Ledger
 from tests.simulation.network import SimNetwork
 from tests.simulation.plan import (
@@ -291,11 +292,14 @@ class Run:
                 continue
             for subscription in client.room.subscriptions:
                 for link in subscription.links:
-                    credit = link.link.credit if link.link is not None else 0
-                    if credit > subscription.window:
+                    if link.link is None or link.link._pn is None:
+                        continue
+                    held = lib.pn_link_unsettled(link.link._pn)
+                    if held + link.link.credit > subscription.window:
                         self.wrong(
-                            f"{program.name} gave {credit} credit for {link.address}, "
-                            f"with a window of {subscription.window}"
+                            f"{program.name} holds {held} messages of {link.address} "
+                            f"and gave credit for {link.link.credit}, with a window of "
+                            f"{subscription.window}"
                         )
         if self.world.clock < self.end:
             self.world.call_at(self.world.clock + _LOOK, self._look)
@@ -317,8 +321,12 @@ class Run:
                 for what, number in left.items():
                     if number:
                         self.wrong(f"{program.name} has {number} {what}, at rest")
-        # A reply to whoever was killed, or gave up, is told of as well.
-        given_up = [each for each in self.ledger.messages.values() if not each.fate]
+        # A reply to whoever was killed, or has given up, is told of as well.
+        given_up = [
+            each
+            for each in self.ledger.messages.values()
+            if not each.fate or each.how == "late"
+        ]
         most = _LINES + _LINES_PER_FAULT * len(self.plan.faults) + len(given_up)
         if self._records.count > most:
             self.wrong(f"{self._records.count} warnings, with a limit of {most}")
