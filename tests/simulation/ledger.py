@@ -106,9 +106,7 @@ class Ledger:
                     if consumer not in had:
                         yield f"{_name(message)} was taken and never came to {consumer}"
 
-    def _twice(
-        self, message: Message, arrivals: list[Arrival]
-    ) -> typing.Iterator[str]:
+    def _twice(self, message: Message, arrivals: list[Arrival]) -> typing.Iterator[str]:
         places = collections.Counter((each.process, each.life) for each in arrivals)
         for (process, _), times in places.items():
             if times > 1:

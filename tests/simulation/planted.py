@@ -84,17 +84,22 @@ def _on_arrival():
         yield
 
 
-def _reply(self, link, delivery, data, right=Replies._message):
-    # Settled, and handed over when it is convenient: with the next one.
-    late = [held for held in _held if held[0] is self]
-    _held[:] = [held for held in _held if held[0] is not self]
+class _Settled:
+    """A link whose delivery is settled already."""
+
+    def __init__(self, link):
+        self.connection = link.connection
+
+    settle = _nothing
+
+
+def _reply(self, link, delivery, data, right=Replies._message, held={}):  # noqa: B006
     link.settle(delivery)
-    _held.append((self, link, delivery, bytes(data)))
-    for _, *before in late:
+    # It is handed over when it is convenient: with the next one.
+    before = held.pop(self, None)
+    held[self] = (_Settled(link), None, bytes(data))
+    if before is not None:
         right(self, *before)
-
-
-_held: list = []
 
 
 def _leave(self, entry, right=Client._leave):
@@ -123,9 +128,7 @@ PLANTED = {
     "credit is given back on arrival": _on_arrival,
     "a ready descriptor is cleared too early": _patch(SimWatch, "turn", _turn),
     "a wake-up between check and wait is lost": _patch(GreenWaiter, "wake", _wake),
-    "the tail of a read is dropped": _patch(
-        Connection, "receive_data", _receive_data
-    ),
+    "the tail of a read is dropped": _patch(Connection, "receive_data", _receive_data),
     "an entry is not withdrawn on a kill": _patch(Client, "_leave", _leave),
     "a reply is settled before it is handed over": _patch(Replies, "_message", _reply),
     "a back-off never ends": _patch(
@@ -136,9 +139,7 @@ PLANTED = {
     ),
     "a timer survives its owner": _patch(Watch, "stop", _nothing),
     "the tail of a write is dropped": _patch(Pump, "_write", _write),
-    "a write that waited for room is not resumed": _patch(
-        Pump, "_writable", _writable
-    ),
+    "a write that waited for room is not resumed": _patch(Pump, "_writable", _writable),
     "a deadline is forgotten": _patch(GreenWaiter, "wait", _wait),
     "outcomes of a lost connection are not told": _patch(
         SendingLink, "connection_lost", _nothing

@@ -153,7 +153,6 @@ class _Endpoint:
     @oslo_messaging.expected_exceptions(Planned)
     def echo(self, ctxt: object, value: int, how: str) -> int:
         program = self._program
-        run = program.run
         self._came(value)
         if how == "slow":
             program.pause(2.0)
@@ -420,4 +419,3 @@ class Keeping(Calling):
         """How many notifications are on its disk."""
         outbox = self.driver.outbox
         return outbox.describe()["waiting"] if outbox is not None else 0
-

@@ -290,9 +290,7 @@ class Cluster:
             return [self.queues[name] for name in names if name in self.queues]
         exchange = self.exchanges.get(names[0])
         if exchange is None:
-            raise Refused(
-                "amqp:not-found", f"no exchange '{names[0]}' in vhost '/'"
-            )
+            raise Refused("amqp:not-found", f"no exchange '{names[0]}' in vhost '/'")
         key = names[1] if len(names) > 1 else ""
         return [
             self.queues[queue]

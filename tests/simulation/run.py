@@ -290,6 +290,8 @@ class Run:
             client = program.client
             if program.hub.dead or client is None:
                 continue
+            if isinstance(program, Calling):
+                self._look_who_waits(program)
             for subscription in client.room.subscriptions:
                 for link in subscription.links:
                     if link.link is None or link.link._pn is None:
@@ -303,6 +305,23 @@ class Run:
                         )
         if self.world.clock < self.end:
             self.world.call_at(self.world.clock + _LOOK, self._look)
+
+    def _look_who_waits(self, program: Calling) -> None:
+        """Nothing is kept for callers that are gone."""
+        client, callers = program.client, len(program.at_work)
+        links = client._links.values()
+        kept = {
+            "replies": len(client.replies.waiting),
+            "entries": sum(
+                not entry.done
+                for link in links
+                for entry in (*link.pending, *link._resting)
+                if entry.waiter is not None
+            ),
+        }
+        for what, number in kept.items():
+            if number > callers:
+                self.wrong(f"{program.name}: {number} {what} for {callers} callers")
 
     def _judge(self) -> None:
         since = {each.name: (each.life, each.since) for each in self._servers}
