@@ -8,6 +8,9 @@ VENV ?= .venv
 DEMO ?=
 # Further arguments of pytest, for instance make test PYTEST="-x -k pool"
 PYTEST ?=
+# How many seeds of the simulation are played, as far as there is time: it is to take
+# what the other parts of make test leave of the processors, and no longer than they.
+SIMULATION ?= --runs 500 --seconds 180
 # How many parts of make test run at a time.
 LANES ?= 3
 # What the functional tests run under, each in a process of its own because
@@ -37,7 +40,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 .PHONY: help demo test integration buses style docs cover bench clean
 .PHONY: environments list-tests
 # All of `make test`, the longest first.
-TESTS := $(WORLDS:%=test-%) test-unit test-chaos test-oslo
+TESTS := $(WORLDS:%=test-%) test-unit test-chaos test-simulation test-oslo
 .PHONY: $(TESTS)
 
 help:
@@ -69,6 +72,9 @@ test-oslo: $(VENV)/.test
 
 test-chaos: $(VENV)/.test
 	$(BIN)/python -m pytest tests/chaos $(PYTEST)
+
+test-simulation: $(VENV)/.test
+	nice -n 5 $(BIN)/python -W ignore -m tests.simulation $(SIMULATION)
 
 integration: $(VENV)/.test
 	$(BIN)/python -m tests.integration $(INTEGRATION) $(if $(PYTEST),-- $(PYTEST))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import typing
 
 from greenamqp import chance
@@ -63,6 +64,7 @@ class SendingLink(WantedLink[Sender]):
 
     __slots__ = (
         "_absence_timer",
+        "_asked_at",
         "_limit",
         "_loose",
         "_loose_timer",
@@ -95,6 +97,8 @@ class SendingLink(WantedLink[Sender]):
         self.refusal = ""
         # Bytes that it takes in one message; 0: any number.
         self._limit = 0
+        # When a message that needs no outcome has asked for one.
+        self._asked_at = -math.inf
         # Set while some of what is pending waits for somebody to be there.
         self._absence_timer: Timer | None = None
         # Fanouts on a router, whose outcome is waited for briefly: until when.
@@ -182,7 +186,7 @@ class SendingLink(WantedLink[Sender]):
             return
         entry.attempts += 1
         settled = entry.settled or (entry.volatile and not self.node.survives)
-        link.send(data, entry, settled)
+        link.send(data, entry, settled and not self._is_to_ask())
         if entry.traced:
             where, attempt = self.address, entry.attempts
             entry.trace("%s bytes sent to %s, attempt %s", len(data), where, attempt)
@@ -190,6 +194,17 @@ class SendingLink(WantedLink[Sender]):
             entry.accepted()
         elif self.node.may_be_unheard and context.bus.is_router:
             self._let_loose(entry)
+
+    def _is_to_ask(self) -> bool:
+        """Whether a message that needs no outcome is to ask for one all the same.
+
+        Once in a while: where the bus may stand still in a session it may lose what it
+        is sent there, and only an outcome that does not come tells.  See `watch`."""
+        patience, now = self._context.bus.patience, self._context.hub.now()
+        if patience is None or now < self._asked_at + patience:
+            return False
+        self._asked_at = now
+        return True
 
     def _ttl(self, entry: Outgoing) -> float | None:
         """How long a message may live from now on.  Seconds."""

@@ -11,6 +11,7 @@ private to pyngus                     why
 ====================================  ==================================================
 ``link._SessionProxy``                links share sessions, which pyngus has for one
                                       link each
+``link._SessionProxy._links``         they are told of its end one after another
 ``link._Link._handle_proton_event``,  the engine takes events from proton itself, in C
 and those of the other two
 ``Connection._pn_connection``,        the engine moves bytes and events by proton's C
@@ -87,6 +88,16 @@ class LinkUser(typing.Protocol):
 ConnectionEvents: type = pyngus.ConnectionEventHandler
 
 
+class _Ordered(dict[typing.Any, None]):
+    """As a set, in the order in which it was filled."""
+
+    def add(self, item: typing.Any) -> None:
+        self[item] = None
+
+    def discard(self, item: typing.Any) -> None:
+        self.pop(item, None)
+
+
 class Session(_SessionProxy):
     """A session that links share, and whose end is told to all of them."""
 
@@ -100,6 +111,9 @@ class Session(_SessionProxy):
         #: Whether it takes no link any more, and is ended with its last one.
         self.left = False
         super().__init__(name, owner.lifecycle, pn_session)
+        # The end of a session is told to its links, in the order of their addresses in
+        # memory if pyngus's set stayed: no two runs would be the same.
+        self._links = _Ordered()
         owner.sessions_alive[self] = None
         # Whether it counts as one that we began.
         self._counted = self.local

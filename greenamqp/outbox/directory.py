@@ -20,8 +20,8 @@ import os
 import sqlite3
 import stat
 import typing
-import uuid
 
+from greenamqp import chance
 from greenamqp.outbox.store import WORKING, Store
 
 _SUFFIX = ".db"
@@ -172,7 +172,7 @@ class Directory:
 
         :raises OSError: there can be none
         """
-        made = claim(os.path.join(self.path, uuid.uuid4().hex + _SUFFIX))
+        made = claim(os.path.join(self.path, chance.unique() + _SUFFIX))
         assert made is not None
         return made
 

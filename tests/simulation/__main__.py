@@ -1,8 +1,9 @@
 """``python -m tests.simulation --seed N --trace`` plays one run again, ``--runs N``
-plays many, two at a time.  Ends with 1 if a promise was not kept."""
+plays many, in several processes.  Ends with 1 if a promise was not kept."""
 
 import argparse
 import concurrent.futures
+import itertools
 import os
 import sys
 import time
@@ -20,7 +21,10 @@ def report(seed: int, trace: bool = True) -> None:
     smallest = shrink(plan(seed))
     run = Run(smallest)
     run.run()
-    print(f"seed {seed} on {smallest.bus}, threads {smallest.threads}:")
+    print(
+        f"seed {seed} on {smallest.bus}, threads {smallest.threads}, "
+        f"kills {smallest.kills}, of {', '.join(smallest.actors)}:"
+    )
     for mistake in run.mistakes:
         print(f"  {mistake}")
     print("  with these faults:")
@@ -30,31 +34,61 @@ def report(seed: int, trace: bool = True) -> None:
         print("\n".join(run.timeline))
 
 
+def play_one(seed: int, trace: bool) -> int:
+    """The run of a seed, with its timeline."""
+    run = Run(plan(seed))
+    mistakes = run.run()
+    if trace:
+        print("\n".join(run.timeline))
+    if mistakes:
+        report(seed, trace=not trace)
+    return bool(mistakes)
+
+
+def play_many(first: int, runs: int, seconds: float, jobs: int) -> int:
+    """So many runs, as far as there is time for them."""
+    begun = time.monotonic()
+    print(f"runs from seed {first}", flush=True)
+    played, failed = 0, []
+    with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
+        seeds = iter(range(first, first + runs))
+        going = {pool.submit(play, seed) for seed in itertools.islice(seeds, jobs)}
+        while going:
+            over, going = concurrent.futures.wait(
+                going, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for each in over:
+                seed, mistakes = each.result()
+                played += 1
+                if mistakes:
+                    failed.append(seed)
+                    print(f"seed {seed}: {mistakes[0].splitlines()[0]}", flush=True)
+                if time.monotonic() < begun + seconds:
+                    for further in itertools.islice(seeds, 1):
+                        going.add(pool.submit(play, further))
+    took = time.monotonic() - begun
+    print(f"{len(failed)} of {played} runs failed, in {took:.0f} s")
+    if failed:
+        print(f"to see one: python -m tests.simulation --seed {failed[0]}")
+    return bool(failed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
     parser.add_argument("--seed", type=int, help="one run, or the first of many")
     parser.add_argument("--runs", type=int, help="how many runs")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="how long, at the most"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="how many at a time"
+    )
     parser.add_argument("--trace", action="store_true", help="print the timeline")
     args = parser.parse_args()
     if args.runs is None:
-        run = Run(plan(args.seed or 0))
-        mistakes = run.run()
-        if args.trace:
-            print("\n".join(run.timeline))
-        if mistakes:
-            report(run.plan.seed, trace=not args.trace)
-        return bool(mistakes)
+        return play_one(args.seed or 0, args.trace)
     first = int(time.time()) * 1000 if args.seed is None else args.seed
-    print(f"{args.runs} runs from seed {first}", flush=True)
-    failed = []
-    with concurrent.futures.ProcessPoolExecutor(2) as pool:
-        seeds = range(first, first + args.runs)
-        for seed, mistakes in pool.map(play, seeds, chunksize=5):
-            if mistakes:
-                failed.append(seed)
-                print(f"seed {seed}: {mistakes[0].splitlines()[0]}", flush=True)
-    print(f"{len(failed)} of {args.runs} runs failed")
-    return bool(failed)
+    return play_many(first, args.runs, args.seconds, args.jobs)
 
 
 if __name__ == "__main__":

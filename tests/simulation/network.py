@@ -202,6 +202,10 @@ class _View:
     def sockets(self) -> dict[int, SimSocket]:
         return self._network.sockets
 
+    def owned(self) -> list[SimSocket]:
+        """The process's sockets."""
+        return [sock for sock in self.sockets.values() if sock.hub is self._hub]
+
     def look_up(self, hostname: str, port: int) -> list[tuple[typing.Any, ...]]:
         hub, network = self._hub, self._network
         pause = network.rng.random() * network.look_up_time

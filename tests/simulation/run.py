@@ -7,89 +7,39 @@ happen, and a time of peace; then everybody stops, and nothing may be left.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import random
+import shutil
+import tempfile
 import typing
-
-import oslo_messaging
-from oslo_messaging import transport as oslo_transport
-from oslo_messaging._tracing import client as tracing_client
 
 from greenamqp import chance
 from greenamqp.broker import Broker
-from greenamqp.driver import GreenAMQPDriver
-from greenamqp.executor import PoolExecutor
-from greenamqp.server import Server
+from greenamqp.engine.capi import lib
+from tests.simulation.ledger import Ledger
 from tests.simulation.network import SimNetwork
+from tests.simulation.plan import (
+    CALL_TIMEOUT,
+    CLIENTS,
+    KEEPER,
+    PEACE,
+    SERVERS,
+    TROUBLE,
+    Fault,
+    Plan,
+    plan,
+)
+from tests.simulation.programs import Calling, Keeping, Program, Serving
+from tests.simulation.rabbit import Cluster
 from tests.simulation.world import SimHub, Stuck, World
-from tests.unit import fakes
 
-# Seconds of virtual time.
-TROUBLE = 40.0
-PEACE = 20.0
-CALL_TIMEOUT = 8.0
+__all__ = ["Fault", "Plan", "Run", "plan", "shrink"]
 
-# How much later than its deadline a call may end: the clock is looked at in the hub.
-SLACK = 0.5
+# How often what must be true all the time is looked at.  Seconds.
+_LOOK = 0.5
 
-# After so long without a fault a call has to succeed: a bus needs up to 16 s to see
-# that a connection is dead, whose consumer holds messages until then.
-RECOVERY = 20.0
-
-BUSES = ("greenamqp", "qpid-dispatch-router", "skupper-router", "qpid-cpp", "mesh")
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """One thing that goes wrong, at an instant after the beginning."""
-
-    at: float
-    kind: str
-    host: str
-    seconds: float
-    choice: int
-
-    def __str__(self) -> str:
-        return f"{self.at:7.3f}  {self.kind} {self.host} for {self.seconds:.3f} s"
-
-
-KINDS = ("reset", "silent", "still", "freeze", "refuse", "hang", "nameless", "drop")
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a seed decides before anything runs."""
-
-    seed: int
-    bus: str
-    threads: float
-    faults: tuple[Fault, ...]
-
-    @property
-    def peace_from(self) -> float:
-        """When everything has to flow again."""
-        ends = [fault.at + fault.seconds for fault in self.faults]
-        return max(ends, default=0.0) + RECOVERY
-
-
-def plan(seed: int) -> Plan:
-    """The plan of a seed."""
-    rng = random.Random(f"plan {seed}")
-    bus = rng.choice(BUSES)
-    hosts = ["bus0", "bus1"] if bus == "mesh" else ["bus0"]
-    faults = [
-        Fault(
-            round(rng.uniform(0.0, TROUBLE - 20.0), 3),
-            rng.choice(KINDS),
-            rng.choice(hosts),
-            round(rng.choice((0.05, 0.5, 3.0, 9.0)) * rng.random(), 3),
-            rng.randrange(1000),
-        )
-        for _ in range(rng.randrange(6))
-    ]
-    faults.sort(key=lambda each: each.at)
-    return Plan(seed, bus, rng.choice((0.0, 0.0, 0.05, 0.3)), tuple(faults))
+# Lines of warning and worse that a process may log: in all, and more for each fault.
+_LINES, _LINES_PER_FAULT = 20, 25
 
 
 class _Records(logging.Handler):
@@ -98,45 +48,65 @@ class _Records(logging.Handler):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
+        self.count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.count += record.levelno >= logging.WARNING
         self._run.note("log", f"{record.levelname} {record.getMessage()}")
         if record.exc_info:
             self._run.wrong(f"a traceback: {self.format(record)}")
 
 
-class _Endpoint:
-    """Notes each execution."""
+class EmbeddedBus:
+    """One or two embedded brokers, in one process."""
+
+    has_pools = False
+    query = ""
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        bus = run.plan.bus
+        product = "qpid-dispatch-router" if bus == "mesh" else bus
+        self.has_pools = product == "greenamqp"
+        self.hubs = [SimHub(run.world, "bus0", run.network)]
+        self._brokers: list[Broker] = []
+        for host in run.plan.hosts:
+            self._brokers.append(
+                Broker(
+                    host,
+                    5672,
+                    hub=self.hubs[0],
+                    neighbour=self._brokers[0] if self._brokers else None,
+                    product=product,
+                    idle_timeout=6,
+                )
+            )
 
-    def echo(self, ctxt: object, value: int) -> int:
-        self._run.executed.append(value)
-        pause = self._run.rng.choice((0.0, 0.0, 0.01, 0.3))
-        if pause:
-            self._run.sleep(self._run.server_hub, pause)
-        return value
+    def start(self) -> None:
+        """Serve."""
+        for broker in self._brokers:
+            broker.start()
 
-    def note(self, ctxt: object, value: int) -> None:
-        self._run.executed.append(value)
+    def stop(self) -> None:
+        """Leave in order."""
+        for broker in self._brokers:
+            self.hubs[0].go(broker.stop)
 
-    def info(self, ctxt, publisher, event_type, payload, metadata) -> None:
-        self._run.notified.append(payload)
-
-
-class _Server(Server):
-    def _make_executor(self) -> PoolExecutor:
-        return PoolExecutor(self._hub_of(self.transport), 8)
-
-
-@functools.cache
-def _conf() -> typing.Any:
-    conf = fakes.conf(idle_timeout=6, container_name="simulated")
-    conf.register_opts(
-        tracing_client.oslo_messaging_tracing, group="oslo_messaging_tracing"
-    )
-    return conf
+    def strike(self, fault: Fault) -> None:
+        """What the bus does."""
+        world, hub = self._run.world, self.hubs[0]
+        broker = self._brokers[fault.choice % len(self._brokers)]
+        if fault.kind == "freeze":
+            hub.freeze(True)
+            world.call_at(world.clock + fault.seconds, lambda: hub.freeze(False))
+        elif fault.kind == "drop":
+            hub._call_soon(lambda: broker.drop_connections() and None)
+        else:
+            hub._call_soon(broker.kill)
+            world.call_at(
+                world.clock + fault.seconds,
+                lambda: hub._call_soon(lambda: broker.start() and None),
+            )
 
 
 class Run:
@@ -146,17 +116,43 @@ class Run:
         self.plan = wanted
         self.mistakes: list[str] = []
         self.timeline: list[str] = []
-        self.executed: list[int] = []
-        self.notified: list[int] = []
-        self._calls = 0
-        self._ends: list[float] = []
-        self._busy = 0
-        self._number = 0
-        self._taken: set[int] = set()
+        self.ledger = Ledger(wanted)
         self.rng = random.Random(f"run {wanted.seed}")
         self.world = World(self.rng, wanted.threads)
         self.network = SimNetwork(self.world)
         self.begin = self.world.clock
+        self.hubs: list[SimHub] = []
+        self.server_names = SERVERS
+        self._disk = ""
+        self._records = _Records(self)
+        self.bus = (Cluster if wanted.bus == "rabbitmq" else EmbeddedBus)(self)
+        self.hubs += self.bus.hubs
+        self.has_pools = self.bus.has_pools
+        self.query = self.bus.query
+        self.ledger.consumers = {
+            "call": ("work",),
+            "cast": ("work",),
+            **dict.fromkeys(
+                ("notify", "insist", "keep"), ("news", "pool")[: 1 + self.has_pools]
+            ),
+            "bulk": ("bulk",),
+        }
+        self._servers = [Serving(self, name) for name in SERVERS]
+        self._callers: list[Calling] = [
+            Calling(self, name, wanted.actors) for name in CLIENTS
+        ]
+        self._keeper = Keeping(self, KEEPER, ("keep", "keep"))
+        self._callers.append(self._keeper)
+
+    @property
+    def end(self) -> float:
+        """When nobody begins anything any more."""
+        return self.begin + TROUBLE + PEACE
+
+    @property
+    def peace_from(self) -> float:
+        """From when on what is begun has to succeed."""
+        return self.begin + self.plan.peace_from
 
     def note(self, who: str, text: str) -> None:
         """A line of the timeline."""
@@ -169,102 +165,35 @@ class Run:
 
     def sleep(self, hub: SimHub, seconds: float) -> None:
         """Let virtual time pass for one green thread."""
-        hub.waiter().wait(hub.now() + seconds)
+        hub.waiter().wait(self.world.clock + seconds)
 
-    # -- who takes part
-
-    def _bus(self) -> None:
-        bus = self.plan.bus
-        product = "qpid-dispatch-router" if bus == "mesh" else bus
-        self._bus_hub = SimHub(self.world, "bus0", self.network)
-        first = Broker(
-            "bus0", 5672, hub=self._bus_hub, product=product, idle_timeout=6
-        )
-        self.brokers = [first]
-        if bus == "mesh":
-            self.brokers.append(Broker("bus1", 5672, neighbour=first, product=product))
-        for broker in self.brokers:
-            broker.start()
-
-    def _driver(self, process: str) -> tuple[SimHub, typing.Any]:
-        hub = SimHub(self.world, process, self.network)
-        conf = _conf()
-        hosts = ",".join(f"{broker.host}:5672" for broker in self.brokers)
-        url = oslo_messaging.TransportURL.parse(conf, f"amqp://{hosts}/")
-        driver = GreenAMQPDriver(conf, url, "openstack")
-        driver.use_hub(hub)
-        return hub, oslo_transport.RPCTransport(driver)
-
-    def _serve(self) -> None:
-        target = oslo_messaging.Target(topic="work", server="s")
-        self.server = _Server(self._server_transport)
-        endpoint = _Endpoint(self)
-        self.server.listen(target, [endpoint])
-        self.server.listen_for_notifications(
-            [oslo_messaging.Target(topic="news")], [endpoint], priorities=["info"]
-        )
-        self.server.start()
-
-    def _act(self, hub: SimHub, transport: typing.Any, kind: str) -> None:
-        """One who sends, until the time is over."""
-        self._busy += 1
-        world = self.world
-        try:
-            while world.clock < self.begin + TROUBLE + PEACE:
-                self.sleep(hub, 0.2 + 3.0 * self.rng.random())
-                self._number += 1
-                number, began = self._number, world.clock
-                self.note(kind, f"{number} begins")
-                try:
-                    self._once(transport, kind, number)
-                except oslo_messaging.MessagingException as exc:
-                    self.note(kind, f"{number} failed: {exc}")
-                    if began > self.begin + self.plan.peace_from:
-                        self.wrong(f"{kind} {number} failed in peace: {exc}")
-                else:
-                    self.note(kind, f"{number} is done")
-                    if kind != "caller":
-                        self._taken.add(number)
-                if kind == "caller" and world.clock > began + CALL_TIMEOUT + SLACK:
-                    self.wrong(
-                        f"call {number} took {world.clock - began:.3f} s, with a "
-                        f"time-out of {CALL_TIMEOUT:g} s"
-                    )
-        finally:
-            self._busy -= 1
-
-    def _once(self, transport: typing.Any, kind: str, number: int) -> None:
-        driver = transport._driver
-        if kind == "notifier":
-            message = {
-                "event_type": "e",
-                "payload": number,
-                "publisher_id": "p",
-                "priority": "INFO",
-                "message_id": str(number),
-                "timestamp": "",
-            }
-            target = oslo_messaging.Target(topic="news.info")
-            driver.send_notification(target, {}, message, 2.0, None)
-            return
-        target = oslo_messaging.Target(topic="work")
-        method = "echo" if kind == "caller" else "note"
-        message = {"method": method, "args": {"value": number}}
-        if kind != "caller":
-            driver.send(target, {}, message)
-            return
-        self._calls += 1
-        reply = driver.send(
-            target, {}, message, wait_for_reply=True, timeout=CALL_TIMEOUT
-        )
-        if reply != number:
-            self.wrong(f"call {number} got the reply of {reply}")
+    def disk(self) -> str:
+        """A directory that processes leave files in."""
+        if not self._disk:
+            self._disk = tempfile.mkdtemp(prefix="simulation-")
+        return self._disk
 
     # -- what goes wrong
 
     def _strike(self, fault: Fault) -> None:
-        network, world = self.network, self.world
         self.note("FAULT", str(fault))
+        programs = {each.name: each for each in self._programs}
+        if fault.host in programs:
+            self._strike_program(programs[fault.host], fault)
+        elif not self._strike_network(fault):
+            self.bus.strike(fault)
+
+    def _strike_program(self, program: Program, fault: Fault) -> None:
+        if program.hub.dead:
+            return
+        if fault.kind == "stop":
+            program.stop(fault.seconds)
+        else:
+            program.crash()
+            self.world.call_at(self.world.clock + fault.seconds, program.start)
+
+    def _strike_network(self, fault: Fault) -> bool:
+        network, world = self.network, self.world
         host = fault.host
         if fault.kind in ("reset", "silent"):
             ends = [each for each in network.connections() if each.where[0] == host]
@@ -275,16 +204,8 @@ class Run:
                 else:
                     network.kill_silently(end)
         elif fault.kind == "still":
-            network.still_until["bus0"] = world.clock + fault.seconds
-        elif fault.kind == "freeze":
-            self._bus_hub.freeze(True)
-            world.call_at(
-                world.clock + fault.seconds, lambda: self._bus_hub.freeze(False)
-            )
-        elif fault.kind == "drop":
-            broker = self.brokers[fault.choice % len(self.brokers)]
-            self._bus_hub.soon.append(lambda: broker.drop_connections() and None)
-        else:
+            network.still_until[host] = world.clock + fault.seconds
+        elif fault.kind in ("refuse", "hang", "nameless"):
             hosts = {
                 "refuse": network.refusing,
                 "hang": network.hanging,
@@ -292,76 +213,153 @@ class Run:
             }[fault.kind]
             hosts.add(host)
             world.call_at(world.clock + fault.seconds, lambda: hosts.discard(host))
+        else:
+            return False
+        return True
 
     # -- the run
+
+    @property
+    def _programs(self) -> list[Program]:
+        return [*self._servers, *self._callers]
 
     def run(self) -> list[str]:
         """Play it; returns what was wrong."""
         logger = logging.getLogger("greenamqp")
-        records = _Records(self)
         level, propagate = logger.level, logger.propagate
-        logger.addHandler(records)
+        logger.addHandler(self._records)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+        # What endpoints raise where their own calls fail.
+        logging.getLogger("oslo_messaging").setLevel(logging.CRITICAL)
         chance.use(random.Random(f"chance {self.plan.seed}"))
         try:
             self._play()
         except Stuck as exc:
             self.wrong(f"stuck: {exc}")
         finally:
+            logger.removeHandler(self._records)
+            logger.setLevel(logging.CRITICAL)
+            self.world.end(self.hubs)
             chance.use(None)
-            logger.removeHandler(records)
             logger.setLevel(level)
             logger.propagate = propagate
+            if self._disk:
+                shutil.rmtree(self._disk)
         return self.mistakes
 
     def _play(self) -> None:
         world = self.world
-        self._bus()
-        self.server_hub, self._server_transport = self._driver("server")
-        self.server_hub.go(self._serve)
+        self.bus.start()
+        for server in self._servers:
+            server.start()
         world.run_until(self.begin + 2.0)
         self.begin = world.clock
-        clients = [self._driver(f"client{number}") for number in range(2)]
-        for hub, transport in clients:
-            for kind in ("caller",) * 5 + ("caster",) * 2 + ("notifier",) * 2:
-                hub.go(self._act, hub, transport, kind)
+        for caller in self._callers:
+            caller.start()
         for fault in self.plan.faults:
             world.call_at(self.begin + fault.at, lambda f=fault: self._strike(f))
-        world.run_until(self.begin + TROUBLE + PEACE + CALL_TIMEOUT + 40.0)
-        if self._busy:
-            self.wrong(f"{self._busy} senders hang")
-        for _, transport in clients:
-            expected = transport._driver.client.replies.waiting
-            if expected:
-                self.wrong(f"{len(expected)} calls that are over are still expected")
-        self._close(clients)
-        self._judge(clients)
+        self._look()
+        world.run_until(self.end)
+        if not self._until(lambda: not any(each.busy for each in self._callers), 40.0):
+            hanging = [
+                f"{message.kind} {message.number}"
+                for each in self._callers
+                for message in each.at_work.values()
+            ]
+            self.wrong(f"they hang: {', '.join(hanging)}")
+        if not self._until(lambda: not self._keeper.waiting, 40.0):
+            self.wrong(f"{self._keeper.waiting} notifications stay on the disk")
+        # What was taken at the very end comes still.
+        world.run_until(world.clock + CALL_TIMEOUT + 4.0)
+        self._judge()
+        self._close()
+        self._look_what_is_left()
 
-    def _close(self, clients: list[tuple[SimHub, typing.Any]]) -> None:
-        def close() -> None:
-            self.server.stop()
-            self.server.wait()
-            self._server_transport.cleanup()
+    def _until(self, over: typing.Callable[[], bool], most: float) -> bool:
+        """Let everything happen until `over`, for so many seconds; returns whether it
+        is."""
+        latest = self.world.clock + most
+        while not over() and self.world.clock < latest:
+            self.world.run_until(self.world.clock + 0.5)
+        return over()
 
-        self.server_hub.go(close)
-        for hub, transport in clients:
-            hub.go(transport.cleanup)
-        self.world.run_until(self.world.clock + 30.0)
-        for broker in self.brokers:
-            self._bus_hub.go(broker.stop)
-        self.world.run_until(self.world.clock + 30.0)
+    def _look(self) -> None:
+        """What must be true all the time."""
+        for program in self._programs:
+            client = program.client
+            if program.hub.dead or client is None:
+                continue
+            if isinstance(program, Calling):
+                self._look_who_waits(program)
+            for subscription in client.room.subscriptions:
+                for link in subscription.links:
+                    if link.link is None or link.link._pn is None:
+                        continue
+                    held = lib.pn_link_unsettled(link.link._pn)
+                    if held + link.link.credit > subscription.window:
+                        self.wrong(
+                            f"{program.name} holds {held} messages of {link.address} "
+                            f"and gave credit for {link.link.credit}, with a window of "
+                            f"{subscription.window}"
+                        )
+        if self.world.clock < self.end:
+            self.world.call_at(self.world.clock + _LOOK, self._look)
 
-    def _judge(self, clients: list[tuple[SimHub, typing.Any]]) -> None:
-        twice = {each for each in self.executed if self.executed.count(each) > 1}
-        if twice:
-            self.wrong(f"executed twice: {sorted(twice)}")
-        had = {*self.executed, *self.notified}
-        # What a broker dropped with its own process is not meant: none crashes here.
-        lost = sorted(self._taken - had)
-        if lost:
-            self.wrong(f"accepted and never consumed: {lost}")
-        for hub in (self.server_hub, self._bus_hub, *(each for each, _ in clients)):
+    def _look_who_waits(self, program: Calling) -> None:
+        """Nothing is kept for callers that are gone."""
+        client, callers = program.client, len(program.at_work)
+        links = client._links.values()
+        kept = {
+            "replies": len(client.replies.waiting),
+            "entries": sum(
+                not entry.done
+                for link in links
+                for entry in (*link.pending, *link._resting)
+                if entry.waiter is not None
+            ),
+        }
+        for what, number in kept.items():
+            if number > callers:
+                self.wrong(f"{program.name}: {number} {what} for {callers} callers")
+
+    def _judge(self) -> None:
+        since = {each.name: (each.life, each.since) for each in self._servers}
+        for mistake in self.ledger.judge(self.peace_from, since):
+            self.wrong(mistake)
+        for program in self._programs:
+            if program.client is None:
+                continue
+            for found in program.client.describe():
+                left = {
+                    "unanswered calls": found["unanswered_calls"],
+                    "requests at work": found["requests_at_work"],
+                    "pending": sum(each["pending"] for each in found["senders"]),
+                    "unsettled": sum(each["unsettled"] for each in found["senders"]),
+                }
+                for what, number in left.items():
+                    if number:
+                        self.wrong(f"{program.name} has {number} {what}, at rest")
+        # A reply to whoever was killed, or has given up, is told of as well.
+        given_up = [
+            each
+            for each in self.ledger.messages.values()
+            if not each.fate or each.how == "late"
+        ]
+        most = _LINES + _LINES_PER_FAULT * len(self.plan.faults) + len(given_up)
+        if self._records.count > most:
+            self.wrong(f"{self._records.count} warnings, with a limit of {most}")
+
+    def _close(self) -> None:
+        closing = [program.hub.go(program.close) for program in self._programs]
+        self._until(lambda: all(thread.dead for thread in closing), 30.0)
+        self.bus.stop()
+        self.world.run_until(self.world.clock + 8.0)
+
+    def _look_what_is_left(self) -> None:
+        for hub in self.hubs:
+            if hub.dead:
+                continue
             left = {
                 "threads": len(hub.threads),
                 "timers": self.world.timers_of(hub),

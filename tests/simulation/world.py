@@ -3,7 +3,9 @@
 Nothing waits: when nobody has anything to do, the clock jumps to what comes next.
 Where the hubs' contract leaves an order open, the seed decides it: which of several
 descriptors, timers and calls that are due comes first; which process gets on.  With
-`threads`, callers change at each lock as well, as native threads could.
+`threads`, callers change as native threads could, too: wherever they ask the hub for
+something and do not hold its lock, a look at the clock and the beginning of a wait
+included.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import typing
 import greenlet
 
 from greenamqp.hubs.base import Callback, Timer, Watch
-from greenamqp.hubs.green import GreenHub, logged
+from greenamqp.hubs.green import GreenHub, GreenWaiter, logged
 
 # What looking at the clock takes, so that no loop that waits for it stands still.
 # Seconds.
@@ -59,7 +61,7 @@ class SimWatch(Watch):
 
     def look(self) -> None:
         """The socket may be readable or writable now."""
-        self.hub.world.ready[self] = None
+        self.hub.is_ready(self)
 
     def want_write(self, on_writable: Callback | None) -> None:
         if self._on_readable is not None:
@@ -72,16 +74,22 @@ class SimWatch(Watch):
             self._on_readable = self._on_writable = None
             self.sock.watch = None
             del self.hub.watches[self]
-            self.hub.world.ready.pop(self, None)
+            self.hub.not_ready(self)
 
-    def due(self) -> list[Callback]:
-        """What is to be called now."""
-        calls = []
-        if self._on_readable is not None and self.sock.readable:
-            calls.append(self._on_readable)
-        if self._on_writable is not None and self.sock.writable:
-            calls.append(self._on_writable)
-        return calls
+    def turn(self) -> None:
+        """Call one of those that are due, as a loop does that has found it so."""
+        reads = self._on_readable if self.sock.readable else None
+        writes = self._on_writable
+        if writes is not None and not self.sock.writable:
+            writes = None
+        if reads is not None and writes is not None:
+            self.hub._wakeup(reads if self.hub.world.toss() else writes)
+        elif reads is not None or writes is not None:
+            self.hub._wakeup(reads or writes)
+        if not self.sock.readable and (
+            self._on_writable is None or not self.sock.writable
+        ):
+            self.hub.not_ready(self)
 
 
 class _Lock:
@@ -107,6 +115,19 @@ class _Lock:
             self._hub.maybe_change()
 
 
+class _Waiter(GreenWaiter):
+    """Before whose wait another thread may have its turn: a wake-up that comes then
+    counts."""
+
+    __slots__ = ()
+
+    _hub: SimHub  # type: ignore[assignment]
+
+    def wait(self, deadline: float | None) -> bool:
+        self._hub.maybe_change()
+        return super().wait(deadline)
+
+
 class World:
     """The clock and the one loop.
 
@@ -117,8 +138,9 @@ class World:
         self.rng = rng
         self.threads = threads
         self.clock = 1000.0
-        self.hubs: list[SimHub] = []
-        self.ready: dict[SimWatch, None] = {}
+        self._processes = 0
+        #: who has something to do now, but for timers
+        self.ready: dict[SimHub | SimWatch, None] = {}
         self.steps = 0
         self._timers: list[tuple[float, int, _Timer]] = []
         self._order = itertools.count()
@@ -126,6 +148,15 @@ class World:
         self._main = greenlet.getcurrent()
         self._over: typing.Callable[[], bool] = lambda: False
         self.loop = greenlet.greenlet(self._run, parent=self._main)
+
+    def next_pid(self) -> int:
+        """The number of another process."""
+        self._processes += 1
+        return 4000 + self._processes
+
+    def toss(self) -> bool:
+        """A coin."""
+        return self.rng.random() < 0.5
 
     def now(self) -> float:
         """The virtual instant."""
@@ -165,6 +196,15 @@ class World:
         self.call_at(instant, lambda: reached.append(True))
         self.run(lambda: bool(reached))
 
+    def end(self, hubs: typing.Iterable[SimHub]) -> None:
+        """Have what never came to its end come to it now, and not when Python finds it
+        in a later world."""
+        self._over = lambda: True
+        for hub in hubs:
+            hub.dead = True
+            for thread in list(hub.threads):
+                thread.throw()
+
     def _run(self) -> None:
         while True:
             try:
@@ -183,31 +223,19 @@ class World:
         self.steps += 1
         if self.steps > _ENDLESS:
             raise Stuck("the world does not come to rest")
-        rng = self.rng
-        soon = [hub for hub in self.hubs if hub.soon and not hub.frozen]
-        watches = [each for each in self.ready if not each.hub.frozen]
         timers = self._timers
         while timers and timers[0][2].callback is None:
             heapq.heappop(timers)
-        due = bool(timers) and timers[0][0] <= self.clock
-        total = len(soon) + len(watches) + due
-        if not total:
-            if not timers:
-                raise Stuck("everybody waits, and nothing is going to happen")
+        ready = self.ready
+        total = len(ready)
+        if timers and (not total or timers[0][0] <= self.clock):
             self.clock = max(self.clock, timers[0][0])
-            return
-        choice = rng.randrange(total) if total > 1 else 0
-        if choice < len(soon):
-            soon[choice].soon.popleft()()
-            return
-        choice -= len(soon)
-        if choice < len(watches):
-            watch = watches[choice]
-            calls = watch.due()
-            if calls:
-                watch.hub._wakeup(rng.choice(calls) if len(calls) > 1 else calls[0])
-            else:
-                self.ready.pop(watch, None)
+            total += 1
+        elif not total:
+            raise Stuck("everybody waits, and nothing is going to happen")
+        choice = int(self.rng.random() * total) if total > 1 else 0
+        if choice < len(ready):
+            next(itertools.islice(ready, choice, None)).turn()
             return
         timer = heapq.heappop(timers)[2]
         callback, hub = timer.callback, timer.hub
@@ -237,12 +265,15 @@ class SimHub(GreenHub):
         self.watches: dict[SimWatch, None] = {}
         #: it gets no time, as a process that was sent SIGSTOP
         self.frozen = False
+        # What was due while it was.
         self.held_back: list[_Timer] = []
+        self._held_ready: dict[SimHub | SimWatch, None] = {}
         self.threads: dict[greenlet.greenlet, None] = {}
+        #: it is gone
+        self.dead = False
         super().__init__()
-        self.now = world.now  # type: ignore[method-assign]
-        self.pid = 4000 + len(world.hubs)
-        world.hubs.append(self)
+        self.now = self._now if world.threads else world.now  # type: ignore
+        self.pid = world.next_pid()
         if network is not None:
             self.network = network.of(self)
 
@@ -256,9 +287,18 @@ class SimHub(GreenHub):
     def maybe_change(self) -> None:
         """Another thread's turn, perhaps."""
         world = self.world
-        if world.threads and greenlet.getcurrent() in self.threads:
+        if world.threads and not self.dead and greenlet.getcurrent() in self.threads:
             if world.rng.random() < world.threads:
                 self.pause(world.rng.choice((0.0, 0.0, 0.003, 0.02)))
+
+    def _now(self) -> float:
+        """The clock, where somebody may look who is only then to have a turn again."""
+        if not self.lock._depth:  # type: ignore[attr-defined]
+            self.maybe_change()
+        return self.world.now()
+
+    def waiter(self) -> GreenWaiter:
+        return _Waiter(self)
 
     def pause(self, seconds: float = 0.0) -> None:
         """Let others have their turn, and so much time pass."""
@@ -272,16 +312,38 @@ class SimHub(GreenHub):
 
         if seconds:
             later = self.world.clock + seconds
-            self.world.call_at(later, lambda: self.soon.append(back))
+            self.world.call_at(later, lambda: self._call_soon(back))
         else:
-            self.soon.append(back)
+            self._call_soon(back)
         while not over:  # somebody else may switch here: a wake that comes meanwhile
             self._switch()
+
+    def is_ready(self, what: SimHub | SimWatch) -> None:
+        """It, or a watch of its, has something to do."""
+        (self._held_ready if self.frozen else self.world.ready)[what] = None
+
+    def not_ready(self, what: SimHub | SimWatch) -> None:
+        """It has not."""
+        self.world.ready.pop(what, None)
+        self._held_ready.pop(what, None)
+
+    def turn(self) -> None:
+        """Call what was to be called soon: one of it."""
+        callback = self.soon.popleft()
+        if not self.soon:
+            self.not_ready(self)
+        callback()
 
     def freeze(self, frozen: bool) -> None:
         """Give it no time any more, or again."""
         self.frozen = frozen
-        if not frozen:
+        if frozen:
+            for each in (self, *self.watches):
+                if self.world.ready.pop(each, each) is None:
+                    self._held_ready[each] = None
+        else:
+            held_ready, self._held_ready = self._held_ready, {}
+            self.world.ready |= held_ready
             held_back, self.held_back = self.held_back, []
             for timer in held_back:
                 if timer.callback is not None:
@@ -290,19 +352,26 @@ class SimHub(GreenHub):
 
     def crash(self) -> None:
         """Be gone, as a process that is killed: nothing of it runs any more."""
-        self.frozen = True
+        self.freeze(True)
+        self.dead = True
         self.soon.clear()
-        for watch in list(self.watches):
-            watch.sock.crash()
-            watch.close()
+        self.not_ready(self)
+        for sock in self.network.owned():  # type: ignore[attr-defined]
+            if sock.watch is not None:
+                sock.watch.close()
+            sock.crash()
 
     # -- the green hubs' own
 
     def _switch(self) -> None:
+        if self.dead:
+            raise greenlet.GreenletExit
         self.world.loop.switch()
 
     def _call_soon(self, callback: Callback) -> None:
-        self.soon.append(callback)
+        if not self.dead:
+            self.soon.append(callback)
+            self.is_ready(self)
 
     def _loop_greenlet(self) -> greenlet.greenlet | None:
         # One for all processes: this one's as long as it works for it.  Where logging
@@ -314,7 +383,7 @@ class SimHub(GreenHub):
 
     def call_inside(self, callback: Callback) -> None:
         self._from_outside.append(callback)
-        self.soon.append(self._wakeup_from_outside)
+        self._call_soon(self._wakeup_from_outside)
 
     def watch(self, fd: int, on_readable: Callback) -> Watch:
         return SimWatch(self, self.network.sockets[fd], on_readable)  # type: ignore
@@ -330,8 +399,19 @@ class SimHub(GreenHub):
         function: typing.Callable[[], typing.Any],
         done: typing.Callable[[typing.Any, Exception | None], None],
     ) -> None:
-        # What blocks takes no time here, and there is one native thread.
-        self.offload(function, done)
+        # What blocks is done in one go; what it takes is before that and after.
+        def work() -> None:
+            result, error = None, None
+            try:
+                result = function()
+            except Exception as exc:
+                error = exc
+            self._after_a_while(lambda: done(result, error))
+
+        self._after_a_while(work)
+
+    def _after_a_while(self, callback: Callback) -> None:
+        self.call_at(self.world.clock + 0.01 * self.world.rng.random(), callback)
 
     def go(
         self, function: typing.Callable[..., object], *args: object
@@ -342,7 +422,7 @@ class SimHub(GreenHub):
             try:
                 logged(function, *args)
             finally:
-                del self.threads[thread]
+                self.threads.pop(thread, None)
 
         thread = greenlet.greenlet(run, parent=self.world.loop)
         self.threads[thread] = None
@@ -351,5 +431,14 @@ class SimHub(GreenHub):
             if not thread.dead:
                 thread.switch()
 
-        self.soon.append(begin)
+        self._call_soon(begin)
         return thread
+
+    def throw(self, thread: greenlet.greenlet, error: BaseException) -> None:
+        """Throw a green thread out of whatever it waits in, when it has its turn."""
+
+        def strike() -> None:
+            if not thread.dead:
+                thread.throw(error)
+
+        self._call_soon(strike)

@@ -237,7 +237,7 @@ class _Timeout(BaseException):
         thread = self._hub.current()
         self._timer = self._hub.call_at(
             self._hub.now() + self._seconds,
-            lambda: self._hub.soon.append(lambda: thread.throw(self)),
+            lambda: self._hub.throw(thread, self),
         )
 
     def __exit__(self, *exc_info):
@@ -291,11 +291,7 @@ class SimulatedEnv(Env):
     def kill(self, thread):
         import greenlet
 
-        def kill():
-            if not thread.dead:
-                thread.throw(greenlet.GreenletExit)
-
-        self.hub.soon.append(kill)
+        self.hub.throw(thread, greenlet.GreenletExit())
 
     def pause(self):
         self.hub.pause()

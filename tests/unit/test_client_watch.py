@@ -116,6 +116,24 @@ def test_a_notification_arrives_when_the_bus_answers_again():
         assert s.peer.inbound["more"]._session is link._session
 
 
+def test_what_needs_no_outcome_asks_for_one_once_in_a_while():
+    # A session loses what it is sent, without a word: replies with everything else.
+    with rabbit() as s:
+        s.up()
+        deaf_to(s, "reply")
+        for _ in range(3):
+            s.post("reply", destination=BAD, settled=True)
+            s.world.settle()
+        session = s.peer.inbound["bad"]._session
+        assert s.client.describe()[0]["senders"][-1]["unsettled"] == 1
+        s.world.advance(NOTICED)
+        s.post("reply", destination=BAD, settled=True)
+        s.world.settle()
+        assert s.peer.inbound["bad"]._session is not session
+        # Each was sent once.
+        assert received(s, "reply") == [4]
+
+
 def test_what_must_not_arrive_twice_fails():
     with rabbit() as s:
         s.up()

@@ -1,0 +1,136 @@
+"""What a seed decides before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+# Seconds of virtual time.
+TROUBLE = 40.0
+PEACE = 20.0
+CALL_TIMEOUT = 8.0
+
+# After so long without a fault a call has to succeed: a bus needs up to 16 s to see
+# that a connection is dead, whose consumer holds messages until then.
+RECOVERY = 20.0
+
+# RabbitMQ needs up to 6 s for another leader, and the driver 15 s to leave a session in
+# which it does not answer.
+RABBIT_RECOVERY = 30.0
+
+BUSES = (
+    "greenamqp",
+    "qpid-dispatch-router",
+    "skupper-router",
+    "qpid-cpp",
+    "mesh",
+    "rabbitmq",
+    "rabbitmq",
+)
+ROUTERS = ("qpid-dispatch-router", "skupper-router", "mesh")
+
+#: Who uses the bus.  Those that serve, those that call, one with an outbox.
+SERVERS = ("server0", "server1")
+CLIENTS = ("client0", "client1")
+KEEPER = "keeper"
+
+#: What a connection or the way to a host suffers.
+NETWORK = ("reset", "silent", "still", "refuse", "hang", "nameless")
+
+#: What the bus does; what only one does that keeps nothing.
+BUS = ("freeze", "drop")
+ROUTER = (*BUS, "die")
+RABBIT = (*ROUTER, "freeze", "alarm", "close")
+
+#: What becomes of a process that uses it.
+PROCESS = ("crash", "stop")
+
+# Of a client's callers: each kind as often as it is named.
+ACTORS = (
+    *("call",) * 5,
+    *("cast",) * 2,
+    "fanout",
+    "notify",
+    "insist",
+    "bulk",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong, at an instant after the beginning."""
+
+    at: float
+    kind: str
+    host: str
+    seconds: float
+    choice: int
+
+    def __str__(self) -> str:
+        return f"{self.at:7.3f}  {self.kind} {self.host} for {self.seconds:.3f} s"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """See the module.
+
+    :ivar threads: how likely callers change where threads could; 0.0: never
+    :ivar actors: what the callers of each client do
+    :ivar kills: seconds from one caller that is killed to the next, on average; 0.0:
+        none is.  Only green threads can be
+    """
+
+    seed: int
+    bus: str
+    threads: float
+    faults: tuple[Fault, ...]
+    actors: tuple[str, ...] = ("call",) * 5 + ("cast",) * 2 + ("notify",) * 2
+    kills: float = 0.0
+
+    @property
+    def peace_from(self) -> float:
+        """When everything has to flow again."""
+        ends = [fault.at + fault.seconds for fault in self.faults]
+        longest = RABBIT_RECOVERY if self.bus == "rabbitmq" else RECOVERY
+        return max(ends, default=0.0) + longest
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Where the bus is."""
+        number = {"mesh": 2, "rabbitmq": 3}.get(self.bus, 1)
+        return ("bus0", "bus1", "bus2")[:number]
+
+    @property
+    def is_router(self) -> bool:
+        """Whether the bus keeps nothing."""
+        return self.bus in ROUTERS
+
+
+def plan(seed: int) -> Plan:
+    """The plan of a seed."""
+    rng = random.Random(f"plan {seed}")
+    bus = rng.choice(BUSES)
+    threads = rng.choice((0.0, 0.0, 0.05, 0.3))
+    made = Plan(
+        seed,
+        bus,
+        threads,
+        (),
+        tuple(rng.choice(ACTORS) for _ in range(8)),
+        0.0 if threads else rng.choice((0.0, 0.3, 3.0)),
+    )
+    faults = [_fault(rng, made) for _ in range(rng.randrange(6))]
+    faults.sort(key=lambda each: each.at)
+    return dataclasses.replace(made, faults=tuple(faults))
+
+
+def _fault(rng: random.Random, made: Plan) -> Fault:
+    at = round(rng.uniform(0.0, TROUBLE - 20.0), 3)
+    others = {"rabbitmq": RABBIT}.get(made.bus, ROUTER if made.is_router else BUS)
+    seconds = round(rng.choice((0.05, 0.5, 3.0, 9.0)) * rng.random(), 3)
+    if rng.random() < 0.2:
+        kind, hosts = rng.choice(PROCESS), (*SERVERS, *CLIENTS, KEEPER)
+    else:
+        kind = rng.choice(NETWORK + others)
+        hosts = made.hosts
+    return Fault(at, kind, rng.choice(hosts), seconds, rng.randrange(1000))
