@@ -70,6 +70,10 @@ test-oslo: $(VENV)/.test
 test-chaos: $(VENV)/.test
 	$(BIN)/python -m pytest tests/chaos $(PYTEST)
 
+# What tools/pythons.py deals: under another Python, in an environment of its own.
+python-%:
+	$(PYTHON) tools/pythons.py run $* $(PYTEST)
+
 integration: $(VENV)/.test
 	$(BIN)/python -m tests.integration $(INTEGRATION) $(if $(PYTEST),-- $(PYTEST))
 
