@@ -241,6 +241,7 @@ class SimHub(GreenHub):
         self.threads: dict[greenlet.greenlet, None] = {}
         super().__init__()
         self.now = world.now  # type: ignore[method-assign]
+        self.wall_clock = world.now  # type: ignore[method-assign]
         self.pid = 4000 + len(world.hubs)
         world.hubs.append(self)
         if network is not None:
