@@ -3,10 +3,10 @@
 
     python3 -m tools.fresh_debian [--without-tests] SUITE ...
 
-For each SUITE (bookworm, trixie) a minimal system is made in a folder of its own, which
-is removed at the end. In it, by chroot, the packages are installed as the README says,
-then come ``make demo`` and ``make test``, in a clone of this repository. The exit status is
-0 only if all succeeded.
+For each SUITE (bookworm, trixie) a minimal system is made in a folder, which is removed
+at the end. In it, by chroot, the packages are installed as the README says, then come
+``make demo`` and ``make test``, in a clone of this repository. The exit status is 0
+only if all succeeded.
 
 Needs root, a Debian mirror (see tools/buses) and what pip needs. Takes a gigabyte under
 /var/tmp for each suite.
@@ -49,8 +49,11 @@ _INSIDE = "mount -t proc proc /proc; mount -t tmpfs shm /dev/shm; cd /{} && {}"
 
 
 def furnish(system: pathlib.Path) -> dict[str, str]:
-    """Put the clone and the network's files into the system; returns its environment."""
-    certificates = {name: os.environ[name] for name in _CERTIFICATES if name in os.environ}
+    """Put the clone and the network's files into the system.  Returns the environment
+    of what runs there."""
+    certificates = {
+        name: os.environ[name] for name in _CERTIFICATES if name in os.environ
+    }
     proxies = {name: os.environ[name] for name in _PROXIES if name in os.environ}
     for name in (*_NETWORK, *certificates.values()):
         if os.path.isfile(name):
