@@ -76,6 +76,10 @@ test-chaos: $(VENV)/.test
 test-simulation: $(VENV)/.test
 	nice -n 5 $(BIN)/python -W ignore -m tests.simulation $(SIMULATION)
 
+# What tools/pythons.py deals: under another Python, in an environment of its own.
+python-%:
+	$(PYTHON) tools/pythons.py run $* $(PYTEST)
+
 integration: $(VENV)/.test
 	$(BIN)/python -m tests.integration $(INTEGRATION) $(if $(PYTEST),-- $(PYTEST))
 

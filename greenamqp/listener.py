@@ -63,6 +63,9 @@ REMEMBERED_LEAST = 10_000
 # A caller is not taken to wait for longer, whatever it says.  Seconds.
 LONGEST_CALL = 3600.0
 
+# The condition of what is rejected because its sender has given up.
+EXPIRED = "greenamqp:expired"
+
 # What is done to a message with an outcome, for messages to people.
 _DONE = {ACCEPTED: "acknowledged", RELEASED: "requeued"}
 
@@ -436,9 +439,21 @@ class Listener(base.Listener):
         settled = link.presettled(delivery)
         arrival = _Arrival(self, inlet, link, delivery, message, settled)
         if inlet.awaited and not settled and self._is_accepted_on_arrival(message):
+            if message.expiry_time and self._is_too_late(inlet, message):
+                inlet.settle(link, delivery, REJECTED, EXPIRED, "too late")
+                return
             inlet.accept_on_arrival(link, delivery)
             arrival = arrival._replace(delivery=None, settled=True)
         self._enqueue(arrival)
+
+    def _is_too_late(self, inlet: ReceivingLink, message: Received) -> bool:
+        """Whether its sender waits for its outcome no longer; says so."""
+        late = self.hub.wall_clock() - message.expiry_time
+        if late > 0:
+            self._client.notices.add(
+                notices.TOO_LATE, address=inlet.address, late=late
+            )
+        return late > 0
 
     def _is_accepted_on_arrival(self, message: Received) -> bool:
         """Whether the sender is not to wait until a message is worked on, where nothing

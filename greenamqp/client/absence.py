@@ -22,7 +22,12 @@ A fanout that did find consumers has an outcome when the slowest of them has set
 It waits FANOUT_PATIENCE for that, and is done; while it was in vain for the one before
 it, not at all.
 
-Seconds.  On a bus that stores, only the last is asked: what it releases, rejects as
+What waits in a router for a busy server's credit cannot be taken back.  So a cast has
+an absolute-expiry-time (AMQP 1.0 part 3, section 3.2.4), OUTCOME_TIME before its sender
+gives up, and a server accepts none that is older: what its sender was told has failed
+is not executed later, as far as the machines' clocks agree.
+
+Seconds.  On a bus that stores, only ENDURANCE counts: for what it releases, rejects as
 not found, or has no place for by that name.
 """
 
@@ -36,6 +41,8 @@ PATIENCE = 3.0
 ENDURANCE = 30.0
 
 FANOUT_PATIENCE = 0.25
+
+OUTCOME_TIME = 1.0
 
 
 def patience(entry: Outgoing, node: Node) -> float | None:

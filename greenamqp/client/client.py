@@ -512,6 +512,11 @@ class Client:
         if not reason:
             if entry.is_call and entry.attempts:
                 reason = silence or "no reply"
+            elif entry.attempts and entry.message.expiry_time:
+                reason = (
+                    "no server took it in time: they are busy, or gone; those of this "
+                    "driver will not execute it any more"
+                )
             elif entry.attempts:
                 reason = "no outcome from the message bus: it may still arrive"
             else:

@@ -62,6 +62,13 @@ LOST = Kind(
     "{count} messages cannot be requeued, and are lost: they were settled when they "
     "came, and their listeners take no more; the first: {id} from {address}",
 )
+TOO_LATE = Kind(
+    logging.WARNING,
+    "a message from {address} came {late:.1f} s after its expiry time, and was "
+    "rejected: its sender has given it up",
+    "{count} messages came after their expiry time, and were rejected: their senders "
+    "have given them up; the first from {address}, {late:.1f} s late",
+)
 
 
 class Notices:

@@ -170,8 +170,9 @@ class SendingLink(WantedLink[Sender]):
         message.address = self.address
         limited = entry.expires or self.node.message_ttl is not None
         message.ttl = self._ttl(entry) if limited else None
-        if self.node.durable and (not entry.is_call or self._replies.node.durable):
-            # No request has to outlive its reply.
+        message.expiry_time = self._expiry_time(entry) if entry.impatient else 0
+        if self.node.durable and (not entry.is_call or self._replies.survives):
+            # No request has to outlive the address that its reply goes to.
             message.durable = True
         if entry.is_call:
             self._replies.expect(typing.cast(Call, entry))
@@ -214,6 +215,16 @@ class SendingLink(WantedLink[Sender]):
             left = max(0.001, entry.deadline - self._context.hub.now())
             return left if ttl is None else min(ttl, left)
         return ttl
+
+    def _expiry_time(self, entry: Outgoing) -> float:
+        """Until when a server may take a cast that a router cannot take back from it,
+        0: for ever.  Seconds since 1970.  See `absence`."""
+        if not self._context.bus.is_router or self.node.may_be_unheard:
+            return 0
+        if entry.settled or entry.deadline is None:
+            return 0
+        hub = self._context.hub
+        return hub.wall_clock() + entry.deadline - absence.OUTCOME_TIME - hub.now()
 
     def send_pending(self) -> None:
         """Send what waits, as far as credit goes."""

@@ -340,7 +340,6 @@ def _plain(message: Message) -> bytes | None:
         and message.properties is None
         and message.annotations is None
         and message.subject is None
-        and not message.expiry_time
         and not message.creation_time
         and type(message.id) in _PLAIN_IDS
         and type(message.correlation_id) in _PLAIN_IDS
@@ -365,7 +364,7 @@ def _plain(message: Message) -> bytes | None:
     else:
         header = _EMPTY_HEADER
     # message-id, user-id, to, subject, reply-to, correlation-id, content-type and
-    # -encoding; nulls at the end are left out.
+    # -encoding, absolute-expiry-time; nulls at the end are left out.
     fields = [
         _NULL_FIELD if message.id is None else _string(typing.cast(str, message.id)),
         _NULL_FIELD,
@@ -375,11 +374,18 @@ def _plain(message: Message) -> bytes | None:
     ]
     if message.correlation_id is not None:
         fields.append(_string(typing.cast(str, message.correlation_id)))
-    if message.content_type is not None or message.content_encoding is not None:
+    expiry_time = int(message.expiry_time * 1000)
+    if (
+        expiry_time
+        or message.content_type is not None
+        or message.content_encoding is not None
+    ):
         if message.correlation_id is None:
             fields.append(_NULL_FIELD)
         fields.append(_symbol(message.content_type))
         fields.append(_symbol(message.content_encoding))
+        if expiry_time:
+            fields.append(b"\x83" + expiry_time.to_bytes(8, "big", signed=True))
     while fields and fields[-1] is _NULL_FIELD:
         fields.pop()
     properties = _list(b"\x00\x53\x73", fields) if fields else _EMPTY_PROPERTIES
@@ -528,6 +534,7 @@ class Codec:
             _message_id(lib.pn_message_get_id(msg)),
             _text(lib.pn_message_get_reply_to(msg)),
             ttl=lib.pn_message_get_ttl(msg) / 1000 or None,
+            expiry_time=lib.pn_message_get_expiry_time(msg) / 1000.0,
         )
 
     def _reply_fields(self, msg: typing.Any) -> Received:

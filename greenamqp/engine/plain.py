@@ -30,8 +30,9 @@ _VALUE = 0x77
 #: properties.
 _PASSED_BY = (0x71, 0x72, 0x74)
 
-# Fields of the properties section, which end with the last one that matters here.
-_ID, _REPLY_TO, _CORRELATION_ID = 0, 4, 5
+# Fields of the properties section. Nearly all messages end before the expiry time: then
+# those after the correlation-id are not looked at.
+_ID, _REPLY_TO, _CORRELATION_ID, _EXPIRY_TIME = 0, 4, 5, 8
 _FIELDS = 6
 
 # All sections before the body are looked for here.  Ours have some 150 bytes, with
@@ -43,7 +44,14 @@ class Received:
     """What a receiver of requests or replies looks at: a few fields of a message.
     Fields as in :class:`greenamqp.engine.Message`."""
 
-    __slots__ = ("body", "correlation_id", "id", "reply_to", "ttl")
+    __slots__ = (
+        "body",
+        "correlation_id",
+        "expiry_time",
+        "id",
+        "reply_to",
+        "ttl",
+    )
 
     def __init__(
         self,
@@ -52,18 +60,20 @@ class Received:
         reply_to: str | None = None,
         correlation_id: MessageId | None = None,
         ttl: float | None = None,
+        expiry_time: float = 0,
     ) -> None:
         self.body = body
         self.id = id
         self.reply_to = reply_to
         self.correlation_id = correlation_id
         self.ttl = ttl
+        self.expiry_time = expiry_time
 
 
 def read(data: bytes | bytearray | memoryview) -> Received | None:
     """The message that `data` holds; None if it is not plain, or none at all."""
     head = bytes(data[:_HEAD])
-    ids: list[str | None] = [None] * _FIELDS
+    ids: list[typing.Any] = [None] * _FIELDS + [0.0]
     ttl = None
     at = 0
     try:
@@ -112,9 +122,9 @@ def _read_ttl(head: bytes, at: int, code: int) -> float | None:
     return None
 
 
-def _read_ids(head: bytes, at: int, end: int, code: int, ids: list[str | None]) -> bool:
-    """Fill in `ids` from the list between `at` and `end`, that of the properties.
-    Returns whether they are all plain."""
+def _read_ids(head: bytes, at: int, end: int, code: int, ids: list[typing.Any]) -> bool:
+    """Fill in `ids` from the list between `at` and `end`, that of the properties; the
+    expiry time is the last.  Returns whether they are all plain."""
     if code == 0xC0:
         count = head[at]
         at += 1
@@ -146,7 +156,33 @@ def _read_ids(head: bytes, at: int, end: int, code: int, ids: list[str | None]) 
         return False
     # Where there are no more fields there must be no more bytes: proton would go by
     # these.
-    return at == end if count <= _FIELDS else at <= end
+    if count <= _FIELDS:
+        return at == end
+    if count <= _EXPIRY_TIME:
+        return at <= end
+    return _read_expiry_time(head, at, end, ids)
+
+
+def _read_expiry_time(head: bytes, at: int, end: int, ids: list[typing.Any]) -> bool:
+    """As _read_ids, from the field at `at` on: content-type and -encoding are before
+    the expiry time."""
+    for _ in range(_FIELDS, _EXPIRY_TIME):
+        code = head[at]
+        at += 1
+        if code == 0xA3:  # sym8
+            at += 1 + head[at]
+        elif code == 0xB3:  # sym32
+            at += 4 + int.from_bytes(head[at : at + 4], "big")
+        elif code != 0x40:
+            return False
+    code = head[at]
+    at += 1
+    if code == 0x83:  # a timestamp, in milliseconds
+        ids[_FIELDS] = int.from_bytes(head[at : at + 8], "big", signed=True) / 1000
+        at += 8
+    elif code != 0x40:
+        return False
+    return at <= end
 
 
 def _whole(
@@ -155,7 +191,7 @@ def _whole(
     at: int,
     section: int,
     code: int,
-    ids: list[str | None],
+    ids: list[typing.Any],
     ttl: float | None,
 ) -> Received | None:
     """The message, if the body at `at` is plain and ends where the message ends."""
@@ -169,7 +205,7 @@ def _whole(
             return None
         size = int.from_bytes(head[at:start], "big")
     elif code == 0x40 and section == _VALUE and at == len(data):
-        return Received(None, ids[_ID], ids[_REPLY_TO], ids[_CORRELATION_ID], ttl)
+        return _received(None, ids, ttl)
     else:
         return None
     if start + size != len(data):
@@ -182,4 +218,12 @@ def _whole(
         body = bytes(data[start:])
     else:
         return None
-    return Received(body, ids[_ID], ids[_REPLY_TO], ids[_CORRELATION_ID], ttl)
+    return _received(body, ids, ttl)
+
+
+def _received(
+    body: str | bytes | None, ids: list[typing.Any], ttl: float | None
+) -> Received:
+    return Received(
+        body, ids[_ID], ids[_REPLY_TO], ids[_CORRELATION_ID], ttl, ids[_FIELDS]
+    )

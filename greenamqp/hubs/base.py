@@ -136,6 +136,8 @@ class Hub(abc.ABC):
 
     #: The clock that all deadlines are on: seconds, monotonic.
     now = staticmethod(time.monotonic)
+    #: Seconds since 1970, for what another machine is to read.
+    wall_clock = staticmethod(time.time)
 
     def __init__(self) -> None:
         self.pid = os.getpid()

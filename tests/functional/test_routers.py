@@ -6,10 +6,10 @@ does, and for a fanout when the slowest one does.
 """
 
 import pytest
-from oslo_messaging import NotificationResult, Target
+from oslo_messaging import MessageDeliveryFailure, NotificationResult, Target
 
 from greenamqp.broker import Broker
-from tests.functional.harness import Gate, InfoBatches, Recorder
+from tests.functional.harness import Gate, InfoBatches, Recorder, in_thread
 
 pytestmark = pytest.mark.any_bus
 
@@ -77,6 +77,37 @@ def test_casts_to_a_busy_server_are_accepted_on_arrival(bus, router, topic, gate
         client.cast({}, "work", number=number)
     gate.open()
     assert sorted(endpoint.got.wait(50)) == list(range(50))
+
+
+def test_a_cast_that_failed_is_not_executed_later(bus, router, topic, gate):
+    """What neither workers nor window hold waits in the router, which cannot give it
+    back."""
+    endpoint = Endpoint(gate)
+    serve(bus, router, topic, "s", endpoint, window=5)
+    transport = bus.rpc_transport(
+        url=router.url,
+        options={"oslo_messaging_amqp": {"default_send_timeout": 5}},
+    )
+    client = bus.client(Target(topic=topic, server="s"), transport)
+    accepted = Recorder()
+    failed = Recorder()
+
+    def cast(number):
+        try:
+            client.cast({}, "work", number=number)
+        except MessageDeliveryFailure as exc:
+            assert "will not execute it any more" in str(exc)
+            failed.add(number)
+        else:
+            accepted.add(number)
+
+    for sending in [in_thread(cast, number) for number in range(80)]:
+        sending.result()
+    assert failed.items
+    gate.open()
+    cast(-1)  # it is behind them
+    executed = endpoint.got.wait(len(accepted.items))
+    assert sorted(executed) == sorted(accepted.items)
 
 
 def test_what_was_accepted_is_executed_though_the_server_stops(

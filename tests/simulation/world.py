@@ -273,6 +273,7 @@ class SimHub(GreenHub):
         self.dead = False
         super().__init__()
         self.now = self._now if world.threads else world.now  # type: ignore
+        self.wall_clock = world.now  # type: ignore[method-assign]
         self.pid = world.next_pid()
         if network is not None:
             self.network = network.of(self)

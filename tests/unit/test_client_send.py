@@ -4,6 +4,7 @@ when a link or the connection goes."""
 
 import collections
 import logging
+import time
 
 import pytest
 from oslo_messaging import Target, exceptions
@@ -232,6 +233,36 @@ def test_a_cast_that_a_router_releases_fails_soon():
         s.world.advance(absence.PATIENCE + LONGEST_ROUTER_PAUSE)
         with pytest.raises(exceptions.MessageDeliveryFailure, match="nobody there"):
             cast.result()
+
+
+@pytest.mark.parametrize(
+    "product, kinds, left",
+    [
+        # A router does not take it back from a busy server: the server has to know.
+        (ROUTER, {"impatient": True}, 20 - absence.OUTCOME_TIME),
+        (ROUTER, {"impatient": True, "settled": True}, None),
+        # It is done though it has no outcome, and is executed then.
+        (ROUTER, {"impatient": True, "destination": FANOUT}, None),
+        # Whoever stores it may keep it for long.
+        ({}, {"impatient": True}, None),
+    ],
+)
+def test_when_a_cast_expires(product, kinds, left):
+    with fakes.setting(network=product) as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        before = time.time()
+        task = s.cast(timeout=20, **kinds)
+        s.world.settle()
+        (received,) = s.peer.received
+        expiry_time = received.message.expiry_time
+        if left is None:
+            assert expiry_time == 0
+        else:
+            assert before - 0.001 <= expiry_time - left <= time.time()
+            s.world.advance(20)
+            with pytest.raises(TimeoutError, match="will not execute it any more"):
+                task.result()
 
 
 def test_no_credit_because_of_what_is_under_way_is_no_absence():

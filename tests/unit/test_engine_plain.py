@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from greenamqp.engine import Codec, DecodeError, Message, plain
 from tests.unit.test_engine_codec import fields, texts
 
-FIELDS = ("body", "id", "reply_to", "correlation_id")
+FIELDS = ("body", "id", "reply_to", "correlation_id", "expiry_time")
 
 # All that is before the body has to fit into a kilobyte.
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
@@ -27,6 +27,8 @@ plain_fields = st.fixed_dictionaries(
         "priority": st.integers(0, 255),
         "ttl": st.none() | st.integers(1, 2**32 - 1).map(lambda ms: ms / 1000),
         "inferred": st.booleans(),
+        "content_type": st.none() | st.text("json/-", max_size=60),
+        "expiry_time": st.just(0.0) | st.integers(1, 2**52).map(lambda ms: ms / 1000),
     }
 )
 

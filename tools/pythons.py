@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests under other Pythons, and with proton built with and without Cyrus SASL.
+
+    python3 tools/pythons.py deal WORLD ...
+    python3 tools/pythons.py run VERSION-WORLD[-cyrus] [argument of pytest ...]
+
+``deal`` prints, for each WORLD of the functional tests, the target of make that runs
+it: ``python-...`` under another version of Python as long as there are any, else
+``test-WORLD`` under this one. Versions are looked for on the PATH and where pyenv puts
+them; which were not found it says on the standard error. The newest has proton with
+Cyrus SASL, the others have it without.
+
+``run`` makes an environment in build/pythons, compiles proton there as it is asked for,
+and runs the unit tests and the functional tests of one world. So each world is run
+once, and each version runs one.
+
+Compiling proton with Cyrus SASL needs pkg-config and libsasl2's headers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+#: What greenamqp runs under.
+VERSIONS = ("3.11", "3.12", "3.13", "3.14")
+
+#: One environment for each target; what is in it can be made again.
+ENVIRONMENTS = ROOT / "build" / "pythons"
+
+_CYRUS = "cyrus"
+
+#: In the order of what is asked for in `deal` and understood by `run`.
+_TARGET = re.compile(rf"(3\.\d+)-(.+?)(-{_CYRUS})?")
+
+_EXTENDED = "import proton; print(proton.SASL.extended())"
+
+
+THIS = ".".join(platform.python_version_tuple()[:2])
+
+
+def find(version: str) -> str | None:
+    """The interpreter of a version, None where this machine has none."""
+    if version == THIS:
+        return sys.executable
+    candidates = [shutil.which(f"python{version}")]
+    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    candidates += map(str, pyenv.glob(f"versions/{version}.*/bin/python"))
+    for candidate in filter(None, candidates):
+        # A shim of pyenv's is on the PATH also for what it has not chosen.
+        asked = subprocess.run(
+            [candidate, "-c", "import venv, ensurepip, sys; print(sys.version)"],
+            capture_output=True,
+            text=True,
+        )
+        if asked.returncode == 0 and asked.stdout.startswith(f"{version}."):
+            return candidate
+    return None
+
+
+def deal(worlds: list[str]) -> list[str]:
+    """A target of make for each world."""
+    found = {version: find(version) for version in VERSIONS if version != THIS}
+    for version, interpreter in found.items():
+        if interpreter is None:
+            print(f"Python {version} was not found", file=sys.stderr)
+    versions = [version for version in found if found[version]] or [THIS]
+    versions.sort(key=VERSIONS.index, reverse=True)
+    targets = [f"test-{world}" for world in worlds]
+    for at, (version, world) in enumerate(zip(versions, worlds, strict=False)):
+        targets[at] = f"python-{version}-{world}" + ("" if at else f"-{_CYRUS}")
+    return targets
+
+
+def run(target: str, arguments: list[str]) -> int:
+    """The exit status of the first tests that failed, 0 where none did."""
+    parsed = _TARGET.fullmatch(target)
+    if parsed is None:
+        raise SystemExit(f"{target} is no VERSION-WORLD[-{_CYRUS}]")
+    version, world, cyrus = parsed.groups()
+    interpreter = find(version)
+    if interpreter is None:
+        raise SystemExit(f"Python {version} was not found")
+    python = make(ENVIRONMENTS / target, interpreter, bool(cyrus))
+    for command, tests in (
+        (["-m", "pytest"], "tests/unit"),
+        (["-m", "tests.functional.world", world, "pytest"], "tests/functional"),
+    ):
+        status = subprocess.run([python, *command, tests, *arguments], cwd=ROOT)
+        if status.returncode:
+            return status.returncode
+    return 0
+
+
+def make(folder: pathlib.Path, interpreter: str, cyrus: bool) -> str:
+    """An environment for the tests; returns its interpreter."""
+    subprocess.run([interpreter, "-m", "venv", folder], check=True)
+    python = str(folder / "bin" / "python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    # A wheel that pip has kept may be of the other build. Without optimisation it is
+    # compiled in a fifth of the time.
+    with proton_environment(cyrus) as environment:
+        subprocess.run(
+            [*pip, "--no-cache-dir", *proton_requirement()], env=environment, check=True
+        )
+    asked = subprocess.check_output([python, "-c", _EXTENDED], text=True).strip()
+    if asked != str(cyrus):
+        raise SystemExit(
+            "python-qpid-proton was compiled without Cyrus SASL: are pkg-config and "
+            "libsasl2-dev installed?"
+            if cyrus
+            else "python-qpid-proton was compiled with Cyrus SASL"
+        )
+    with alone():
+        subprocess.run([*pip, "-e", ".[test]"], cwd=ROOT, check=True)
+    return python
+
+
+def proton_requirement() -> list[str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return [line.split("#")[0].strip() for line in lines if "proton>=" in line]
+
+
+@contextlib.contextmanager
+def proton_environment(cyrus: bool) -> Iterator[dict[str, str]]:
+    """In which proton is compiled with what pkg-config knows, or with nothing."""
+    environment = dict(os.environ, CFLAGS="-O0 -g0")
+    with tempfile.TemporaryDirectory() as nothing:
+        if not cyrus:
+            environment["PKG_CONFIG_LIBDIR"] = nothing
+        yield environment
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """While it lasts no other target installs the tree: pip writes into it."""
+    with open(ENVIRONMENTS / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["deal", _, *_]:
+            print(*deal(arguments[1:]))
+            return 0
+        case ["run", target, *rest]:
+            return run(target, rest)
+    print(__doc__)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
