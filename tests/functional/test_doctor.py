@@ -224,6 +224,7 @@ def test_options_that_do_nothing(doctor, broker, tmp_path):
         "rpc_address_prefix = mine\n"
         "[oslo_messaging_rabbit]\n"
         "rabbit_retry_interval = 1\n"
+        "rpc_conn_pool_size = 1\n"
         "rabbit_quorum_queue = true\n"
     )
     status, steps = doctor("--config-file", str(conf))
@@ -234,7 +235,9 @@ def test_options_that_do_nothing(doctor, broker, tmp_path):
         "ssl_verify_vhost does nothing without TLS",
         "silent_host_timeout does nothing",
         "rpc_address_prefix: nothing on this bus",
-        "rabbit_retry_interval: for rabbit:// alone",
+        "rabbit_retry_interval: for rabbit:// alone; here it is [oslo_messaging_amqp] "
+        "connection_retry_interval = 1",
+        "rpc_conn_pool_size: for rabbit:// alone; nothing here",
         "rabbit_quorum_queue: nothing on this bus",
     ):
         assert name in said
