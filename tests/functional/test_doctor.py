@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``greenamqp doctor`` against what works and what does not."""
 
+import contextlib
 import datetime
 import json
 import socket
@@ -66,7 +67,10 @@ def test_what_works(doctor, product):
         )
     assert status == 0, steps
     tried = [step["step"] for step in steps if step["result"] == "ok"]
-    assert tried == ["name", "TCP", "login and Open", "product", "RPC", "notification"]
+    assert tried == [
+        *("name", "TCP", "login and Open", "product"),
+        *("RPC", "fanout", "notification"),
+    ]
     assert all(step["seconds"] is not None for step in steps if step["step"] == "TCP")
     assert product in steps[2]["text"]
 
@@ -76,6 +80,17 @@ def test_quick_sends_nothing(doctor, broker):
     status, steps = doctor("--quick", "--url", url)
     assert status == 0
     assert steps[-1]["step"] == "product"
+
+
+def test_quick_is_content_with_one_host(doctor, broker):
+    good = f"nova:{PASSWORD}@127.0.0.1:{broker.port}"
+    status, steps = doctor("--quick", "--url", f"amqp://127.0.0.1:1,{good},nosuch.invalid")
+    assert status == 0
+    (remark,) = (step for step in steps if step["result"] == "remark")
+    assert remark["where"] == "127.0.0.1:1"
+    assert "nosuch.invalid" not in str(steps)
+    status, steps = doctor("--quick", "--url", "amqp://127.0.0.1:1,127.0.0.1:2")
+    assert (status, faults(steps)) == (1, {"nothing-listens"})
 
 
 def test_tls_is_described(doctor, authority, tmp_path):
@@ -205,12 +220,45 @@ def test_one_host_of_three_is_down(doctor, broker):
     assert {"RPC", "notification"} <= {step["step"] for step in found}
 
 
+@pytest.fixture
+def filtered():
+    """A port that does not answer: what comes is dropped, as its queue is full."""
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        while True:
+            filling = held.enter_context(socket.socket())
+            filling.settimeout(0.5)
+            try:
+                filling.connect(address)
+            except TimeoutError:
+                yield address[1]
+                return
+
+
+def test_a_filtered_port(doctor, filtered):
+    status, found = doctor("--url", f"amqp://127.0.0.1:{filtered}")
+    assert (status, faults(found)) == (1, {"no-answer"})
+
+
+@pytest.mark.parametrize("product", ["qpid-dispatch-router", "skupper-router"])
+def test_a_router_whose_addresses_are_not_configured(doctor, product):
+    with Broker(product=product) as bus:
+        # What a router knows nothing of is for one receiver.
+        status, found = doctor("--url", f"{bus.url}?rpc_address_prefix=unknown")
+    assert (status, faults(found)) == (1, {"fanout-shared"})
+    assert [step["step"] for step in found if step["result"] == "failed"] == ["fanout"]
+
+
 def test_what_a_bus_refuses(doctor):
     with Broker(refused_prefixes=("broadcast",)) as bus:
         status, found = doctor("--url", bus.url)
     assert status == 1
-    (failed,) = (step for step in found if step["result"] == "failed")
-    assert failed["step"] == "RPC" and "broadcast" in failed["text"]
+    failed = [step for step in found if step["result"] == "failed"]
+    assert [step["step"] for step in failed] == ["RPC", "fanout"]
+    assert all("broadcast" in step["text"] for step in failed)
 
 
 def test_options_that_do_nothing(doctor, broker, tmp_path):

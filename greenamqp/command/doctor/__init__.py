@@ -7,6 +7,7 @@ Exit status: 0 all is in order, 1 something is wrong, 2 the arguments are.
 from __future__ import annotations
 
 import argparse
+import logging
 import typing
 
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="connect only, and send nothing: for probes",
+        help="connect only, until one host can be used, and send nothing: for probes",
     )
 
 
@@ -27,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     """Look at everything; returns the exit status."""
     from greenamqp.command.doctor.findings import Findings
 
+    # What the driver warns of is among what is found; it would be shown twice.
+    logging.getLogger("greenamqp").addHandler(logging.NullHandler())
     findings = Findings(print if args.format == "text" else None)
     _examine(args, findings)
     print(findings.as_json() if args.format == "json" else findings.summary())
@@ -57,7 +60,9 @@ def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
         for remark in settings.remarks(values[what], url, names):
             findings.remark("options", what, remark)
         try:
-            bus = hosts.look_at(findings, url, values[what], args.timeout)
+            bus = hosts.look_at(
+                findings, url, values[what], args.timeout, one_is_enough=args.quick
+            )
         except ValueError as exc:
             findings.failed("configuration", what, str(exc))
             continue
