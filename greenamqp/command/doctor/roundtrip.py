@@ -16,6 +16,7 @@ from oslo_messaging import Target
 from greenamqp import buses
 from greenamqp.command import service
 from greenamqp.command.doctor.findings import Findings
+from greenamqp.command.messages import notification
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.listener import Listener
 from greenamqp.policy import QueuePolicy
@@ -181,14 +182,7 @@ def _notify(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
     try:
         _attached(driver, listener, deadline)
         taker.start()
-        message = {
-            "message_id": uuid.uuid4().hex,
-            "publisher_id": "greenamqp",
-            "event_type": "greenamqp.doctor",
-            "priority": "INFO",
-            "payload": {},
-            "timestamp": "",
-        }
+        message = notification("greenamqp.doctor", {})
         whole = Target(topic=f"{target.topic}.info")
         driver.send_notification(whole, {}, message, 2.0, retry=0)
         taker.join(_left(deadline))
