@@ -62,9 +62,7 @@ def authority(tmp_path):
 @pytest.mark.parametrize("product", ["greenamqp", "qpid-dispatch-router", "qpid-cpp"])
 def test_what_works(doctor, product):
     with Broker(product=product, users={"nova": PASSWORD}) as bus:
-        status, steps = doctor(
-            "--url", f"amqp://nova:{PASSWORD}@127.0.0.1:{bus.port}/"
-        )
+        status, steps = doctor("--url", f"amqp://nova:{PASSWORD}@127.0.0.1:{bus.port}/")
     assert status == 0, steps
     tried = [step["step"] for step in steps if step["result"] == "ok"]
     assert tried == [
@@ -84,7 +82,9 @@ def test_quick_sends_nothing(doctor, broker):
 
 def test_quick_is_content_with_one_host(doctor, broker):
     good = f"nova:{PASSWORD}@127.0.0.1:{broker.port}"
-    status, steps = doctor("--quick", "--url", f"amqp://127.0.0.1:1,{good},nosuch.invalid")
+    status, steps = doctor(
+        "--quick", "--url", f"amqp://127.0.0.1:1,{good},nosuch.invalid"
+    )
     assert status == 0
     (remark,) = (step for step in steps if step["result"] == "remark")
     assert remark["where"] == "127.0.0.1:1"
@@ -116,6 +116,7 @@ def serve_bytes(bus, *steps, **spec):
 
 
 HTTP = b"HTTP/1.1 400 Bad Request\r\n\r\n".hex()
+PLAIN = b"AMQP\x00\x01\x00\x00".hex()
 OLD = b"AMQP\x00\x00\x09\x01".hex()
 
 
@@ -125,6 +126,7 @@ OLD = b"AMQP\x00\x00\x09\x01".hex()
         ([{"read": 8}, {"write": HTTP}, {"close": True}], "amqp", "not-amqp"),
         ([{"read": 8}, {"write": OLD}, {"close": True}], "amqp", "old-amqp"),
         ([{"read": 8}, {"close": True}], "amqp", "closed-at-once"),
+        ([{"read": 8}, {"write": PLAIN}, {"close": True}], "amqp", "login-unwanted"),
         ([{"hold": True}], "amqp", "silent"),
         ([{"hold": True}], "amqps", "tls-handshake"),
         ([{"read": 8}, {"close": True}], "amqps", "tls-handshake"),
@@ -133,7 +135,8 @@ OLD = b"AMQP\x00\x00\x09\x01".hex()
 )
 def test_what_is_no_message_bus(bus, doctor, steps, scheme, fault):
     port = serve_bytes(bus, *steps)
-    status, found = doctor("--url", f"{scheme}://127.0.0.1:{port}")
+    login = f"nova:{PASSWORD}@" if fault == "login-unwanted" else ""
+    status, found = doctor("--url", f"{scheme}://{login}127.0.0.1:{port}")
     assert status == 1
     assert faults(found) == {fault}
     (failed,) = (step for step in found if step["result"] == "failed")
@@ -145,6 +148,7 @@ def test_what_is_no_message_bus(bus, doctor, steps, scheme, fault):
     [
         ("amqp://nova:wr0ng@127.0.0.1:{}", "login-refused"),
         ("amqp://127.0.0.1:{}", "login-wanted"),
+        ("amqp://127.0.0.1:{}/?sasl_mechanisms=EXTERNAL", "no-mechanism"),
         ("amqps://nova:s3cr3t@127.0.0.1:{}", "no-tls-there"),
         ("amqp://127.0.0.1:1", "nothing-listens"),
         ("amqp://nosuch.invalid:{}", "unknown-name"),
@@ -160,19 +164,24 @@ def test_wrong_urls(doctor, broker, url, fault):
     assert faults(found) == {fault}
 
 
+def test_tls_that_is_too_old(bus, doctor, authority):
+    tls = {"cert": authority.issue("127.0.0.1"), "max": "TLSv1_1"}
+    port = serve_bytes(bus, {"hold": True}, tls=tls)
+    url = f"amqps://127.0.0.1:{port}/?ssl_ca_file={authority.ca}"
+    status, found = doctor("--url", url)
+    assert (status, faults(found)) == (1, {"old-tls"})
+
+
 def test_tls_is_wanted_and_not_spoken(doctor, authority):
     with Broker(tls_cert=authority.issue("127.0.0.1")) as bus:
         status, found = doctor("--url", f"amqp://127.0.0.1:{bus.port}")
     assert (status, faults(found)) == (1, {"tls-wanted"})
 
 
-def expired(folder, authority):
-    """A certificate of yesterday."""
-    made = authority._ca.issue_cert(
-        "127.0.0.1",
-        not_after=datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1),
-    )
-    path = folder / "expired.pem"
+def dated(folder, authority, **when):
+    """A certificate for another time: of yesterday, or of tomorrow."""
+    made = authority._ca.issue_cert("127.0.0.1", **when)
+    path = folder / "dated.pem"
     made.private_key_and_cert_chain_pem.write_to_path(path)
     return str(path)
 
@@ -181,25 +190,33 @@ def expired(folder, authority):
     ("kind", "fault"),
     [
         ("expired", "certificate-expired"),
+        ("early", "certificate-early"),
         ("name", "certificate-name"),
         ("foreign", "certificate-untrusted"),
         ("client", "no-client-certificate"),
+        ("foreign client", "client-certificate-refused"),
     ],
 )
 def test_certificates(doctor, authority, tmp_path, kind, fault):
     trusted, more = authority.ca, {}
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
     if kind == "expired":
-        certificate = expired(tmp_path, authority)
+        certificate = dated(tmp_path, authority, not_after=now - day)
+    elif kind == "early":
+        certificate = dated(tmp_path, authority, not_before=now + day)
     else:
         name = "bus.example" if kind == "name" else "127.0.0.1"
         certificate = authority.issue(name)
     if kind == "foreign":
         trusted = str(tmp_path / "other.pem")
         trustme.CA().cert_pem.write_to_path(trusted)
-    if kind == "client":
+    if "client" in kind:
         more = {"tls_ca": authority.ca, "tls_require_client_cert": True}
     with Broker(tls_cert=certificate, **more) as bus:
         url = f"amqps://127.0.0.1:{bus.port}/?ssl_ca_file={trusted}"
+        if kind == "foreign client":
+            other = Authority(tmp_path, "foreign").issue("client")
+            url += f"&ssl_cert_file={other}"
         status, found = doctor("--url", url)
     assert (status, faults(found)) == (1, {fault})
 
