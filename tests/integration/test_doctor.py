@@ -9,6 +9,7 @@ import kombu
 import pytest
 
 from greenamqp import command
+from tests.integration.rabbit import queues
 
 USER = "examined"
 PASSWORD = "s3cr3t"
@@ -70,6 +71,33 @@ def test_what_is_in_the_way(doctor, rabbitmq, tmp_path):
     status, failed, faults = doctor("--config-file", str(conf))
     assert (status, faults) == (1, {"queue-differs"})
     assert "'taken'" in failed["RPC"]["text"]
+
+
+def test_queues_that_the_service_will_use(doctor, rabbitmq, tmp_path):
+    """They are there as somebody else wants them; what is not there is not made."""
+    names = ("noted.info", "served")
+    with kombu.Connection(rabbitmq.url()) as connection:
+        for name in names:
+            kombu.Queue(name, channel=connection.channel(), durable=True).declare()
+    conf = tmp_path / "service.conf"
+    conf.write_text(
+        f"[DEFAULT]\ntransport_url = {rabbitmq.url()}\n"
+        "[oslo_messaging_notifications]\ndriver = messagingv2\ntopics = noted\n"
+        "[oslo_messaging_rabbit]\nrabbit_quorum_queue = true\n"
+    )
+    status, failed, faults = doctor("--config-file", str(conf))
+    assert (status, faults, list(failed)) == (1, {"queue-differs"}, ["queues"])
+    assert "'noted.info'" in failed["queues"]["text"]
+    assert "to be set by [oslo_messaging_rabbit]" in failed["queues"]["text"]
+    there = {name for name in queues(rabbitmq) if not name.startswith("greenamqp-")}
+    assert {"noted.info"} == {name for name in there if "noted" in name}
+
+    conf.write_text(f"[DEFAULT]\ntransport_url = {rabbitmq.url()}\n")
+    status, failed, _ = doctor("--config-file", str(conf), "--topic", "served")
+    assert status == 1 and "'served'" in failed["queues"]["text"]
+    # As it is there.
+    durable = f"{rabbitmq.url()}?amqp_durable_queues=true"
+    assert doctor("--url", durable, "--topic", "served")[0] == 0
 
 
 def test_an_alarm(doctor, rabbitmq):

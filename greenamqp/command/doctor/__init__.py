@@ -18,6 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     service.add_arguments(parser)
     service.add_format(parser)
     parser.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        help="of RPC, whose queues are compared with the configuration (repeatable)",
+    )
+    parser.add_argument(
         "--quick",
         action="store_true",
         help="connect only, until one host can be used, and send nothing: for probes",
@@ -38,10 +44,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
     from oslo_config import cfg
+    from oslo_messaging import Target
 
     from greenamqp import options
     from greenamqp.command import service
-    from greenamqp.command.doctor import hosts, roundtrip, settings
+    from greenamqp.command.doctor import hosts, queues, roundtrip, settings
     from greenamqp.command.doctor.advice import Advice
 
     wrong = Advice("configuration", "who configures the service", "mend what is named")
@@ -52,6 +59,8 @@ def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
         notifying = service.parse(conf, args.url, notifications=True)
         if str(notifying) != str(urls["RPC"]):
             urls["notifications"] = notifying
+        else:
+            notifying = urls["RPC"]
         values = {what: options.of(conf, url) for what, url in urls.items()}
     except (service.Unusable, cfg.Error, ValueError) as exc:
         findings.failed("configuration", "configuration", str(exc), None, wrong)
@@ -73,13 +82,20 @@ def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
         if args.quick:
             continue
         try:
-            roundtrip.make(
-                findings,
-                conf,
-                str(url),
-                values[what],
-                bus,
-                args.timeout,
-            )
+            transport = service.transport(conf, str(url), args.timeout)
         except service.Unusable as exc:
             findings.failed("configuration", what, str(exc), None, wrong)
+            continue
+        try:
+            driver = transport._driver
+            if roundtrip.make(findings, driver, values[what], bus, args.timeout):
+                called = [Target(topic=topic) for topic in args.topic]
+                queues.look_at(
+                    findings,
+                    driver,
+                    called if what == "RPC" else (),
+                    queues.notified(conf) if url is notifying else (),
+                    args.timeout,
+                )
+        finally:
+            transport.cleanup()

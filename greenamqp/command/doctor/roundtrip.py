@@ -10,11 +10,9 @@ import typing
 import uuid
 
 import oslo_messaging
-from oslo_config import cfg
 from oslo_messaging import Target
 
 from greenamqp import buses
-from greenamqp.command import service
 from greenamqp.command.doctor.findings import Findings
 from greenamqp.command.messages import notification
 from greenamqp.driver import GreenAMQPDriver
@@ -39,40 +37,35 @@ class _Mute(_Failed):
 
 def make(
     findings: Findings,
-    conf: cfg.ConfigOpts,
-    url: str,
+    driver: GreenAMQPDriver,
     options: typing.Any,
     bus: buses.Bus,
     timeout: float,
-) -> None:
-    """Send them.  What the bus made for them it removes by itself, if it can be told.
-
-    :raises greenamqp.command.service.Unusable: if there can be no transport
+) -> bool:
+    """Send them.  What the bus made for them it removes by itself, if it can be
+    told.  Returns whether anything came through.
     """
-    transport = service.transport(conf, url, timeout)
-    driver: GreenAMQPDriver = transport._driver
-    topic = f"greenamqp-doctor-{uuid.uuid4().hex}"
-    try:
-        for what, step in _STEPS:
-            for server in _SERVERS:
-                _let_expire(driver, Target(topic=topic, server=server), options, bus)
-            target = Target(topic=topic)
-            began = time.monotonic()
-            try:
-                step(driver, target, began + timeout)
-            except (
-                oslo_messaging.MessagingException,
-                NotImplementedError,
-                _Failed,
-            ) as exc:
-                findings.failed(what, str(bus), str(exc), time.monotonic() - began)
-                if isinstance(exc, _Mute):
-                    break  # and so would the others end
-            else:
-                taken = time.monotonic() - began
-                findings.ok(what, str(bus), "subscribed, sent and received", taken)
-    finally:
-        transport.cleanup()
+    through = False
+    target = Target(topic=f"greenamqp-doctor-{uuid.uuid4().hex}")
+    for server in _SERVERS:
+        _let_expire(driver, target(server=server), options, bus)
+    for what, step in _STEPS:
+        began = time.monotonic()
+        try:
+            step(driver, target, began + timeout)
+        except (
+            oslo_messaging.MessagingException,
+            NotImplementedError,
+            _Failed,
+        ) as exc:
+            findings.failed(what, str(bus), str(exc), time.monotonic() - began)
+            if isinstance(exc, _Mute):
+                break  # and so would the others end
+        else:
+            taken = time.monotonic() - began
+            findings.ok(what, str(bus), "subscribed, sent and received", taken)
+            through = True
+    return through
 
 
 def _let_expire(
@@ -112,7 +105,7 @@ def _left(deadline: float) -> float:
 
 
 def _call(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
-    server_target = Target(topic=target.topic, server=_SERVERS[0])
+    server_target = target(server=_SERVERS[0])
     listener = driver.subscribe(server_target, 1, None)
 
     def serve() -> None:
@@ -136,7 +129,7 @@ def _call(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
 
 
 def _fan_out(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
-    targets = [Target(topic=target.topic, server=server) for server in _SERVERS]
+    targets = [target(server=server) for server in _SERVERS]
     listeners = [driver.subscribe(each, 1, None) for each in targets]
     came: list[typing.Any] = []
 
@@ -153,8 +146,7 @@ def _fan_out(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
             _attached(driver, listener, deadline)
         for taker in takers:
             taker.start()
-        everybody = Target(topic=target.topic, fanout=True)
-        driver.send(everybody, {}, {"method": "ping", "args": {}})
+        driver.send(target(fanout=True), {}, {"method": "ping", "args": {}})
         for taker in takers:
             taker.join(_left(deadline))
         if len(came) < len(listeners):
