@@ -342,6 +342,25 @@ def test_any_option_may_have_a_url(migrate):
     ]
 
 
+def test_as_people_read_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nova.conf").write_text(rabbit("", "heartbeat_rate = 2"))
+    assert command.main(["migrate", "./nova.conf"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:6] == [
+        "nova.conf",
+        "  2: [DEFAULT] transport_url = rabbit://u:***@bus/v",
+        "      becomes transport_url = amqp://u:***@bus:5672/v",
+        "      AMQP 1.0, with the same hosts, users and virtual host",
+        "  4: [oslo_messaging_rabbit] heartbeat_rate = 2",
+        "      does nothing here: heartbeats are sent as often as the other side asks "
+        "for",
+    ]
+    assert {"On the message bus:", "Host by host:", "And back:"} <= set(shown)
+    assert "nothing was written" in shown[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["nova.conf"]
+
+
 def test_nothing_else_of_the_file_changes(tmp_path):
     path = tmp_path / "odd.conf"
     odd = (

@@ -227,7 +227,12 @@ _TABLE: tuple[tuple[str, Advice], ...] = (
     ),
     (
         "holds back all who publish",
-        Advice("alarm", _BUS, "free memory or disk there: an alarm stops publishers"),
+        Advice(
+            "alarm",
+            _BUS,
+            "free memory or disk there: an alarm stops publishers "
+            "(`rabbitmq-diagnostics alarms` shows it)",
+        ),
     ),
     (
         "the bus does not copy it",

@@ -17,7 +17,6 @@ from greenamqp.command.migrate.file import ConfigFile, Setting
 #: Where these options stand, the old name of the group included.
 _OWN_GROUPS = (options.GROUP.name, "amqp1")
 
-
 #: Schemes of the URLs that are looked at.
 _OURS = (url.RABBIT, *options.SCHEMES)
 
@@ -84,14 +83,15 @@ class Migration:
             self._look_at(file, setting)
         for file, setting, text, parsed in urls:
             self._translate(file, setting, text, parsed)
-        self.rows.sort(key=lambda row: (list(paths).index(row.file), row.line))
+        order = [str(file.path) for file in self._files]
+        self.rows.sort(key=lambda row: (order.index(row.file), row.line))
         self._say_what_is_missing(theirs, bool(urls))
         kinds = {
             "rabbit" if parsed.scheme == url.RABBIT else "amqp" for *_, parsed in urls
         }
         self.plan = plan.make(
             kinds or {"rabbit"},
-            [str(file.path) for file in self._changed()],
+            self.changes,
             tls=any(secured),
             several_hosts=any(len(parsed.hosts) > 1 for parsed in theirs),
             cells=any("api_database" in file.groups for file in self._files),
@@ -274,8 +274,14 @@ class Migration:
     # -- the new files
 
     def _changed(self) -> list[ConfigFile]:
+        """Those that have to be others."""
         adding = {file for file, _, _ in self._additions.values()}
         return [file for file in self._files if file in self._changes or file in adding]
+
+    @property
+    def changes(self) -> list[str]:
+        """The paths of the files that have to change."""
+        return [str(file.path) for file in self._changed()]
 
     def write(self) -> list[pathlib.Path]:
         """Make a new file beside each that has to change.  Returns their paths.

@@ -48,8 +48,10 @@ def as_text(migration: Migration, written: typing.Sequence[pathlib.Path]) -> str
     lines.append("")
     if written:
         lines.append(f"written: {', '.join(str(path) for path in written)}")
-    else:
+    elif migration.changes:
         lines.append(f"nothing was written; --write makes CONFIG{SUFFIX}")
+    else:
+        lines.append("no file has to change")
     return "\n".join(lines)
 
 
