@@ -100,6 +100,10 @@ class GreenAMQPDriver(base.BaseDriver):
         without the option."""
         return self._outbox
 
+    def describe(self) -> dict[str, typing.Any]:
+        """See :func:`greenamqp.describe`."""
+        return state.describe(self._client, self._outbox)
+
     def _directory(self) -> Directory:
         return Directory(
             self._options.notify_outbox,
@@ -131,6 +135,8 @@ class GreenAMQPDriver(base.BaseDriver):
                         self, _forgotten, client, self._outbox
                     )
                     self._finalizer.atexit = False
+                    if self._options.state_dir:
+                        state.publish(client, self._outbox, self._options.state_dir)
                 finally:
                     self._connecting = False
             return self._client
@@ -147,8 +153,6 @@ class GreenAMQPDriver(base.BaseDriver):
             self._url.virtual_host or None,
             self.policies,
         )
-        if self._options.state_dir:
-            state.publish(client, self._options.state_dir)
         return client
 
     def send(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import typing
 
 from greenamqp.server import driver_of
@@ -26,6 +25,9 @@ def describe(transport: typing.Any) -> dict[str, typing.Any]:
             host, virtual_host
             state                   idle, connecting, opening, up, waiting or closed
             up_for                  seconds, None while it is not up
+            came_up                 how many times it has
+            sent, received          messages meanwhile, replies and requests for queues
+                                    included; None while it is not up
             bus                     product and version of the peer, "" if never up
             why_down                why it is not up, for people; "" while it is
             unanswered_calls        calls that wait for their reply
@@ -44,14 +46,7 @@ def describe(transport: typing.Any) -> dict[str, typing.Any]:
 
     :raises TypeError: for a transport of another driver
     """
-    driver = driver_of(transport)
-    client = driver.client
-    return {
-        "pid": os.getpid(),
-        "hub": client.hub.name if client is not None else None,
-        "outbox": driver.outbox.describe() if driver.outbox is not None else None,
-        "connections": client.describe() if client is not None else [],
-    }
+    return driver_of(transport).describe()
 
 
 def is_connected(transport: typing.Any) -> bool:

@@ -511,6 +511,18 @@ class Listener(base.Listener):
             or "the message bus has not answered"
         )
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether its subscriptions are not up as the message bus says nothing, over a
+        connection that is up."""
+        subscription = self._subscription
+        assert subscription is not None
+        return not (
+            subscription.room.context.connection.last_failure
+            or subscription.attached
+            or subscription.refusal
+        )
+
     def remember(self, unique_id: str) -> None:
         """A message was had: should it come again, it is a copy.  Lock."""
         had = self._had

@@ -19,11 +19,12 @@ import json
 import logging
 import os
 import socket
-import stat
 import typing
 
+from greenamqp import private
 from greenamqp.client import Client
 from greenamqp.hubs import Hub, Watch
+from greenamqp.outbox import Outbox
 
 LOG = logging.getLogger(__name__)
 
@@ -34,8 +35,18 @@ _boards: dict[Hub, _Board] = {}
 _numbers = itertools.count(1)
 
 
-def publish(client: Client, directory: str) -> None:
-    """Have a transport's client among those that can be read, until it is closed.  Does
+def describe(client: Client | None, outbox: Outbox | None) -> dict[str, typing.Any]:
+    """What a transport is doing: see :func:`greenamqp.describe`.  From any thread."""
+    return {
+        "pid": os.getpid(),
+        "hub": client.hub.name if client is not None else None,
+        "outbox": outbox.describe() if outbox is not None else None,
+        "connections": client.describe() if client is not None else [],
+    }
+
+
+def publish(client: Client, outbox: Outbox | None, directory: str) -> None:
+    """Have a transport among those that can be read, until its client is closed.  Does
     not block, and raises nothing: what is in the way is logged.  From any thread."""
     hub = client.hub
 
@@ -50,45 +61,28 @@ def publish(client: Client, directory: str) -> None:
                 LOG.warning("state_dir: %s: nobody can read the state", exc)
                 return
             _boards[hub] = board
-        board.clients.append(client)
+        board.transports[client] = outbox
         client.at_close.append(leave)
 
     def leave() -> None:
         board = _boards.get(hub)
-        if board is not None and client in board.clients:
-            board.clients.remove(client)
-            if not board.clients:
+        if board is not None and client in board.transports:
+            del board.transports[client]
+            if not board.transports:
                 del _boards[hub]
                 board.close()
 
     hub.call_inside(enter)
 
 
-def private(directory: str) -> None:
-    """Make the directory, or see that nobody else may enter it.
-
-    :raises ValueError: if somebody may, or it is not this user's
-    :raises OSError: if it cannot be made
-    """
-    try:
-        os.makedirs(directory, mode=0o700)
-    except FileExistsError:
-        pass
-    found = os.stat(directory)
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise ValueError(
-            f"{directory} must belong to the user of this process, with mode 0700"
-        )
-
-
 class _Board:
     """What listens.  Hub's context."""
 
     def __init__(self, hub: Hub, directory: str) -> None:
-        self.clients: list[Client] = []
+        self.transports: dict[Client, Outbox | None] = {}
         self._hub = hub
         self._readers: set[_Reader] = set()
-        private(directory)
+        private.make(directory)
         name = f"{os.getpid()}.{next(_numbers)}.sock"
         self._path = os.path.join(directory, name)
         try:
@@ -118,14 +112,7 @@ class _Board:
             return
         whole = {
             "pid": os.getpid(),
-            "transports": [
-                {
-                    "pid": os.getpid(),
-                    "hub": self._hub.name,
-                    "connections": client.describe(),
-                }
-                for client in self.clients
-            ],
+            "transports": list(itertools.starmap(describe, self.transports.items())),
         }
         data = json.dumps(whole).encode()
         self._readers.add(_Reader(self._hub, fd, data, self._readers.discard))

@@ -223,6 +223,12 @@ class Management:
         """How what a node is may be removed, each by how errors name it."""
         return {}
 
+    def _comparison(
+        self, declaration: typing.Any
+    ) -> typing.Callable[[], Steps] | None:
+        """How what there is of it may be compared; None: not at all."""
+        return None
+
     # -- for the client
 
     def has(self, declarations: Declarations) -> bool:
@@ -296,6 +302,19 @@ class Management:
             request.batches.append(batch)
             self._enter(request)
         self._ask()
+
+    def compare(self, declarations: Declarations, done: Done) -> bool:
+        """See whether what there is of these is as they want it, and make nothing;
+        then call `done`, for each that can be compared, with None or with what is
+        wrong.  Returns whether there is any.
+        """
+        found = [(each.what, self._comparison(each)) for each in declarations]
+        requests = [Request(what, begin) for what, begin in found if begin is not None]
+        for request in requests:
+            request.batches.append(Batch(1, done))
+            self._enter(request)
+        self._ask()
+        return bool(requests)
 
     # -- the pair of links
 

@@ -26,6 +26,10 @@ COMMANDS = {
         "greenamqp.command.doctor",
         "look at a message bus and a configuration, and say what is wrong",
     ),
+    "migrate": (
+        "greenamqp.command.migrate",
+        "say what a configuration for rabbit:// means here, and make the new one",
+    ),
     "call": ("greenamqp.command.call", "make an RPC call by hand, or many"),
     "cast": ("greenamqp.command.cast", "make an RPC cast by hand, or many"),
     "notify": ("greenamqp.command.notify", "send a notification by hand, or many"),

@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import signal
 import sys
 import typing
 
 from greenamqp.broker.settings import MIB, PRODUCTS, Settings
 from greenamqp.command import named
+from greenamqp.command.ending import Ending
 
 # The largest port, the most sessions (a channel has 16 bits), the longest idle time-out
 # (AMQP gives it 32 bits of milliseconds), and what fits into proton's fields otherwise.
@@ -254,17 +254,8 @@ def run(args: argparse.Namespace) -> int:
     hub = hubs.get("blocking")
     broker = Broker(args.host, args.port, hub=hub, settings=given)
     done = hub.waiter()
-    status = 0
-
-    def stop(signum: int, frame: object) -> None:
-        nonlocal status
-        if signum == signal.SIGINT:
-            status = 130
-        # A signal handler runs between any two instructions: leave it to the loop.
-        hub.call_inside(done.wake)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    # A signal handler runs between any two instructions: leave it to the loop.
+    ending = Ending(lambda: hub.call_inside(done.wake))
     try:
         broker.start()
     except ValueError as exc:
@@ -279,4 +270,4 @@ def run(args: argparse.Namespace) -> int:
     print(f"greenamqp broker listening on {broker.url}", flush=True)
     done.wait(None)
     broker.stop()
-    return status
+    return ending.status

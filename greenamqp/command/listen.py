@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import threading
 import typing
 
 from greenamqp.command import service
+from greenamqp.command.ending import Ending
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,16 +53,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"greenamqp listen: {exc}", file=sys.stderr)
         return 2
     done = threading.Event()
-    status = 0
-
-    def stop(signum: int, frame: object) -> None:
-        nonlocal status
-        if signum == signal.SIGINT:
-            status = 130
-        done.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    ending = Ending(done.set)
     target = oslo_messaging.Target(topic=args.topic, server=args.server)
     server = RPCServer(transport, target, Echo([], None), "threading")
     try:
@@ -77,4 +68,4 @@ def run(args: argparse.Namespace) -> int:
     server.stop()
     server.wait()
     transport.cleanup()
-    return status
+    return ending.status

@@ -116,18 +116,31 @@ class Command:
 def _notify(transport: typing.Any, args: argparse.Namespace) -> None:
     """As oslo.messaging's Notifier does, which logs a failure and goes on."""
     import oslo_messaging
-    from oslo_utils import timeutils
 
-    message = {
-        "message_id": str(uuid.uuid4()),
-        "publisher_id": args.publisher,
-        "event_type": args.event_type,
-        "priority": args.priority.upper(),
-        "payload": args.payload,
-        "timestamp": str(timeutils.utcnow()),
-    }
+    message = notification(
+        args.event_type, args.payload, args.publisher, args.priority
+    )
     target = oslo_messaging.Target(topic=f"{args.topic}.{args.priority}")
     transport._send_notification(target, args.context, message, version=2.0, retry=0)
+
+
+def notification(
+    event_type: str,
+    payload: typing.Any,
+    publisher: str = "greenamqp",
+    priority: str = "info",
+) -> dict[str, typing.Any]:
+    """A notification as oslo.messaging's Notifier makes it."""
+    from oslo_utils import timeutils
+
+    return {
+        "message_id": str(uuid.uuid4()),
+        "publisher_id": publisher,
+        "event_type": event_type,
+        "priority": priority.upper(),
+        "payload": payload,
+        "timestamp": str(timeutils.utcnow()),
+    }
 
 
 def _send_all(

@@ -42,7 +42,13 @@ def _outline(value: typing.Any, indent: str = "") -> list[str]:
     """Plain data as lines: a name and its value, or what belongs to it below."""
     lines = []
     for name, inner in value.items():
-        if isinstance(inner, list):
+        if isinstance(inner, dict):
+            lines += [f"{indent}{name}:", *_outline(inner, indent + "    ")]
+        elif isinstance(inner, list) and any(
+            not isinstance(each, dict) for each in inner
+        ):
+            lines.append(f"{indent}{name}: {', '.join(map(str, inner))}")
+        elif isinstance(inner, list):
             lines.append(f"{indent}{name}: {len(inner)}")
             for each in inner:
                 below = _outline(each, indent + "    ")

@@ -78,6 +78,8 @@ _COLUMNS = (
     ("bus", 22),
     ("state", 11),
     ("up for", 8),
+    ("sent/s", 8),
+    ("recv/s", 8),
     ("links", 6),
     ("calls", 6),
     ("at work", 8),
@@ -86,17 +88,56 @@ _COLUMNS = (
 )
 
 
-def table(processes: list[dict[str, typing.Any]]) -> str:
-    """A line for each connection, and one more where it is down, with the reason."""
+def table(
+    processes: list[dict[str, typing.Any]],
+    before: typing.Sequence[dict[str, typing.Any]] = (),
+) -> str:
+    """A line for each connection, and more where it is down, with the reason, or where
+    notifications wait in an outbox.
+
+    :param before: what the processes said the last time: rates are since then
+    """
+    earlier = dict(_connections(before))
     lines = ["".join(f"{name:<{width}}" for name, width in _COLUMNS)]
     for process in processes:
         for transport in process["transports"]:
-            for connection in transport["connections"]:
-                lines += _lines(process["pid"], transport["hub"], connection)
+            outbox = transport["outbox"]
+            if outbox is not None and outbox["waiting"]:
+                lines.append(
+                    f"{process['pid']:<7} {outbox['waiting']} notifications wait in "
+                    f"{outbox['directory']}"
+                )
+    for key, connection in _connections(processes):
+        lines += _lines(key[0], key[1], connection, earlier.get(key))
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _lines(pid: int, hub: str, connection: dict[str, typing.Any]) -> list[str]:
+def _connections(
+    processes: typing.Sequence[dict[str, typing.Any]],
+) -> typing.Iterator[tuple[tuple[int, str, int, int], dict[str, typing.Any]]]:
+    """All of them, by process, hub, and which one of a transport it is."""
+    for process in processes:
+        for number, transport in enumerate(process["transports"]):
+            for which, connection in enumerate(transport["connections"]):
+                yield (process["pid"], transport["hub"], number, which), connection
+
+
+def _rate(
+    now: dict[str, typing.Any], before: dict[str, typing.Any] | None, name: str
+) -> str:
+    """How many in a second, by the clock of the process."""
+    if before is None or now["up_for"] is None or now["came_up"] != before["came_up"]:
+        return "-"
+    seconds = now["up_for"] - before["up_for"]
+    return f"{(now[name] - before[name]) / seconds:.1f}" if seconds > 0 else "-"
+
+
+def _lines(
+    pid: int,
+    hub: str,
+    connection: dict[str, typing.Any],
+    before: dict[str, typing.Any] | None,
+) -> list[str]:
     senders = connection["senders"]
     links = len(senders) + sum(
         len(each["links"]) for each in connection["subscriptions"]
@@ -109,6 +150,8 @@ def _lines(pid: int, hub: str, connection: dict[str, typing.Any]) -> list[str]:
         connection["bus"],
         connection["state"],
         "-" if up_for is None else f"{up_for:.0f} s",
+        _rate(connection, before, "sent"),
+        _rate(connection, before, "received"),
         links,
         connection["unanswered_calls"],
         connection["requests_at_work"],

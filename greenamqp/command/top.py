@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import time
+import typing
 
 from greenamqp.command import service, states
 
@@ -27,18 +28,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show it until interrupted; once where it is no terminal."""
+    """Show it until interrupted; once where it is no terminal, and then no rates."""
     once = args.once or args.format == "json" or not sys.stdout.isatty()
     try:
         where = states.directory(args)
+        before: list[dict[str, typing.Any]] = []
         while True:
             found = states.read(where)
             if args.format == "json":
                 print(json.dumps(found, indent=2))
             else:
-                print(("" if once else _CLEAR) + states.table(found), flush=True)
+                shown = states.table(found, before)
+                print(shown if once else _CLEAR + shown, flush=True)
             if once:
                 return 0
+            before = found
             time.sleep(args.interval)
     except (service.Unusable, OSError) as exc:
         print(f"greenamqp top: {exc}", file=sys.stderr)

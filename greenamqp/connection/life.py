@@ -134,6 +134,7 @@ class BusConnection:
         self._discard_timer: Timer | None = None
         # When the connection came up.
         self._up_since = 0.0
+        self._came_up = 0
         if patience is None:
             patience = CONNECT_TIMEOUT if len(hosts) == 1 else CONNECT_TIMEOUT_OF_MANY
         self._patience = patience
@@ -202,11 +203,15 @@ class BusConnection:
     def describe(self) -> dict[str, typing.Any]:
         """See :func:`greenamqp.describe`."""
         up = self.state is State.UP
+        engine = self.engine if up else None
         return {
             "host": str(self.host),
             "virtual_host": self._virtual_host,
             "state": self.state.value,
             "up_for": self.hub.now() - self._up_since if up else None,
+            "came_up": self._came_up,
+            "sent": engine.sent if engine is not None else None,
+            "received": engine.received if engine is not None else None,
             "why_down": "" if up else self.why_down(),
         }
 
@@ -455,6 +460,7 @@ class BusConnection:
                 )
         self._stop_timer()
         self._up_since = self.hub.now()
+        self._came_up += 1
         self.stages.append(("up", self._up_since))
         self.last_failure = ""
         self._avoided.clear()

@@ -210,6 +210,8 @@ class Connection(ConnectionEvents):
         self.codec = capi.Codec()
         #: for the deliveries of all its links
         self.delivery_tag = capi.DeliveryTag()
+        #: how many whole messages came, over all links
+        self.received = 0
         #: How many links share a session: no more than the peer takes, once it has
         #: said that.
         self.links_per_session = min(links_per_session, LINKS_PER_SESSION)
@@ -361,6 +363,11 @@ class Connection(ConnectionEvents):
         """Seconds: the shorter of both ends' idle time-outs; 0 if neither has one."""
         ours, theirs = self._idle_timeout, self.remote_idle_timeout
         return min(ours, theirs) if ours and theirs else ours or theirs
+
+    @property
+    def sent(self) -> int:
+        """How many messages left, over all links."""
+        return int(self.delivery_tag.number[0])
 
     @property
     def max_sessions(self) -> int:

@@ -195,6 +195,7 @@ class Connection(typing.Protocol):
 
     codec: capi.Codec
     delivery_tag: capi.DeliveryTag
+    received: int
     max_message_size: int
     #: Whether the connection failed or is being closed, by either side.
     ended: bool
@@ -665,6 +666,7 @@ class Receiver(Link):
         buffer = connection.receive_buffer(size)
         pn_link_recv(self._pn, buffer.pointer, size)
         pn_link_advance(self._pn)
+        connection.received += 1
         if self.on_message is not None:
             self.on_message(self, delivery, buffer.view[:size])
         else:

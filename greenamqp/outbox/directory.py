@@ -18,10 +18,9 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-import stat
 import typing
 
-from greenamqp import chance
+from greenamqp import chance, private
 from greenamqp.outbox.store import WORKING, Store
 
 _SUFFIX = ".db"
@@ -152,20 +151,10 @@ class Directory:
         top = os.path.dirname(self.path)
         try:
             if not os.path.isdir(top):
-                os.makedirs(top, 0o700, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.path, 0o700)
-            found = os.stat(self.path)
-        except OSError as exc:
-            raise NoOutbox(f"{exc.filename}: {exc.strerror}") from None
-        if not stat.S_ISDIR(found.st_mode):
-            raise NoOutbox(f"{self.path} is no directory")
-        if found.st_uid != os.geteuid():
-            raise NoOutbox(f"{self.path} is another user's")
-        if found.st_mode & 0o077:
-            raise NoOutbox(f"others than its user can enter {self.path}")
-        if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
-            raise NoOutbox(f"{self.path}: {os.strerror(13)}")
+                private.make(top)
+            private.make(self.path)
+        except ValueError as exc:
+            raise NoOutbox(str(exc)) from None
 
     def new(self) -> Claim:
         """A file for this process.

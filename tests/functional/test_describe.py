@@ -54,6 +54,7 @@ def test_a_server_and_a_call(bus, broker, topic, url):
     assert server["host"] == f"127.0.0.1:{broker.port}"
     assert server["state"] == "up"
     assert server["up_for"] >= 0
+    assert (server["came_up"], server["received"]) == (1, 1)
     assert server["bus"].startswith("greenamqp")
     assert server["requests_at_work"] == 1
     (subscription,) = server["subscriptions"]
@@ -64,6 +65,7 @@ def test_a_server_and_a_call(bus, broker, topic, url):
     (client,) = greenamqp.describe(calling)["connections"]
     assert client["unanswered_calls"] == 1
     assert client["reply_address"]
+    assert (client["sent"], client["received"]) == (1, 0)
     (sender,) = client["senders"]
     assert topic in sender["address"]
     assert sender["credit"] > 0
@@ -83,6 +85,7 @@ def test_while_there_is_no_bus(bus, topic, url):
         client.call({}, "hold")
     (connection,) = greenamqp.describe(transport)["connections"]
     assert connection["state"] != "up" and connection["up_for"] is None
+    assert (connection["came_up"], connection["sent"]) == (0, None)
     assert "wrong user name or password" in connection["why_down"]
     assert "wr0ng" not in json.dumps(connection)
     assert not greenamqp.is_connected(transport)

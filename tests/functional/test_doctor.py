@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``greenamqp doctor`` against what works and what does not."""
 
+import contextlib
 import datetime
 import json
 import socket
@@ -61,12 +62,13 @@ def authority(tmp_path):
 @pytest.mark.parametrize("product", ["greenamqp", "qpid-dispatch-router", "qpid-cpp"])
 def test_what_works(doctor, product):
     with Broker(product=product, users={"nova": PASSWORD}) as bus:
-        status, steps = doctor(
-            "--url", f"amqp://nova:{PASSWORD}@127.0.0.1:{bus.port}/"
-        )
+        status, steps = doctor("--url", f"amqp://nova:{PASSWORD}@127.0.0.1:{bus.port}/")
     assert status == 0, steps
     tried = [step["step"] for step in steps if step["result"] == "ok"]
-    assert tried == ["name", "TCP", "login and Open", "product", "RPC", "notification"]
+    assert tried == [
+        *("name", "TCP", "login and Open", "product"),
+        *("RPC", "fanout", "notification"),
+    ]
     assert all(step["seconds"] is not None for step in steps if step["step"] == "TCP")
     assert product in steps[2]["text"]
 
@@ -76,6 +78,19 @@ def test_quick_sends_nothing(doctor, broker):
     status, steps = doctor("--quick", "--url", url)
     assert status == 0
     assert steps[-1]["step"] == "product"
+
+
+def test_quick_is_content_with_one_host(doctor, broker):
+    good = f"nova:{PASSWORD}@127.0.0.1:{broker.port}"
+    status, steps = doctor(
+        "--quick", "--url", f"amqp://127.0.0.1:1,{good},nosuch.invalid"
+    )
+    assert status == 0
+    (remark,) = (step for step in steps if step["result"] == "remark")
+    assert remark["where"] == "127.0.0.1:1"
+    assert "nosuch.invalid" not in str(steps)
+    status, steps = doctor("--quick", "--url", "amqp://127.0.0.1:1,127.0.0.1:2")
+    assert (status, faults(steps)) == (1, {"nothing-listens"})
 
 
 def test_tls_is_described(doctor, authority, tmp_path):
@@ -101,6 +116,7 @@ def serve_bytes(bus, *steps, **spec):
 
 
 HTTP = b"HTTP/1.1 400 Bad Request\r\n\r\n".hex()
+PLAIN = b"AMQP\x00\x01\x00\x00".hex()
 OLD = b"AMQP\x00\x00\x09\x01".hex()
 
 
@@ -110,6 +126,7 @@ OLD = b"AMQP\x00\x00\x09\x01".hex()
         ([{"read": 8}, {"write": HTTP}, {"close": True}], "amqp", "not-amqp"),
         ([{"read": 8}, {"write": OLD}, {"close": True}], "amqp", "old-amqp"),
         ([{"read": 8}, {"close": True}], "amqp", "closed-at-once"),
+        ([{"read": 8}, {"write": PLAIN}, {"close": True}], "amqp", "login-unwanted"),
         ([{"hold": True}], "amqp", "silent"),
         ([{"hold": True}], "amqps", "tls-handshake"),
         ([{"read": 8}, {"close": True}], "amqps", "tls-handshake"),
@@ -118,7 +135,8 @@ OLD = b"AMQP\x00\x00\x09\x01".hex()
 )
 def test_what_is_no_message_bus(bus, doctor, steps, scheme, fault):
     port = serve_bytes(bus, *steps)
-    status, found = doctor("--url", f"{scheme}://127.0.0.1:{port}")
+    login = f"nova:{PASSWORD}@" if fault == "login-unwanted" else ""
+    status, found = doctor("--url", f"{scheme}://{login}127.0.0.1:{port}")
     assert status == 1
     assert faults(found) == {fault}
     (failed,) = (step for step in found if step["result"] == "failed")
@@ -130,6 +148,7 @@ def test_what_is_no_message_bus(bus, doctor, steps, scheme, fault):
     [
         ("amqp://nova:wr0ng@127.0.0.1:{}", "login-refused"),
         ("amqp://127.0.0.1:{}", "login-wanted"),
+        ("amqp://127.0.0.1:{}/?sasl_mechanisms=EXTERNAL", "no-mechanism"),
         ("amqps://nova:s3cr3t@127.0.0.1:{}", "no-tls-there"),
         ("amqp://127.0.0.1:1", "nothing-listens"),
         ("amqp://nosuch.invalid:{}", "unknown-name"),
@@ -145,19 +164,24 @@ def test_wrong_urls(doctor, broker, url, fault):
     assert faults(found) == {fault}
 
 
+def test_tls_that_is_too_old(bus, doctor, authority):
+    tls = {"cert": authority.issue("127.0.0.1"), "max": "TLSv1_1"}
+    port = serve_bytes(bus, {"hold": True}, tls=tls)
+    url = f"amqps://127.0.0.1:{port}/?ssl_ca_file={authority.ca}"
+    status, found = doctor("--url", url)
+    assert (status, faults(found)) == (1, {"old-tls"})
+
+
 def test_tls_is_wanted_and_not_spoken(doctor, authority):
     with Broker(tls_cert=authority.issue("127.0.0.1")) as bus:
         status, found = doctor("--url", f"amqp://127.0.0.1:{bus.port}")
     assert (status, faults(found)) == (1, {"tls-wanted"})
 
 
-def expired(folder, authority):
-    """A certificate of yesterday."""
-    made = authority._ca.issue_cert(
-        "127.0.0.1",
-        not_after=datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1),
-    )
-    path = folder / "expired.pem"
+def dated(folder, authority, **when):
+    """A certificate for another time: of yesterday, or of tomorrow."""
+    made = authority._ca.issue_cert("127.0.0.1", **when)
+    path = folder / "dated.pem"
     made.private_key_and_cert_chain_pem.write_to_path(path)
     return str(path)
 
@@ -166,25 +190,33 @@ def expired(folder, authority):
     ("kind", "fault"),
     [
         ("expired", "certificate-expired"),
+        ("early", "certificate-early"),
         ("name", "certificate-name"),
         ("foreign", "certificate-untrusted"),
         ("client", "no-client-certificate"),
+        ("foreign client", "client-certificate-refused"),
     ],
 )
 def test_certificates(doctor, authority, tmp_path, kind, fault):
     trusted, more = authority.ca, {}
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
     if kind == "expired":
-        certificate = expired(tmp_path, authority)
+        certificate = dated(tmp_path, authority, not_after=now - day)
+    elif kind == "early":
+        certificate = dated(tmp_path, authority, not_before=now + day)
     else:
         name = "bus.example" if kind == "name" else "127.0.0.1"
         certificate = authority.issue(name)
     if kind == "foreign":
         trusted = str(tmp_path / "other.pem")
         trustme.CA().cert_pem.write_to_path(trusted)
-    if kind == "client":
+    if "client" in kind:
         more = {"tls_ca": authority.ca, "tls_require_client_cert": True}
     with Broker(tls_cert=certificate, **more) as bus:
         url = f"amqps://127.0.0.1:{bus.port}/?ssl_ca_file={trusted}"
+        if kind == "foreign client":
+            other = Authority(tmp_path, "foreign").issue("client")
+            url += f"&ssl_cert_file={other}"
         status, found = doctor("--url", url)
     assert (status, faults(found)) == (1, {fault})
 
@@ -205,12 +237,45 @@ def test_one_host_of_three_is_down(doctor, broker):
     assert {"RPC", "notification"} <= {step["step"] for step in found}
 
 
+@pytest.fixture
+def filtered():
+    """A port that does not answer: what comes is dropped, as its queue is full."""
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        while True:
+            filling = held.enter_context(socket.socket())
+            filling.settimeout(0.5)
+            try:
+                filling.connect(address)
+            except TimeoutError:
+                yield address[1]
+                return
+
+
+def test_a_filtered_port(doctor, filtered):
+    status, found = doctor("--url", f"amqp://127.0.0.1:{filtered}")
+    assert (status, faults(found)) == (1, {"no-answer"})
+
+
+@pytest.mark.parametrize("product", ["qpid-dispatch-router", "skupper-router"])
+def test_a_router_whose_addresses_are_not_configured(doctor, product):
+    with Broker(product=product) as bus:
+        # What a router knows nothing of is for one receiver.
+        status, found = doctor("--url", f"{bus.url}?rpc_address_prefix=unknown")
+    assert (status, faults(found)) == (1, {"fanout-shared"})
+    assert [step["step"] for step in found if step["result"] == "failed"] == ["fanout"]
+
+
 def test_what_a_bus_refuses(doctor):
     with Broker(refused_prefixes=("broadcast",)) as bus:
         status, found = doctor("--url", bus.url)
     assert status == 1
-    (failed,) = (step for step in found if step["result"] == "failed")
-    assert failed["step"] == "RPC" and "broadcast" in failed["text"]
+    failed = [step for step in found if step["result"] == "failed"]
+    assert [step["step"] for step in failed] == ["RPC", "fanout"]
+    assert all("broadcast" in step["text"] for step in failed)
 
 
 def test_options_that_do_nothing(doctor, broker, tmp_path):
@@ -224,6 +289,7 @@ def test_options_that_do_nothing(doctor, broker, tmp_path):
         "rpc_address_prefix = mine\n"
         "[oslo_messaging_rabbit]\n"
         "rabbit_retry_interval = 1\n"
+        "rpc_conn_pool_size = 1\n"
         "rabbit_quorum_queue = true\n"
     )
     status, steps = doctor("--config-file", str(conf))
@@ -234,7 +300,9 @@ def test_options_that_do_nothing(doctor, broker, tmp_path):
         "ssl_verify_vhost does nothing without TLS",
         "silent_host_timeout does nothing",
         "rpc_address_prefix: nothing on this bus",
-        "rabbit_retry_interval: for rabbit:// alone",
+        "rabbit_retry_interval: for rabbit:// alone; here it is [oslo_messaging_amqp] "
+        "connection_retry_interval = 1",
+        "rpc_conn_pool_size: for rabbit:// alone; nothing here",
         "rabbit_quorum_queue: nothing on this bus",
     ):
         assert name in said

@@ -3,6 +3,7 @@
 
 import json
 import os
+import pathlib
 import stat
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import sys
 import pytest
 from oslo_messaging import Target
 
+import greenamqp
+from greenamqp.command import states
 from tests.functional import buses
 
 pytestmark = pytest.mark.any_bus
@@ -59,8 +62,28 @@ def test_the_whole_of_one_process(bus, used, where, topic):
     assert connection["state"] == "up"
     assert any(topic in each["address"] for each in connection["senders"])
 
+    for transport in whole["transports"]:
+        own = greenamqp.describe(used)
+        assert transport.keys() == own.keys()
+        assert connection.keys() == own["connections"][0].keys()
+
     status, shown, _ = ask("state", "--state-dir", where, str(os.getpid()))
     assert status == 0 and f"pid: {os.getpid()}" in shown and topic in shown
+
+
+def test_an_outbox_is_told(bus, topic, where, tmp_path):
+    options = {
+        "oslo_messaging_amqp": {
+            "state_dir": where,
+            "notify_outbox": str(tmp_path / "outbox"),
+        }
+    }
+    transport = bus.notification_transport(url="amqp://127.0.0.1:1", options=options)
+    bus.notifier([topic], transport=transport).info({}, "test.event", {})
+    status, shown, _ = ask("state", "--state-dir", where, str(os.getpid()))
+    assert status == 0 and "outbox:" in shown and "waiting: 1" in shown
+    status, shown, _ = ask("top", "--state-dir", where)
+    assert status == 0 and "1 notifications wait in" in shown
 
 
 def test_all_processes(used, where):
@@ -69,6 +92,24 @@ def test_all_processes(used, where):
     header, line = shown.splitlines()
     assert header.split()[:3] == ["pid", "hub", "host"]
     assert line.split()[0] == str(os.getpid()) and " up " in line
+
+
+def test_rates_are_since_the_look_before(used, where):
+    (before,) = states.read(pathlib.Path(where))
+    ((connection,),) = (each["connections"] for each in before["transports"])
+    now = json.loads(json.dumps(before))
+    ((later,),) = (each["connections"] for each in now["transports"])
+    later |= {
+        "up_for": connection["up_for"] + 2,
+        "sent": connection["sent"] + 5,
+        "received": connection["received"] + 600,
+    }
+    cells = states.table([now], [before]).splitlines()[1].split()
+    assert "2.5" in cells and "300.0" in cells
+    # Not across a connection that was lost meanwhile.
+    later["came_up"] += 1
+    assert "300.0" not in states.table([now], [before])
+    assert "300.0" not in states.table([now])
 
 
 def test_it_is_private_and_goes_with_the_transport(bus, used, where):

@@ -69,7 +69,12 @@ class Row:
         return url + (f"?{self.query}" if self.query else "")
 
 
-_RABBITMQ = ("test_rabbitmq.py", "test_rabbit_mixed.py", "test_limits.py")
+_RABBITMQ = (
+    "test_rabbitmq.py",
+    "test_rabbit_mixed.py",
+    "test_limits.py",
+    "test_doctor.py",
+)
 _KILLS = ("test_kills.py",)
 
 #: Every row by its name, in the order of the table.

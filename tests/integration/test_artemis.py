@@ -11,6 +11,7 @@ import oslo_messaging
 import pytest
 from oslo_messaging import Target, exceptions
 
+from greenamqp import command
 from greenamqp.driver import set_queue_policy
 from greenamqp.policy import QueuePolicy
 from tests.functional.certificates import Authority
@@ -44,6 +45,14 @@ def url(bus):
 
 class TestContract(Contract, KeepsReplies):
     """What is so on every bus, and on those that keep replies."""
+
+
+def test_the_doctor_finds_it_in_order(url, capsys):
+    assert command.main(["doctor", "--url", url]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "ok"
+    wrong = url.replace("@", "x@")
+    assert command.main(["doctor", "--quick", "--url", wrong]) == 1
+    assert "wrong user name or password" in capsys.readouterr().out
 
 
 # -- what it makes, and how long that stays

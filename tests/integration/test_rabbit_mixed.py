@@ -4,6 +4,8 @@ casts to and notifies the other."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import threading
 import time
 
@@ -11,6 +13,9 @@ import oslo_messaging
 import pytest
 from oslo_messaging import Target, exceptions
 
+from greenamqp import command
+from greenamqp.command import service
+from greenamqp.driver import GreenAMQPDriver
 from tests.integration import rabbit
 from tests.integration.rabbit import (
     PATIENCE,
@@ -100,6 +105,43 @@ def test_call_and_cast(set_pair):
         assert endpoint.next() == "cast"
         client.prepare(server="server").cast({}, "hear", value="own")
         assert endpoint.next() == "own"
+
+
+@pytest.mark.parametrize("moved", ["server", "client"])
+def test_a_service_that_was_migrated(theirs, vhosts, moved, tmp_path):
+    """`greenamqp migrate` on one configuration of both: one side has the new one."""
+    old = tmp_path / "service.conf"
+    old.write_text(
+        "[DEFAULT]\n"
+        f"transport_url = {theirs}{vhosts['quorum']}?ssl=0&ssl_version=TLSv1_2\n"
+        "[oslo_messaging_rabbit]\n"
+        "rabbit_quorum_queue = true\n"
+        "rabbit_transient_quorum_queue = true\n"
+        "rabbit_quorum_delivery_limit = 5\n"
+        "rabbit_qos_prefetch_count = 7\n"
+        "heartbeat_in_pthread = true\n"
+    )
+    assert command.main(["migrate", "--write", str(old)]) == 0
+    new = old.with_name("service.conf.greenamqp")
+    with contextlib.ExitStack() as made:
+
+        def transport(side):
+            path = new if side == moved else old
+            args = argparse.Namespace(config_file=[str(path)])
+            each = oslo_messaging.get_rpc_transport(service.configuration(args))
+            assert isinstance(each._driver, GreenAMQPDriver) is (side == moved)
+            made.callback(each.cleanup)
+            return each
+
+        target = Target(topic=unique(), server="server")
+        served = oslo_messaging.get_rpc_server(
+            transport("server"), target, [Endpoint()], "threading"
+        )
+        made.enter_context(rabbit.running(served))
+        client = oslo_messaging.get_rpc_client(
+            transport("client"), target, timeout=PATIENCE
+        )
+        assert client.call({}, "echo", value="moved") == "moved"
 
 
 def test_servers_of_both_share_a_topic(amqp, theirs):

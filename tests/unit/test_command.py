@@ -103,6 +103,7 @@ _REQUIRED = {
     "notify": ["topic", "event"],
     "listen": ["topic"],
     "state": ["1"],
+    "migrate": ["nova.conf"],
 }
 
 

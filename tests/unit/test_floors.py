@@ -16,7 +16,8 @@ TABLE = ROOT.parent / "docs" / "architecture.rst"
 
 # What a file of the package's top is part of, where that is not the door.
 OTHER_ROOMS = {
-    name: name for name in ("policy", "options", "fork", "interrupts", "chance")
+    name: name
+    for name in ("policy", "options", "fork", "interrupts", "chance", "private")
 }
 FRONT = ("__init__", "__main__")
 

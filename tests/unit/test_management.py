@@ -187,6 +187,23 @@ def test_declares_in_order_and_once(pair):
     assert len(pair.broker.asked) == 6
 
 
+def test_queues_that_are_there_are_compared_and_none_is_made(pair):
+    wanted = (exchange("e", "fanout"), queue("q"), queue("gone"), binding("e", "q", ""))
+    pair.broker.answers["/queues/gone"] = ("404", "no queue")
+    outcome = []
+    assert pair.management.compare(wanted, outcome.append)
+    pair.run()
+    assert outcome == [None, None]
+    asked = [(message.subject, message.address) for message in pair.broker.asked]
+    assert sorted(asked) == [
+        ("GET", "/queues/gone"),
+        ("GET", "/queues/q"),
+        ("PUT", "/queues/q"),
+    ]
+    assert not pair.management.has((queue("q"),))
+    assert not pair.management.compare((exchange("e", "fanout"),), outcome.append)
+
+
 def test_who_asks_for_the_same_shares_the_request(pair):
     first, second = [], []
     pair.management.declare((queue("q"),), first.append)

@@ -174,6 +174,20 @@ class Management(management.Management):
             if isinstance(each, Declaration) and each.method == "PUT"
         }
 
+    def _comparison(
+        self, declaration: Declaration
+    ) -> typing.Callable[[], Steps] | None:
+        # To ask for an exchange ends the session.
+        if not declaration.path.startswith("/queues/"):
+            return None
+        return functools.partial(self._compare, declaration)
+
+    def _compare(self, declaration: Declaration) -> Steps:
+        answer = yield Message(None, address=declaration.path, subject="GET")
+        if (answer.subject or "").startswith("2"):
+            # One that is there is not made by this.
+            yield from self._steps(declaration)
+
     def _delete(self, declaration: Declaration) -> Steps:
         answer = yield Message(None, address=declaration.path, subject="DELETE")
         status = answer.subject or ""

@@ -7,6 +7,7 @@ Exit status: 0 all is in order, 1 something is wrong, 2 the arguments are.
 from __future__ import annotations
 
 import argparse
+import logging
 import typing
 
 
@@ -17,9 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     service.add_arguments(parser)
     service.add_format(parser)
     parser.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        help="of RPC, whose queues are compared with the configuration (repeatable)",
+    )
+    parser.add_argument(
         "--quick",
         action="store_true",
-        help="connect only, and send nothing: for probes",
+        help="connect only, until one host can be used, and send nothing: for probes",
     )
 
 
@@ -27,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     """Look at everything; returns the exit status."""
     from greenamqp.command.doctor.findings import Findings
 
+    # What the driver warns of is among what is found; it would be shown twice.
+    logging.getLogger("greenamqp").addHandler(logging.NullHandler())
     findings = Findings(print if args.format == "text" else None)
     _examine(args, findings)
     print(findings.as_json() if args.format == "json" else findings.summary())
@@ -35,10 +44,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
     from oslo_config import cfg
+    from oslo_messaging import Target
 
     from greenamqp import options
     from greenamqp.command import service
-    from greenamqp.command.doctor import hosts, roundtrip, settings
+    from greenamqp.command.doctor import hosts, queues, roundtrip, settings
     from greenamqp.command.doctor.advice import Advice
 
     wrong = Advice("configuration", "who configures the service", "mend what is named")
@@ -49,6 +59,8 @@ def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
         notifying = service.parse(conf, args.url, notifications=True)
         if str(notifying) != str(urls["RPC"]):
             urls["notifications"] = notifying
+        else:
+            notifying = urls["RPC"]
         values = {what: options.of(conf, url) for what, url in urls.items()}
     except (service.Unusable, cfg.Error, ValueError) as exc:
         findings.failed("configuration", "configuration", str(exc), None, wrong)
@@ -57,7 +69,9 @@ def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
         for remark in settings.remarks(values[what], url, names):
             findings.remark("options", what, remark)
         try:
-            bus = hosts.look_at(findings, url, values[what], args.timeout)
+            bus = hosts.look_at(
+                findings, url, values[what], args.timeout, one_is_enough=args.quick
+            )
         except ValueError as exc:
             findings.failed("configuration", what, str(exc))
             continue
@@ -68,13 +82,20 @@ def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
         if args.quick:
             continue
         try:
-            roundtrip.make(
-                findings,
-                conf,
-                str(url),
-                values[what],
-                bus,
-                args.timeout,
-            )
+            transport = service.transport(conf, str(url), args.timeout)
         except service.Unusable as exc:
             findings.failed("configuration", what, str(exc), None, wrong)
+            continue
+        try:
+            driver = transport._driver
+            if roundtrip.make(findings, driver, values[what], bus, args.timeout):
+                called = [Target(topic=topic) for topic in args.topic]
+                queues.look_at(
+                    findings,
+                    driver,
+                    called if what == "RPC" else (),
+                    queues.notified(conf) if url is notifying else (),
+                    args.timeout,
+                )
+        finally:
+            transport.cleanup()

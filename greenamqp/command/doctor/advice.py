@@ -227,7 +227,30 @@ _TABLE: tuple[tuple[str, Advice], ...] = (
     ),
     (
         "holds back all who publish",
-        Advice("alarm", _BUS, "free memory or disk there: an alarm stops publishers"),
+        Advice(
+            "alarm",
+            _BUS,
+            "free memory or disk there: an alarm stops publishers "
+            "(`rabbitmq-diagnostics alarms` shows it)",
+        ),
+    ),
+    (
+        "the bus does not copy it",
+        Advice(
+            "fanout-shared",
+            _BUS,
+            "a router: have the addresses that fanouts go to configured with the "
+            "distribution multicast, see docs/buses/routers",
+        ),
+    ),
+    (
+        "did not answer within",
+        Advice(
+            "stands-still",
+            _BUS,
+            "see whether the node that has the queue is up, and whether its memory or "
+            "disk is full",
+        ),
     ),
     (
         "gives no credit",
@@ -243,7 +266,8 @@ _TABLE: tuple[tuple[str, Advice], ...] = (
         Advice(
             "not-permitted",
             _BUS,
-            "give the user the rights to configure, write and read there",
+            "give the user the right that is named; it needs those to configure, write "
+            "and read (`rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'`)",
         ),
     ),
     (

@@ -60,6 +60,12 @@ class Findings:
         what_to_do = what_to_do or advice(text)
         self._add(Finding(step, where, "failed", text, taken, what_to_do))
 
+    def excuse(self, since: int) -> None:
+        """What was found from that one on, and failed, does not matter after all."""
+        for index, finding in enumerate(self.all[since:], since):
+            if finding.result == "failed":
+                self.all[index] = dataclasses.replace(finding, result="remark")
+
     def _add(self, finding: Finding) -> None:
         self.all.append(finding)
         if self._shown is not None:

@@ -41,9 +41,15 @@ def look_at(
     url: oslo_messaging.TransportURL,
     options: typing.Any,
     timeout: float,
+    *,
+    one_is_enough: bool = False,
 ) -> buses.Bus | None:
-    """Try each host of the URL.  Returns what the first one is that can be used."""
+    """Try each host of the URL.  Returns what the first one is that can be used.
+
+    :param one_is_enough: try no other after it; what failed before is remarked alone
+    """
     found: buses.Bus | None = None
+    before = len(findings.all)
     for host in driver.hosts_of(url):
         vhost = url.virtual_host or None
         with contact([host], options, vhost, hub="threads", patience=timeout) as made:
@@ -52,6 +58,9 @@ def look_at(
             with made.hub.lock:
                 bus = _tell(findings, host, made, vhost, options, speaks_tls)
         found = found or bus
+        if found and one_is_enough:
+            findings.excuse(before)
+            break
     return found
 
 

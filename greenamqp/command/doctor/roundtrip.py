@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request with its reply, and one notification, on addresses of their own."""
+"""One request with its reply, one cast to all servers, and one notification, on
+addresses of their own."""
 
 from __future__ import annotations
 
@@ -9,12 +10,11 @@ import typing
 import uuid
 
 import oslo_messaging
-from oslo_config import cfg
 from oslo_messaging import Target
 
 from greenamqp import buses
-from greenamqp.command import service
 from greenamqp.command.doctor.findings import Findings
+from greenamqp.command.messages import notification
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.listener import Listener
 from greenamqp.policy import QueuePolicy
@@ -23,43 +23,49 @@ from greenamqp.policy import QueuePolicy
 _LIFE = 10.0
 
 
+#: The servers of a topic.
+_SERVERS = ("one", "other")
+
+
 class _Failed(Exception):
     """The text says why."""
 
 
+class _Mute(_Failed):
+    """The bus has let us in, and answers nothing."""
+
+
 def make(
     findings: Findings,
-    conf: cfg.ConfigOpts,
-    url: str,
+    driver: GreenAMQPDriver,
     options: typing.Any,
     bus: buses.Bus,
     timeout: float,
-) -> None:
-    """Send both.  What the bus made for them it removes by itself, if it can be told.
-
-    :raises greenamqp.command.service.Unusable: if there can be no transport
+) -> bool:
+    """Send them.  What the bus made for them it removes by itself, if it can be
+    told.  Returns whether anything came through.
     """
-    transport = service.transport(conf, url, timeout)
-    driver: GreenAMQPDriver = transport._driver
-    topic = f"greenamqp-doctor-{uuid.uuid4().hex}"
-    try:
-        for what, step in (("RPC", _call), ("notification", _notify)):
-            target = Target(topic=topic, server="doctor" if what == "RPC" else None)
-            _let_expire(driver, target, options, bus)
-            began = time.monotonic()
-            try:
-                step(driver, target, began + timeout)
-            except (
-                oslo_messaging.MessagingException,
-                NotImplementedError,
-                _Failed,
-            ) as exc:
-                findings.failed(what, str(bus), str(exc), time.monotonic() - began)
-            else:
-                taken = time.monotonic() - began
-                findings.ok(what, str(bus), "subscribed, sent and received", taken)
-    finally:
-        transport.cleanup()
+    through = False
+    target = Target(topic=f"greenamqp-doctor-{uuid.uuid4().hex}")
+    for server in _SERVERS:
+        _let_expire(driver, target(server=server), options, bus)
+    for what, step in _STEPS:
+        began = time.monotonic()
+        try:
+            step(driver, target, began + timeout)
+        except (
+            oslo_messaging.MessagingException,
+            NotImplementedError,
+            _Failed,
+        ) as exc:
+            findings.failed(what, str(bus), str(exc), time.monotonic() - began)
+            if isinstance(exc, _Mute):
+                break  # and so would the others end
+        else:
+            taken = time.monotonic() - began
+            findings.ok(what, str(bus), "subscribed, sent and received", taken)
+            through = True
+    return through
 
 
 def _let_expire(
@@ -80,8 +86,17 @@ def _let_expire(
 
 
 def _attached(driver: GreenAMQPDriver, listener: Listener, deadline: float) -> None:
-    if not listener.wait_attached(deadline):
-        raise _Failed(f"cannot subscribe: {listener.refusal or 'no answer in time'}")
+    if listener.wait_attached(deadline):
+        return
+    client = driver.client
+    mute = listener.unanswered or "did not answer within" in listener.refusal
+    if mute and client is not None and client.connected:
+        # It has just opened this connection, so it does not stand still.
+        raise _Mute(
+            "cannot subscribe: the message bus lets clients in and then answers "
+            "nothing: it holds back all who publish (is its memory or disk full?)"
+        )
+    raise _Failed(f"cannot subscribe: {listener.refusal}")
 
 
 def _left(deadline: float) -> float:
@@ -90,7 +105,8 @@ def _left(deadline: float) -> float:
 
 
 def _call(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
-    listener = driver.subscribe(target, 1, None)
+    server_target = target(server=_SERVERS[0])
+    listener = driver.subscribe(server_target, 1, None)
 
     def serve() -> None:
         for request in listener.poll(timeout=_left(deadline)):
@@ -103,13 +119,45 @@ def _call(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
         server.start()
         request = {"method": "ping", "args": {}}
         reply = driver.send(
-            target, {}, request, wait_for_reply=True, timeout=_left(deadline)
+            server_target, {}, request, wait_for_reply=True, timeout=_left(deadline)
         )
         if reply != "here":
             raise _Failed(f"another reply came than was sent: {reply!r}")
     finally:
         listener.stop()
         listener.cleanup()
+
+
+def _fan_out(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
+    targets = [target(server=server) for server in _SERVERS]
+    listeners = [driver.subscribe(each, 1, None) for each in targets]
+    came: list[typing.Any] = []
+
+    def take(listener: Listener) -> None:
+        for request in listener.poll(timeout=_left(deadline)):
+            request.acknowledge()
+            came.append(request)
+
+    takers = [
+        threading.Thread(target=take, args=(each,), daemon=True) for each in listeners
+    ]
+    try:
+        for listener in listeners:
+            _attached(driver, listener, deadline)
+        for taker in takers:
+            taker.start()
+        driver.send(target(fanout=True), {}, {"method": "ping", "args": {}})
+        for taker in takers:
+            taker.join(_left(deadline))
+        if len(came) < len(listeners):
+            raise _Failed(
+                f"what was sent to all {len(listeners)} servers came to {len(came)}: "
+                "the bus does not copy it"
+            )
+    finally:
+        for listener in listeners:
+            listener.stop()
+            listener.cleanup()
 
 
 def _notify(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
@@ -126,14 +174,7 @@ def _notify(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
     try:
         _attached(driver, listener, deadline)
         taker.start()
-        message = {
-            "message_id": uuid.uuid4().hex,
-            "publisher_id": "greenamqp",
-            "event_type": "greenamqp.doctor",
-            "priority": "INFO",
-            "payload": {},
-            "timestamp": "",
-        }
+        message = notification("greenamqp.doctor", {})
         whole = Target(topic=f"{target.topic}.info")
         driver.send_notification(whole, {}, message, 2.0, retry=0)
         taker.join(_left(deadline))
@@ -142,3 +183,6 @@ def _notify(driver: GreenAMQPDriver, target: Target, deadline: float) -> None:
     finally:
         listener.stop()
         listener.cleanup()
+
+
+_STEPS = (("RPC", _call), ("fanout", _fan_out), ("notification", _notify))

@@ -11,6 +11,7 @@ import oslo_messaging
 from oslo_config import cfg
 
 from greenamqp import buses, options
+from greenamqp.command.migrate import table
 from greenamqp.connection.security import Security
 
 #: Where these options stand, the old name of the group included.
@@ -29,18 +30,25 @@ _ROUTABLE = (
 _QUEUES = ("queue_expires", "queue_message_ttl", "queue_max_length")
 
 
-def written(files: Sequence[str]) -> dict[str, set[str]]:
-    """The names of the options that files have, by group."""
+#: Group -> name of an option -> what is set, the last one.
+Written = dict[str, dict[str, str]]
+
+
+def written(files: Sequence[str]) -> Written:
+    """The options that files have."""
     sections: dict[str, dict[str, list[str]]] = {}
     for path in files:
         cfg.ConfigParser(path, sections).parse()
-    return {group: set(names) for group, names in sections.items()}
+    return {
+        group: {name: values[-1] for name, values in named.items()}
+        for group, named in sections.items()
+    }
 
 
 def remarks(
     values: typing.Any,
     url: oslo_messaging.TransportURL,
-    names: dict[str, set[str]],
+    names: Written,
 ) -> Iterator[str]:
     """What does nothing, or is hardly meant, whatever the bus is.
 
@@ -50,15 +58,10 @@ def remarks(
     tls = Security(values).tls
     known = {opt.dest for opt in options.OPTIONS}
     for group in _GROUPS:
-        for name in sorted(names.get(group, set())):
+        for name in sorted(names.get(group, {})):
             if name.replace("-", "_") not in known:
                 yield f"[{group}] {name}: there is no such option; it does nothing"
-    foreign = names.get(options.RABBIT_GROUP, set()) - set(options.RABBIT_NAMES)
-    if foreign:
-        yield (
-            f"[{options.RABBIT_GROUP}] {', '.join(sorted(foreign))}: for rabbit:// "
-            "alone; nothing here"
-        )
+    yield from _foreign(names, tls)
     if values.ssl_key_file and not values.ssl_cert_file:
         yield "ssl_key_file does nothing without ssl_cert_file"
     if values.ssl_key_password and not values.ssl_cert_file:
@@ -87,13 +90,39 @@ def remarks(
         yield "pre_settled: notifications may be lost without a word"
 
 
+def _foreign(names: Written, tls: bool) -> Iterator[str]:
+    """What ``[oslo_messaging_rabbit]`` has that is not read here."""
+    theirs = names.get(options.RABBIT_GROUP, {})
+    own = set().union(*(names.get(group, {}) for group in _GROUPS))
+    streams = theirs.get("rabbit_stream_fanout", "").lower() == "true"
+    idle = []
+    for name, value in sorted(theirs.items()):
+        now, meaning = table.of_rabbit(name)
+        verdict, why, new = meaning.of(value, table.Around(tls, streams))
+        here = ", ".join(f"{option} = {text}" for option, text in new.items())
+        if verdict == table.FIRST:
+            yield f"[{options.RABBIT_GROUP}] {name}: {why}"
+        elif new and not own & new.keys():
+            yield (
+                f"[{options.RABBIT_GROUP}] {name}: for rabbit:// alone; here it is "
+                f"[{options.GROUP.name}] {here}"
+            )
+        elif now not in options.RABBIT_NAMES and not new:
+            idle.append(name)
+    if idle:
+        yield (
+            f"[{options.RABBIT_GROUP}] {', '.join(idle)}: for rabbit:// alone; nothing "
+            "here"
+        )
+
+
 def remarks_on_bus(
-    values: typing.Any, names: dict[str, set[str]], bus: buses.Bus
+    values: typing.Any, names: Written, bus: buses.Bus
 ) -> Iterator[str]:
     """What does nothing on this bus."""
     addresser = buses.choose(values, None, None, bus)
     mode = type(addresser).__name__.removesuffix("Addresser").lower()
-    given = names.get(options.GROUP.name, set())
+    given = set(names.get(options.GROUP.name, {}))
     uses_prefixes = mode in ("routable", "declared")
     for group, used in ((_LEGACY, mode == "legacy"), (_ROUTABLE, uses_prefixes)):
         idle = sorted(given & set(group))
@@ -102,7 +131,8 @@ def remarks_on_bus(
     policies = sorted(given & set(_QUEUES))
     if policies and bus.is_router:
         yield f"{', '.join(policies)}: refused, as a router stores nothing"
-    shared = sorted(names.get(options.RABBIT_GROUP, set()) & set(options.RABBIT_NAMES))
+    theirs = names.get(options.RABBIT_GROUP, {})
+    shared = sorted(theirs.keys() & set(options.RABBIT_NAMES))
     if shared and mode != "rabbit":
         yield (
             f"[{options.RABBIT_GROUP}] {', '.join(shared)}: nothing on this bus, "
