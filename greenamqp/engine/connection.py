@@ -635,7 +635,7 @@ class Connection(ConnectionEvents):
             now + MIN_TICK,
             min(now + self.idle_timeout / TICKS_PER_IDLE_TIMEOUT, (due + 1) / 1000.0),
         )
-        self._tick_from = (now + self.deadline) / 2
+        self._tick_from = now + (self.deadline - now) / 4
 
     def _handle(self, event: typing.Any, kind: int) -> None:
         if kind == _TRANSPORT_ERROR:
