@@ -384,21 +384,21 @@ class Run:
     def _calls(self) -> Figures:
         """Calls by one caller, one after another."""
         seconds = self._arguments.calls
+        # Once before, for all that is made with the first call of each.
+        self._controller.ask("calls", seconds=seconds / 3)
         before, bus = self._all("mark"), self._broker.cpu()
-        result = self._controller.ask("calls", seconds=seconds, warmup=seconds / 3)
+        result = self._controller.ask("calls", seconds=seconds)
         bus = self._broker.cpu() - bus
         after = self._all("mark")
         calls = result["calls"] or 1
         client = result["after"]["cpu"] - result["before"]["cpu"]
         host = _grown(before, after, "cpu")
-        # These two count the warm-up as well.
-        share = seconds / (seconds * 4 / 3)
         return {
             **{name: result[name] for name in ("p50", "p99", "max", "failures")},
             "calls": result["calls"],
             "client_cpu": client / calls,
-            "host_cpu": host * share / calls,
-            "bus_cpu": bus * share / calls,
+            "host_cpu": host / calls,
+            "bus_cpu": bus / calls,
         }
 
     def _storm(self) -> Figures:

@@ -117,7 +117,7 @@ _FIGURES: tuple[str | _Figure, ...] = (
         _storm(lambda row, storm: _each(row, storm["attempts_after"], 1, 2)),
     ),
     ("attempts in vain since, of all", _storm(lambda row, storm: f"{refused(storm)}")),
-    ("calls that failed since", _storm(_failed_calls)),
+    ("calls that timed out or failed since", _storm(_failed_calls)),
     (
         "most memory of the bus, MB",
         _storm(lambda row, storm: f"{storm['bus_memory'] / 1e6:,.0f}"),
@@ -141,14 +141,17 @@ def table(results: Results) -> str:
         ["", *(row["side"] for row in rows)],
         ["services", *(f"{row['services']:,}" for row in rows)],
     ]
+    heading: list[str] = []
     for figure in _FIGURES:
         if isinstance(figure, str):
-            lines.append([figure])
+            heading = [figure]
             continue
         name, show = figure
         cells = [show(row) for row in rows]
         if any(cells):
+            lines += [heading] if heading else []
             lines.append([f"  {name}", *cells])
+            heading = []
     notes = [
         "",
         f"bus: {results['bus']}; machine: {results['machine']['system']}, "

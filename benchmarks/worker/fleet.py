@@ -25,6 +25,9 @@ PATIENCE = 30
 STORM_PATIENCE = 5
 STORM_PAUSE = 0.2
 
+#: Services that are called in turn by one caller, at the most.
+CALLED = 100
+
 #: Services of a process that start at a time.
 STARTERS = 8
 
@@ -311,15 +314,11 @@ class Controller(_Peer):
             bursts += burst_interval
         return {"failures": failures, **sent}
 
-    def _calls(self, *, seconds, warmup):
-        """One call after another, to services in turn."""
+    def _calls(self, *, seconds):
+        """One call after another, to services in turn: each once at least."""
         agents = [
-            self._agent(number)
-            for number in random.sample(
-                range(self._plan["hosts"]), min(100, self._plan["hosts"])
-            )
+            self._agent(number) for number in range(min(CALLED, self._plan["hosts"]))
         ]
-        self._call_for(agents, warmup)
         before = mark()
         latencies, failures = self._call_for(agents, seconds)
         return {
@@ -336,7 +335,6 @@ class Controller(_Peer):
         began = time.monotonic()
         until = began + seconds
         number = 0
-        # All of them once, at least: links are made.
         while began < until or number < len(agents):
             agent = agents[number % len(agents)]
             number += 1
