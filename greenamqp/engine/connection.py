@@ -224,7 +224,7 @@ class Connection(ConnectionEvents):
         self._closing = False
         self._reported = False
         self._now = 0.0
-        # What comes from then on has time looked at, to spare an idle process the timer.
+        # What comes from then on has time looked at: an idle process is spared a timer.
         self._tick_from = 0.0
         self._links: dict[typing.Any, Sender | Receiver] = {}  # by pn_link_t *
         self._sessions: list[Session] = []  # that links may be put into
@@ -616,6 +616,10 @@ class Connection(ConnectionEvents):
             self.fail("the peer broke the protocol: it sent what is no AMQP frame")
         if self.deadline is None or now >= self._tick_from:
             self._tick(now)
+            if pn_collector_peek(collector) != _NULL:
+                # The peer was silent for too long: not to be told only a tick later.
+                self.process(now)
+                return
         if self._doomed or self.sessions_over:
             self._destroy_links()
         if self.failed is not None or self.lifecycle.failure:
