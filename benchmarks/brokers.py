@@ -22,18 +22,18 @@ _PATIENCE = 120.0
 #: Seconds between two looks at whether a port is open.
 _INTERVAL = 0.02
 
-#: Bytes that a RabbitMQ may take before it holds publishers up: more than a fleet needs
-#: on either driver, so that none is measured in an alarm.
-_RABBIT_MEMORY = "8GiB"
+#: What a RabbitMQ may take before it holds publishers up: more than a fleet needs on
+#: either driver, so that none is measured in an alarm.  By its own count, which has
+#: each connection's buffers in full, 4 MB over loopback, of which next to none is used.
+_RABBIT_MEMORY = "64GiB"
 
-#: What a RabbitMQ is asked for a census; `own_memory` is its own count of its bytes.
+#: What a RabbitMQ is asked for a census.
 _RABBIT_CENSUS = {
     "sessions": "length(rabbit_amqp_session:list_local())",
     "channels": "length(rabbit_channel:list())",
     "queues": "length(rabbit_amqqueue:list())",
     "exchanges": "length(rabbit_exchange:list())",
     "bindings": "length(rabbit_binding:list(<<\"/\">>))",
-    "own_memory": "erlang:memory(total)",
 }
 
 Census = dict[str, int]

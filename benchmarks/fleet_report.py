@@ -82,7 +82,6 @@ _FIGURES: tuple[str | _Figure, ...] = (
     ("exchanges", _of_bus("exchanges")),
     ("bindings", _of_bus("bindings")),
     ("resident memory, kB", _of_bus("memory", 1e3, 1)),
-    ("memory by its own count, kB", _of_bus("own_memory", 1e3, 1)),
     ("% of a core, idle", _cpu("idle", "bus_cpu")),
     ("% of a core, load", _cpu("load", "bus_cpu")),
     "the host, for each service",

@@ -85,11 +85,12 @@ class RabbitMQ(Kind):
         else:
             cookie.write_text(secrets.token_hex(16))
         cookie.chmod(0o400)
+        memory = os.environ.get(ENV_MEMORY, _MEMORY_LIMIT)
         lines = [
             f"listeners.tcp.1 = 127.0.0.1:{layout.amqp_port(node)}",
             "vm_memory_calculation_strategy = erlang",
-            "vm_memory_high_watermark.absolute ="
-            f" {os.environ.get(ENV_MEMORY, _MEMORY_LIMIT)}",
+            f"total_memory_available_override_value = {memory}",
+            f"vm_memory_high_watermark.absolute = {memory}",
             "log.console = true",
             "log.console.level = info",
             "log.file = false",
