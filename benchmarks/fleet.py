@@ -219,6 +219,8 @@ class Run:
         }
         self._stack = contextlib.ExitStack()
         self._workers: list[Worker] = []
+        # Connections that are not of the services.
+        self._beside = 0
 
     def __enter__(self) -> typing.Self:
         with contextlib.ExitStack() as stack:
@@ -286,6 +288,7 @@ class Run:
 
     def _start(self) -> Figures:
         bus_before = self._bus_census()
+        self._beside = bus_before["connections"]
         before = self._all("mark")
         began = time.monotonic()
         started = self._all("start")
@@ -427,7 +430,8 @@ class Run:
             "attempts_before": sum(killed < at <= opened for at in attempts),
             "attempts_after": after,
             "attempts": sorted(at - opened for at in attempts if at > opened),
-            "connections": broker.census()["connections"],
+            # The controller's come back as well.
+            "connections": broker.census()["connections"] - self._beside,
             "failed_calls": {kind: failed.count(kind) for kind in sorted(set(failed))},
             "bus_cpu": peak.cpu,
             "bus_memory": peak.memory,
