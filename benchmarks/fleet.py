@@ -328,6 +328,7 @@ class Run:
         host = _grown(before, after, "cpu")
         beside = last["cpu"] - controller["cpu"]
         return {
+            "seconds": seconds,
             "bus_cpu": bus / seconds,
             "host_cpu": host / seconds,
             "controller_cpu": beside / seconds,
