@@ -4,10 +4,11 @@
 import signal
 import sys
 
-from benchmarks import compare, instructions, listeners, soak
+from benchmarks import compare, fleet, instructions, listeners, soak
 
 COMMANDS = {
     "compare": compare.main,
+    "fleet": fleet.main,
     "instructions": instructions.main,
     "listeners": listeners.main,
     "soak": soak.main,

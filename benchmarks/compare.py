@@ -204,7 +204,8 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
-def _options(settings: list[str]) -> dict[str, dict[str, str]]:
+def options_of(settings: list[str]) -> dict[str, dict[str, str]]:
+    """oslo.config options by group, as ``--set`` gives them."""
     options: dict[str, dict[str, str]] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
@@ -220,7 +221,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     wanted = _cells(arguments)
     seconds = arguments.seconds or (0.7 if arguments.short else 2.0)
     warmup = arguments.warmup or seconds / 3
-    options = _options(arguments.set)
+    options = options_of(arguments.set)
     kept = environments(arguments)
     for side in sides:
         kept.python(side.environment)

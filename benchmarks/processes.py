@@ -107,6 +107,11 @@ class Process:
         fields = text.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def memory(self) -> int:
+        """Bytes of resident memory, from outside."""
+        text = pathlib.Path(f"/proc/{self.pid}/statm").read_text()
+        return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     def stop(self) -> None:
         """Ask it to end, and see to it."""
         assert self.popen.stdin is not None and self.popen.stdout is not None

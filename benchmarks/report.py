@@ -26,7 +26,7 @@ def table(results: Results) -> str:
         lines.append([f"-- {cell}"])
         for row in group:
             lines.append(_line(row, by_key.get((cell, row["baseline"]))))
-    text = _aligned(lines)
+    text = aligned(lines)
     notes = [
         "",
         f"Medians of {max((row['repeats'] for row in rows), default=0)} interleaved "
@@ -83,7 +83,8 @@ def _spread(row: Row, name: str) -> str:
     return f"{half / row[name]:.0%}" if row[name] else ""
 
 
-def _aligned(lines: list[list[str]]) -> str:
+def aligned(lines: list[list[str]]) -> str:
+    """Rows of cells as text; a row of one cell is a heading."""
     columns = max(len(line) for line in lines)
     full = [line for line in lines if len(line) == columns]
     widths = [max(len(line[i]) for line in full) for i in range(columns)]

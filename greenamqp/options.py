@@ -124,7 +124,8 @@ _connection = [
         default=30,
         min=1,
         max=MAX_WAIT,
-        help="Upper limit of the wait between two rounds of attempts, in seconds.",
+        help="Upper limit of the wait between two rounds of attempts, in seconds; 10 s "
+        "at the most where all hosts refuse the connection, as nobody listens there.",
     ),
 ]
 

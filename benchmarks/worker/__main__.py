@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process of one side of a benchmark: a client or a server.
+"""One process of one side of a benchmark: a client or a server, or many services.
 
 Run as ``python benchmarks/worker ROLE SIDE PLAN`` by the interpreter of the side's
 own environment, so that nothing of this project but this folder can be imported,
@@ -49,6 +49,10 @@ def main():
         from server import Servers
 
         Servers(side, plan).run(control)
+    elif role in ("fleet", "controller"):
+        from fleet import Controller, Fleet
+
+        {"fleet": Fleet, "controller": Controller}[role](side, plan).run(control)
     else:
         raise SystemExit(f"no such role: {role}")
 

@@ -45,6 +45,7 @@ class Side:
         self.server = server
         self.prefix = prefix
         self._options = options or {}
+        self._conf = None
 
     @classmethod
     def parse(cls, text):
@@ -52,12 +53,12 @@ class Side:
         return cls(**json.loads(text))
 
     def topic(self, number=0):
-        """The topic of the target of that number."""
+        """The topic of the target of that number, or name."""
         return f"{self.prefix}-{number}"
 
     def transport(self, kind):
         """A new transport; `kind` is "rpc" or "notification"."""
-        conf = configure(self._options)
+        conf = self._conf = self._conf or configure(self._options)
         import oslo_messaging
 
         if self.stack == "nothing":

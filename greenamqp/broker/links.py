@@ -401,7 +401,7 @@ def answer(asked: Terminus, address: str | None, dynamic: bool = False) -> Termi
         address=address,
         dynamic=dynamic,
         # There is no browsing, so the answer does not promise it.
-        distribution_mode=Terminus.distribution_mode,
+        distribution_mode=Terminus().distribution_mode,
     )
 
 

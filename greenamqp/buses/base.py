@@ -90,7 +90,7 @@ class Bus(abc.ABC):
         return f"{self.product} {self.version}".strip() or "of unknown product"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Node(Terminus):
     """A terminus, and what its link says besides.
 

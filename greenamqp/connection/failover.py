@@ -14,6 +14,10 @@ AMQP_PORT = 5672
 #: The same where the URL asks for TLS (IANA: amqps).
 AMQPS_PORT = 5671
 
+#: The longest pause where nobody listens: a refused connection costs nobody anything,
+#: and everybody is to be back soon when somebody does.  Seconds.
+MAX_REFUSED_PAUSE = 10.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Host:
@@ -58,9 +62,10 @@ class Backoff:
     """Seconds to pause before the next attempt.
 
     The hosts of one round follow each other at once; after a round without success
-    comes a pause of `interval`, longer by `step` each time, up to `maximum`.  Half of
-    a pause is random, so that the clients of a bus that died do not come back all in
-    the same moment.
+    comes a pause of `interval`, longer by `step` each time, up to `maximum`, or to
+    MAX_REFUSED_PAUSE where all hosts refused the connection.  Half of a pause is
+    random, so that the clients of a bus that died do not come back all in the same
+    moment.
 
     A connection that was lost begins a first round anew if it lasted, that is, longer
     than `interval` and than the latest pause.  One that did not counts as a failed
@@ -83,23 +88,31 @@ class Backoff:
         self._jitter = jitter
         self._failures = 0
         self._pause = 0.0
+        # Whether all hosts of the round so far refused the connection.
+        self._refused = True
 
     def reset(self) -> None:
         """A first round begins anew."""
         self._failures = 0
+        self._refused = True
 
-    def next_pause(self, lasted: float | None = None) -> float:
+    def next_pause(self, lasted: float | None = None, refused: bool = False) -> float:
         """An attempt failed, or the connection was lost: seconds until the next.
 
         :param lasted: seconds for which the lost connection was open; None: it was
             never
+        :param refused: whether nobody listened there
         """
         if lasted is not None and lasted >= max(self._interval, self._pause):
             self.reset()
         self._failures += 1
+        self._refused &= refused
         rounds, within = divmod(self._failures, self._hosts)
         if within:
             return 0.0
         pause = min(self._interval + (rounds - 1) * self._step, self._maximum)
+        if self._refused:
+            pause = min(pause, MAX_REFUSED_PAUSE)
+        self._refused = True
         self._pause = pause * (0.5 + 0.5 * self._jitter())
         return self._pause

@@ -6,6 +6,7 @@ The table of its states is in the package.  The owner hears of it by :class:`Own
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -39,6 +40,9 @@ CONNECT_TIMEOUT = 30.0
 # The same where there are other hosts to try: a sender that waits for 30 seconds, as it
 # does by default, gets past two hosts that are silent.
 CONNECT_TIMEOUT_OF_MANY = 10.0
+
+# Why there is no connection where nobody listens.
+REFUSED = os.strerror(errno.ECONNREFUSED)
 
 # The highest channel of a connection. Our own links share sessions, or have one each
 # where a bus needs that; a peer that begins all of these costs us some 8 MB.
@@ -336,7 +340,8 @@ class BusConnection:
             return
         if stream is None:
             text = f"cannot connect: {reason}"
-            self._lost(diagnosis.as_lasting(reason or "", text))
+            refused = reason == REFUSED
+            self._lost(diagnosis.as_lasting(reason or "", text), refused)
             return
         if attempt is not None:
             self._avoided[self._hosts.current].add(attempt.address)
@@ -520,8 +525,11 @@ class BusConnection:
         if pump is self._pump and self.state in (State.UP, State.OPENING):
             self._lost("the connection was closed")
 
-    def _lost(self, reason: str) -> None:
-        """The connection is gone or could not be made: try again, if not closed."""
+    def _lost(self, reason: str, refused: bool = False) -> None:
+        """The connection is gone or could not be made: try again, if not closed.
+
+        :param refused: whether nobody listens at that host
+        """
         if self.state in (State.CLOSED, State.WAITING):
             return
         was_up = self.state is State.UP
@@ -540,7 +548,7 @@ class BusConnection:
             # A name with several addresses: the next of them, at once.
             pause = 0.0
         else:
-            pause = self._backoff.next_pause(lasted)
+            pause = self._backoff.next_pause(lasted, refused)
             self._avoided.pop(host, None)
             self._hosts.advance()
         self._stop_timer()

@@ -97,7 +97,7 @@ class Outcome(enum.IntEnum):
     MODIFIED = capi.MODIFIED
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Terminus:
     """A source or target (AMQP 1.0 part 3, sections 3.5.3 and 3.5.4).
 

@@ -36,6 +36,17 @@ def test_pauses_of_one_host_grow_to_the_maximum():
     assert [pauses.next_pause() for _ in range(5)] == [1, 3, 5, 6, 6]
 
 
+@pytest.mark.parametrize("hosts", [1, 3])
+def test_where_nobody_listens_pauses_stay_short(hosts):
+    pauses = backoff(hosts=hosts)
+    found = [pauses.next_pause(refused=True) for _ in range(20 * hosts)]
+    assert max(found) == 10
+    # One of the hosts takes connections, and has too much to do: it gets its time.
+    found = [pauses.next_pause(refused=i > 0) for i in range(hosts)]
+    assert found[-1] == 30
+    assert pauses.next_pause(refused=True) == (10 if hosts == 1 else 0)
+
+
 def test_a_round_of_hosts_has_no_pause_within():
     pauses = backoff(hosts=3)
     assert [pauses.next_pause() for _ in range(7)] == [0, 0, 1, 0, 0, 3, 0]

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,19 @@ class Bus:
 
     def cpu(self) -> float:
         """CPU seconds that its nodes used since they were started last."""
+        return sum(process.cpu() for process in self._nodes())
+
+    def memory(self) -> int:
+        """Bytes of resident memory of its nodes."""
+        return sum(process.memory() for process in self._nodes())
+
+    def _nodes(self) -> Iterator[Process]:
+        """The process of each node that was started."""
         entry = self._known()
-        nodes = (self._process(entry, str(n)) for n in range(self.kind.nodes))
-        return sum(process.cpu() for process in nodes if process is not None)
+        for node in range(self.kind.nodes):
+            process = self._process(entry, str(node))
+            if process is not None:
+                yield process
 
     def ports(self, which: int = 0) -> list[int]:
         """A port of each node, the same for as long as it exists: the AMQP port, or
@@ -123,10 +133,11 @@ class Bus:
 
     # -- start and stop
 
-    def start(self) -> Bus:
+    def start(self, wait: bool = True) -> Bus:
         """Start what does not run, install what is missing, wait until ready.
 
-        Nodes that ran before come back on their ports with their data.
+        Nodes that ran before come back on their ports with their data.  Without
+        *wait* it returns as soon as the processes run.
         """
         with self.scratch.state() as state:
             entry = self._entry(state)
@@ -141,7 +152,7 @@ class Bus:
             layout = self._layout(entry)
             try:
                 started = self._start_missing(layout)
-                if started:
+                if started and wait:
                     self._await_ready(layout)
             except BaseException:
                 # An instance that never ran leaves nothing behind.

@@ -10,6 +10,7 @@ per instance.  The settings are RabbitMQ's defaults but for what a tree without
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import subprocess
@@ -24,7 +25,8 @@ _BIN = "/usr/lib/rabbitmq/bin"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: Without /proc the memory cannot be measured.  High enough for the tests,
-#: low enough for several nodes on one machine.
+#: low enough for several nodes on one machine; who has more clients names another.
+ENV_MEMORY = "GREENAMQP_BUSES_RABBIT_MEMORY"
 _MEMORY_LIMIT = "1GiB"
 
 
@@ -83,10 +85,12 @@ class RabbitMQ(Kind):
         else:
             cookie.write_text(secrets.token_hex(16))
         cookie.chmod(0o400)
+        memory = os.environ.get(ENV_MEMORY, _MEMORY_LIMIT)
         lines = [
             f"listeners.tcp.1 = 127.0.0.1:{layout.amqp_port(node)}",
             "vm_memory_calculation_strategy = erlang",
-            f"vm_memory_high_watermark.absolute = {_MEMORY_LIMIT}",
+            f"total_memory_available_override_value = {memory}",
+            f"vm_memory_high_watermark.absolute = {memory}",
             "log.console = true",
             "log.console.level = info",
             "log.file = false",

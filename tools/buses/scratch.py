@@ -109,12 +109,20 @@ class Process:
     def cpu(self) -> float:
         """CPU seconds that the live processes of the group used, in steps of the
         kernel's clock tick."""
-        ticks = 0
+        ticks = sum(int(one[11]) + int(one[12]) for one in self._members())
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def memory(self) -> int:
+        """Bytes of resident memory of the live processes of the group."""
+        pages = sum(int(one[21]) for one in self._members())
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def _members(self) -> Iterator[list[str]]:
+        """What the kernel tells of each live process of the group."""
         for folder in Path("/proc").glob("[0-9]*"):
             fields = _stat(folder.name)
             if fields and int(fields[2]) == self.pid:
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+                yield fields
 
     def signal(self, number: int) -> None:
         """Send a signal to the whole group, if its leader still runs."""
