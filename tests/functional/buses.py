@@ -8,14 +8,14 @@ is marked ``@pytest.mark.refuses("feature")`` and runs where it is missing. No t
 looks at the URL itself.
 """
 
-import ctypes
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 import urllib.parse
+
+from greenamqp.command.processes import die_with_parent
 
 ENV = "TRANSPORT_URL"
 
@@ -255,12 +255,6 @@ def raw_url(url: str) -> str:
 
 #: The folder that holds the tests package: helpers are started from there.
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-
-def die_with_parent() -> None:
-    """For ``preexec_fn``: a helper must not outlive a test process that crashed."""
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class EmbeddedBroker:
