@@ -13,7 +13,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import urllib.parse
+from typing import IO, Any
 
 from greenamqp.command.processes import die_with_parent
 
@@ -255,6 +257,27 @@ def raw_url(url: str) -> str:
 
 #: The folder that holds the tests package: helpers are started from there.
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def spawn(
+    command: list[str], env: dict[str, str], **more: Any
+) -> tuple[subprocess.Popen[str], IO[str]]:
+    """A helper that is talked to in lines over its stdin and stdout, and the file that
+    has its stderr."""
+    # A file, not a pipe: nobody reads it until the end.
+    errors = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        bufsize=1,
+        env=env,
+        preexec_fn=die_with_parent,
+        **more,
+    )
+    return process, errors
 
 
 class EmbeddedBroker:
