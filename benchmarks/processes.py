@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pathlib
@@ -13,22 +12,13 @@ import subprocess
 import tempfile
 import typing
 
+from greenamqp.command.processes import cpu_seconds, die_with_parent, stat
+
 WORKER = pathlib.Path(__file__).parent / "worker"
 
 #: Seconds that a worker may take for an answer.  Far more than any does: who takes
 #: longer hangs.
 PATIENCE = 300.0
-
-
-#: From linux/prctl.h.
-_PR_SET_PDEATHSIG = 1
-
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    """In the child, before it runs: nobody else would end it if we are killed."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class WorkerFailed(Exception):
@@ -54,7 +44,7 @@ class Process:
             # driver.
             cwd=tempfile.gettempdir(),
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         self._buffer = b""
 
@@ -100,12 +90,7 @@ class Process:
 
     def cpu(self) -> float:
         """CPU seconds it used, from outside; in steps of the kernel's clock tick."""
-        try:
-            text = pathlib.Path(f"/proc/{self.pid}/stat").read_text()
-        except FileNotFoundError:
-            return 0.0
-        fields = text.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(stat(self.pid))
 
     def memory(self) -> int:
         """Bytes of resident memory, from outside."""

@@ -5,7 +5,7 @@ project = "greenamqp"
 author = "the greenamqp authors"
 project_copyright = author
 
-extensions = ["oslo_config.sphinxext"]
+extensions = ["oslo_config.sphinxext", "reno.sphinxext"]
 
 exclude_patterns = ["_build"]
 html_theme = "alabaster"

@@ -453,11 +453,6 @@ class _Thread:
 # call.  Seconds.
 PATIENCE = 0.001
 
-# A worker that read so many messages beside its own has a backlog: meanwhile the hub's
-# own thread is to read, and more messages come at a time.  One caller that does not
-# wait for replies makes two there now and then, for which it is not worth it.
-BACKLOG = 2
-
 
 class ThreadingExecutor(PoolExecutor):
     """Dispatches in native threads, made when needed and kept until stop().
@@ -472,8 +467,6 @@ class ThreadingExecutor(PoolExecutor):
     def __init__(self, hub: ThreadsHub, size: int) -> None:
         super().__init__(hub, size)
         self._taken = 0
-        # How often something came for which somebody was at work already.
-        self._further = 0
         self._taken_before = 0
         self._impatience: Timer | None = None
         self._thread_class = native.original("threading", "Thread")
@@ -482,12 +475,8 @@ class ThreadingExecutor(PoolExecutor):
 
     def _engage(self) -> None:
         if self._active == 0:
-            self._further = 0
             self._engage_one()
             return
-        self._further += 1
-        if self._further == BACKLOG:
-            self.hub.not_alone()
         if self._impatience is None and self._running and self._active < self._size:
             self._taken_before = self._taken
             self._impatience = self.hub.call_at(

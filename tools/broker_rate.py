@@ -20,17 +20,9 @@ import time
 from urllib.parse import urlsplit
 
 from greenamqp import hubs
+from greenamqp.command.processes import cpu_seconds, stat
 from greenamqp.connection.pump import Pump
 from greenamqp.engine import Connection, Message, Sasl, Terminus
-
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 class Client:
@@ -106,13 +98,14 @@ def measure(args: argparse.Namespace, host: str, port: int, pid: int | None) -> 
     receiver.on_attached = lambda link: link.flow(1000)
     hub.flush_now(out.pump)
     hub.flush_now(back.pump)
-    start, used = time.monotonic(), cpu_seconds(pid) if pid else 0.0
+    start, before = time.monotonic(), cpu_seconds(stat(pid or 0))
     mine = time.process_time()
     finished.wait(None)
     elapsed = time.monotonic() - start
     line = f"{total / elapsed:10.0f} messages/s"
     if pid:
-        line += f", broker {(cpu_seconds(pid) - used) / total * 1e6:6.2f} us CPU each"
+        used = cpu_seconds(stat(pid)) - before
+        line += f", broker {used / total * 1e6:6.2f} us CPU each"
     line += f", client {(time.process_time() - mine) / total * 1e6:6.2f}"
     print(f"{args.size:8d} B, window {args.window:4d}: {line}", flush=True)
     for client in (out, back):

@@ -137,8 +137,6 @@ class Reactor:
         #: The present one.
         self.channel = Channel()
         self._epoll = self.channel.epoll
-        #: For who runs it: whether some thread may poll it that is not the owner.
-        self.lent = False
         self._watches: dict[int, _Watch] = {}
         self._timers: list[tuple[float, int, _Timer]] = []
         self._order = itertools.count()

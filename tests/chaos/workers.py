@@ -16,9 +16,7 @@ import os
 import queue
 import re
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -40,9 +38,7 @@ class Worker:
     """
 
     def __init__(self, world_name: str, scenario: str, **params: Any) -> None:
-        # A file, not a pipe: nobody reads it until the end.
-        self._stderr = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
+        self._process, self._stderr = buses.spawn(
             [
                 sys.executable,
                 "-m",
@@ -52,14 +48,8 @@ class Worker:
                 scenario,
                 json.dumps(params),
             ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            bufsize=1,
+            buses.plain_environment() | {"PYTHONUNBUFFERED": "1"},
             cwd=buses.ROOT,
-            env=buses.plain_environment() | {"PYTHONUNBUFFERED": "1"},
-            preexec_fn=buses.die_with_parent,
             # A group of its own, so that its children can be killed with it.
             start_new_session=True,
         )

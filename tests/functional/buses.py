@@ -8,14 +8,16 @@ is marked ``@pytest.mark.refuses("feature")`` and runs where it is missing. No t
 looks at the URL itself.
 """
 
-import ctypes
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
+import tempfile
 import urllib.parse
+from typing import IO, Any
+
+from greenamqp.command.processes import die_with_parent
 
 ENV = "TRANSPORT_URL"
 
@@ -257,10 +259,25 @@ def raw_url(url: str) -> str:
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def die_with_parent() -> None:
-    """For ``preexec_fn``: a helper must not outlive a test process that crashed."""
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def spawn(
+    command: list[str], env: dict[str, str], **more: Any
+) -> tuple[subprocess.Popen[str], IO[str]]:
+    """A helper that is talked to in lines over its stdin and stdout, and the file that
+    has its stderr."""
+    # A file, not a pipe: nobody reads it until the end.
+    errors = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        bufsize=1,
+        env=env,
+        preexec_fn=die_with_parent,
+        **more,
+    )
+    return process, errors
 
 
 class EmbeddedBroker:

@@ -11,7 +11,6 @@ import contextlib
 import io
 import os
 import reprlib
-import subprocess
 import sys
 import tempfile
 import threading
@@ -335,13 +334,14 @@ class Harness:
         targets: list[oslo_messaging.Target],
         transport: Any = None,
         executor: str | None = None,
+        kind: Any = oslo_messaging.get_notification_listener,
         **kwargs: Any,
     ) -> Any:
         """A started stock notification listener."""
         if not isinstance(endpoints, list):
             endpoints = [endpoints]
         return self._started(
-            oslo_messaging.get_notification_listener(
+            kind(
                 transport or self.notification_transport(),
                 targets,
                 endpoints,
@@ -350,25 +350,10 @@ class Harness:
             )
         )
 
-    def batch_listener(
-        self,
-        endpoints: Any,
-        targets: list[oslo_messaging.Target],
-        transport: Any = None,
-        executor: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        if not isinstance(endpoints, list):
-            endpoints = [endpoints]
-        return self._started(
-            oslo_messaging.get_batch_notification_listener(
-                transport or self.notification_transport(),
-                targets,
-                endpoints,
-                executor=executor or world.executors()[0],
-                **kwargs,
-            )
-        )
+    def batch_listener(self, *args: Any, **kwargs: Any) -> Any:
+        """The same, for batches."""
+        kind = oslo_messaging.get_batch_notification_listener
+        return self.listener(*args, kind=kind, **kwargs)
 
     def notifier(
         self,
@@ -459,18 +444,10 @@ class Program:
         if in_world:
             command += ["tests.functional.world", in_world]
         command += [f"tests.functional.{module}", *arguments]
-        # A file, not a pipe: nobody reads it until the end.
-        self._stderr = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
+        self._process, self._stderr = buses.spawn(
             command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            bufsize=1,
+            buses.plain_environment() | {"PYTHONUNBUFFERED": "1"},
             cwd=buses.ROOT,
-            env=buses.plain_environment() | {"PYTHONUNBUFFERED": "1"},
-            preexec_fn=buses.die_with_parent,
         )
 
     def say(self, line: str) -> None:

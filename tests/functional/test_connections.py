@@ -29,13 +29,6 @@ LINKS = 3
 SESSIONS = KEPT_SESSIONS + 1
 TARGETS = LINKS_PER_SESSION // LINKS
 
-EXECUTORS = {
-    "threads": ["threading", "blocking"],
-    "eventlet": ["eventlet", "threading"],
-    "eventlet-asyncio": ["eventlet"],
-    "gevent": ["gevent", "threading"],
-}[world.current()]
-
 
 class Echo:
     def __init__(self, name):
@@ -61,7 +54,7 @@ def forwarder(broker):
     made.stop()
 
 
-@pytest.fixture(params=EXECUTORS)
+@pytest.fixture(params=world.own_executors())
 def serve(request, bus):
     """Starts a server of so many targets; all are stopped at the end."""
     servers = []

@@ -289,8 +289,9 @@ def test_rpc_and_notifications_of_the_same_topic_do_not_mix(bus, topic):
 # -- competing listeners and pools -------------------------------------------
 
 
-@pytest.mark.proves("compete")
-def test_listeners_without_a_pool_compete(bus, topic):
+def compete(bus, topic):
+    """Send 60 notifications to three listeners of one topic; returns what all of them
+    got, and the endpoint of each."""
     shared = Recorder()
     endpoints = [InfoOnly(shared=shared) for _ in range(3)]
     for endpoint in endpoints:
@@ -299,6 +300,12 @@ def test_listeners_without_a_pool_compete(bus, topic):
     for number in range(60):
         notifier.info({}, str(number), {})
     shared.wait(60)
+    return shared, endpoints
+
+
+@pytest.mark.proves("compete")
+def test_listeners_without_a_pool_compete(bus, topic):
+    shared, _ = compete(bus, topic)
     bus.stop_servers()
     assert Counter(shared.items) == Counter(str(n) for n in range(60))
 
@@ -306,14 +313,7 @@ def test_listeners_without_a_pool_compete(bus, topic):
 @pytest.mark.needs("balanced")
 @pytest.mark.proves("compete")
 def test_competing_listeners_each_get_a_share(bus, topic):
-    shared = Recorder()
-    endpoints = [InfoOnly(shared=shared) for _ in range(3)]
-    for endpoint in endpoints:
-        bus.listener(endpoint, [Target(topic=topic)])
-    notifier = bus.notifier([topic])
-    for number in range(60):
-        notifier.info({}, str(number), {})
-    shared.wait(60)
+    _, endpoints = compete(bus, topic)
     assert all(len(endpoint.got) > 0 for endpoint in endpoints)
 
 

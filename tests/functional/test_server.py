@@ -19,14 +19,6 @@ pytestmark = [
     pytest.mark.proves("servers"),
 ]
 
-#: The executors that go with the world this process lives in.
-EXECUTORS = {
-    "threads": ["threading", "blocking"],
-    "eventlet": ["eventlet", "threading"],
-    "eventlet-asyncio": ["eventlet"],
-    "gevent": ["gevent", "threading"],
-}[world.current()]
-
 
 class Echo:
     """Answers with what it was given, and by which server."""
@@ -90,7 +82,7 @@ def transports(the_bus):
         transport.cleanup()
 
 
-@pytest.fixture(params=EXECUTORS)
+@pytest.fixture(params=world.own_executors())
 def serve(request, transports):
     """Makes and starts servers with each executor; stops them."""
     running = []
@@ -354,7 +346,7 @@ def test_a_consumer_pool_beside_a_target(serve, transports, unique):
     assert sorted(got.wait(4)) == ["one", "one", "two", "two"]
 
 
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("executor", world.own_executors())
 def test_rpc_server_cls(executor, transports, client, unique):
     """greenamqp.RPCServer in oslo.messaging's own get_rpc_server."""
     topic = unique()
@@ -382,7 +374,10 @@ def test_notification_listener(transports, unique):
     """The counterpart of oslo.messaging's get_notification_listener."""
     topic, endpoint = unique(), InfoOnly()
     listener = greenamqp.get_notification_listener(
-        transports("notification"), [Target(topic=topic)], [endpoint], EXECUTORS[0]
+        transports("notification"),
+        [Target(topic=topic)],
+        [endpoint],
+        world.own_executors()[0],
     )
     listener.start()
     notifier = oslo_messaging.Notifier(

@@ -81,6 +81,16 @@ def executors() -> list[str]:
     return ["threading"]
 
 
+def own_executors() -> list[str]:
+    """The executors that greenamqp's own servers can have in this world."""
+    return {
+        "threads": ["threading", "blocking"],
+        "eventlet": ["eventlet", "threading"],
+        "eventlet-asyncio": ["eventlet"],
+        "gevent": ["gevent", "threading"],
+    }[current()]
+
+
 def main() -> None:
     name, program, *arguments = sys.argv[1:]
     # Run as a program this module is __main__: patch through the copy that

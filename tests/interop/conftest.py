@@ -4,9 +4,7 @@
 import json
 import os
 import pathlib
-import subprocess
 import sys
-import tempfile
 import time
 
 import pytest
@@ -40,16 +38,9 @@ class Party:
     """A party.py at work in one of the environments."""
 
     def __init__(self, python: str) -> None:
-        self._stderr = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
+        self._process, self._stderr = buses.spawn(
             [python, str(HERE / "party.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            bufsize=1,
-            preexec_fn=buses.die_with_parent,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            {k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         )
 
     def begin(self, do: str, **arguments: object) -> None:

@@ -111,37 +111,27 @@ def test_many_faults_are_summed_up(picture):
     assert "and 2 more" in text
 
 
-def test_the_live_table_counts_what_is_under_way(picture):
-    picture.ledger.sent("notify/nova", 3)
-    picture.events["something odd"] += 1
-    text = "\n".join(report.live_table(picture))
-    nova = next(line for line in text.splitlines() if "nova" in line)
-    assert nova.split() == ["nova", "7", "2", "2", "4", "3"]
-    assert "something odd: 1" in text
-    assert "calls 8" in text
-
-
 def test_the_live_line(picture):
     picture.ledger.sent("call/client-1", 1, [4])
     line = report.live_line(picture)
     assert "published 20, metering 20, audit 20" in line
     assert "calls 8 (1 FAILED)" in line
+    assert "NOT WELL" not in line
+    picture.events["something odd"] += 1
+    assert "NOT WELL: 1" in report.live_line(picture)
 
 
-def test_on_a_terminal_the_table_is_drawn_over(picture):
+def test_on_a_terminal_the_line_is_drawn_over(picture):
     out = Terminal()
     screen = report.Screen(out)
-    screen.update(picture)
-    first = out.getvalue()
-    assert "\x1b[" not in first
-    screen.update(picture)
-    again = out.getvalue()[len(first) :]
-    assert again.startswith(f"\x1b[{first.count(chr(10))}A\x1b[J")
-    before = out.getvalue()
+    for phase in ("Running", "Draining"):
+        picture.phase = phase
+        screen.update(picture)
     screen.say(["done"])
-    screen.say(["really"])
-    said = out.getvalue()[len(before) :]
-    assert said.endswith("done\nreally\n") and said.count("\x1b[J") == 1
+    # What a terminal shows of each line in the end.
+    shown = [line.rpartition("\r\x1b[K")[2] for line in out.getvalue().split("\n")]
+    assert shown == ["done", ""]
+    assert "Draining" in out.getvalue()
 
 
 def test_elsewhere_there_is_a_line_for_each_change(picture):

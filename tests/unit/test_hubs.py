@@ -145,3 +145,19 @@ assert native.original("threading", "get_ident")() == ident()
         text=True,
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_whoever_reads_the_hubs_own_thread_can_come_to():
+    """Of native threads, by the table; and none of its states is there for nothing."""
+    from greenamqp.hubs.threads import TABLE, Reading
+
+    def reached(state, seen=()):
+        seen = {*seen, state}
+        for following in TABLE[state].values():
+            if following not in seen:
+                seen |= reached(following, seen)
+        return seen
+
+    assert reached(Reading.NOBODY) == set(Reading)
+    for state in Reading:
+        assert {Reading.OWN, Reading.NOBODY} <= reached(state)

@@ -14,7 +14,7 @@ parent process keeps account of every message.
     latency       percentiles
     probe         can the bus at a given URL be used?
     processes     children of the parent, and what they hold
-    report        the live table and the summary
+    report        the line of progress and the summary
 
 This module is imported in every role before its hub is chosen: it imports nothing
 but argparse.
@@ -120,20 +120,23 @@ def run(args: argparse.Namespace) -> int:
 
     # So that the processes are ended in the same way as after Ctrl-C.
     before = signal.signal(signal.SIGTERM, terminate)
+    screen = report.Screen(sys.stdout)
     demo = orchestrate.Demo(
         url=args.url,
         duration=args.duration,
         rate=args.rate,
         hub=args.hub,
         samples=args.samples,
-        screen=report.Screen(sys.stdout),
+        screen=screen,
     )
     try:
         return 0 if demo.run() else 1
     except (orchestrate.DemoFailed, processes.ProcessFailed) as exc:
+        screen.say([])
         print(f"greenamqp demo: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        screen.say([])
         print("greenamqp demo: interrupted, ending its processes", file=sys.stderr)
         return 130
     finally:

@@ -11,7 +11,6 @@ from the one thread that made the crew.
 """
 
 import collections
-import ctypes
 import dataclasses
 import json
 import os
@@ -24,14 +23,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from greenamqp.command.processes import cpu_seconds, die_with_parent, stat
+
 #: How many lines of a process's output are kept, to show when it fails.
 _LINES_KEPT = 40
 
 #: How long a process may take to end after SIGTERM before it is killed, seconds.
 _TERMINATE_WITHIN = 5.0
-
-#: prctl's request that the kernel signal a process when its parent dies.
-_PR_SET_PDEATHSIG = 1
 
 _READ_SIZE = 65536
 
@@ -121,7 +119,7 @@ class Crew:
                 pass_fds=[theirs.fileno()] if theirs is not None else [],
                 # Ctrl-C is for the parent alone, which then ends the others.
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=die_with_parent,
             )
         except OSError:
             if ours is not None:
@@ -216,16 +214,6 @@ class Crew:
         self._selector.close()
 
 
-def _end_with_parent() -> None:
-    """In a new process: ask the kernel to end it when its parent dies.
-
-    A role also ends when its channel closes; this is for the broker, which has
-    none, and for a role that hangs.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 @dataclasses.dataclass(frozen=True)
 class Usage:
     """What a process holds at one moment."""
@@ -261,8 +249,6 @@ def usage(pid: int, ports: frozenset[int], *, local: bool = False) -> Usage | No
         status = dict(
             line.split(":", 1) for line in (proc / "status").read_text().splitlines()
         )
-        # The name, in parentheses, may hold spaces; the fields after it do not.
-        times = (proc / "stat").read_text().rpartition(")")[2].split()
         sockets = set()
         fds = 0
         for fd in (proc / "fd").iterdir():
@@ -280,13 +266,12 @@ def usage(pid: int, ports: frozenset[int], *, local: bool = False) -> Usage | No
     if "VmRSS" not in status:
         # It has ended and has not been waited for.
         return None
-    ticks = os.sysconf("SC_CLK_TCK")
     return Usage(
         threads=int(status["Threads"]),
         fds=fds,
         connections=connections,
         memory=int(status["VmRSS"].split()[0]) * 1024,
-        cpu=(int(times[11]) + int(times[12])) / ticks,
+        cpu=cpu_seconds(stat(pid)),
     )
 
 

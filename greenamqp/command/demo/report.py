@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo shows: a live table while it runs and a summary at the end.
+"""What the demo shows: a line while it runs and a summary at the end.
 
-:class:`Picture` holds what is to be shown; :func:`live_table`, :func:`live_line`
-and :func:`summary` make text of it; :class:`Screen` puts the first two on a
-terminal or into a file. The text is made without I/O. One thread.
+:class:`Picture` holds what is to be shown; :func:`live_line` and :func:`summary` make
+text of it, without I/O; :class:`Screen` puts it on a terminal or into a file. One
+thread.
 """
 
 import collections
@@ -97,51 +97,8 @@ def _rpc_counts(ledger: Ledger, kind: str) -> tuple[int, int, int]:
     return made, failed, received
 
 
-def _workers() -> list[tuple[str, str]]:
-    return [(pool, worker) for pool in plan.POOLS for worker in plan.worker_names(pool)]
-
-
-def live_table(picture: Picture) -> list[str]:
-    """The table to show while the demo runs, as lines."""
-    ledger = picture.ledger
-    workers = _workers()
-    rows = [["exchange", "published", *(worker for _, worker in workers), "under way"]]
-    totals = [0] * (len(workers) + 2)
-    for service in workload.SERVICES:
-        stream = plan.notify_stream(service)
-        published, _ = ledger.sends(stream)
-        by_pool = {pool: ledger.split(stream, pool) for pool in plan.POOLS}
-        got = [by_pool[pool].get(worker, 0) for pool, worker in workers]
-        # The reports of publishers and workers do not come at the same moment.
-        behind = max(
-            0, *(published - ledger.receipts(stream, pool) for pool in plan.POOLS)
-        )
-        counts = [published, *got, behind]
-        totals = [a + b for a, b in zip(totals, counts, strict=True)]
-        rows.append([service, *map(str, counts)])
-    rows.append(["all", *map(str, totals)])
-    rpc = []
-    for kind, title in _TITLES_RPC.items():
-        made, failed, _ = _rpc_counts(ledger, kind)
-        text = f"{title} {made}" + (f", {failed} FAILED" if failed else "")
-        rpc.append(text)
-    calls = picture.latencies["call"]
-    lines = [
-        f"{picture.phase}: {picture.elapsed:.0f} s, {picture.bus}",
-        "",
-        *table(rows),
-        "",
-        "  " + "; ".join(rpc),
-        f"  a call takes {seconds(calls.percentile(0.5))} (median),"
-        f" {seconds(calls.percentile(0.99))} (99 %)",
-    ]
-    for what, count in picture.events.items():
-        lines.append(f"  {what}: {count}")
-    return lines
-
-
 def live_line(picture: Picture) -> str:
-    """The same in one line, for an output that is no terminal."""
+    """What to show while the demo runs, in one line."""
     ledger = picture.ledger
     streams = [plan.notify_stream(service) for service in workload.SERVICES]
     parts = [f"published {sum(ledger.sends(stream)[0] for stream in streams)}"]
@@ -151,6 +108,8 @@ def live_line(picture: Picture) -> str:
     for kind, title in _TITLES_RPC.items():
         made, failed, _ = _rpc_counts(ledger, kind)
         parts.append(f"{title} {made}" + (f" ({failed} FAILED)" if failed else ""))
+    if picture.events:
+        parts.append(f"NOT WELL: {picture.events.total()}")
     return f"{picture.phase}: {picture.elapsed:3.0f} s: " + ", ".join(parts)
 
 
@@ -300,12 +259,12 @@ def _describe(verdict: Verdict) -> str:
 
 
 class Screen:
-    """Shows the live table in place on a terminal, or a line a second elsewhere."""
+    """Shows how far it is in one line, in place on a terminal; elsewhere it is one more
+    line where something has changed, at most one a second."""
 
     def __init__(self, out: TextIO):
         self._out = out
         self._in_place = out.isatty()
-        self._drawn = 0
         self._last_line = ""
 
     @property
@@ -315,32 +274,21 @@ class Screen:
 
     def update(self, picture: Picture) -> None:
         """Show the picture as it is now."""
-        if not self._in_place:
-            line = live_line(picture)
-            # Where nothing changes the time is not worth a line.
-            if line != self._last_line:
-                self._last_line = line
-                self.say([line])
+        line = live_line(picture)
+        if line == self._last_line:
             return
-        lines = live_table(picture)
-        # A line that wraps, or a table higher than the terminal, would make the
-        # cursor go up too little.
-        size = shutil.get_terminal_size()
-        lines = [line[: size.columns - 1] for line in lines[: size.lines - 1]]
-        self._erase()
-        self._write(lines)
-        self._drawn = len(lines)
+        self._last_line = line
+        if not self._in_place:
+            self.say([line])
+            return
+        # One that wraps could not be written over.
+        width = shutil.get_terminal_size().columns - 1
+        self._out.write(f"\r\x1b[K{line[:width]}")
+        self._out.flush()
 
     def say(self, lines: Iterable[str]) -> None:
-        """Show lines that stay, above what is shown in place from then on."""
-        self._erase()
-        self._drawn = 0
-        self._write(lines)
-
-    def _erase(self) -> None:
-        if self._drawn:
-            self._out.write(f"\x1b[{self._drawn}A\x1b[J")
-
-    def _write(self, lines: Iterable[str]) -> None:
+        """Show lines that stay, in place of the one that does not."""
+        if self._in_place:
+            self._out.write("\r\x1b[K")
         self._out.write("".join(f"{line}\n" for line in lines))
         self._out.flush()
