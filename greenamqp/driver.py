@@ -19,7 +19,7 @@ import weakref
 from oslo_messaging import Target, TransportHost, exceptions
 from oslo_messaging._drivers import base
 
-from greenamqp import chance, fork, hubs, options, state
+from greenamqp import chance, fork, hubs, options, state, telemetry
 from greenamqp.buses import BadMessage, Format, Service
 from greenamqp.client import Client, Destination, Reply
 from greenamqp.connection.failover import AMQP_PORT, AMQPS_PORT, Host
@@ -126,6 +126,8 @@ class GreenAMQPDriver(base.BaseDriver):
                     if self._options.notify_outbox:
                         self._outbox = Outbox(client, self._directory(), self._options)
                         self._outbox.start()
+                    if self._options.metrics:
+                        telemetry.measure(client, self._outbox)
                     self._client = client
                     self._finalizer = weakref.finalize(
                         self, _forgotten, client, self._outbox
@@ -398,6 +400,7 @@ class GreenAMQPDriver(base.BaseDriver):
         """As `listen`, without waiting: see Listener.wait_attached."""
         unique = chance.unique()
         return self._subscribe(
+            target.topic,
             RpcIncoming,
             batch_size,
             batch_timeout,
@@ -418,6 +421,7 @@ class GreenAMQPDriver(base.BaseDriver):
             for target, priority in targets_and_priorities
         ]
         return self._subscribe(
+            ", ".join(sorted({target.topic for target in targets})),
             Incoming,
             batch_size,
             batch_timeout,
@@ -436,6 +440,7 @@ class GreenAMQPDriver(base.BaseDriver):
         """A listener for what is sent to a whole topic, or a pool's copy of it; without
         waiting."""
         return self._subscribe(
+            target.topic,
             kind,
             batch_size,
             batch_timeout,
@@ -445,6 +450,7 @@ class GreenAMQPDriver(base.BaseDriver):
 
     def _subscribe(
         self,
+        topic: str,
         kind: type[Incoming],
         batch_size: int,
         batch_timeout: float | None,
@@ -453,6 +459,7 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> Listener:
         client = self._connected()
         listener = Listener(client, kind, batch_size, batch_timeout, credit)
+        listener.topic = topic
         # As long as something is received, the transport is in use.
         listener.driver = self
         listener.subscribe(sources)

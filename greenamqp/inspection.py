@@ -26,6 +26,8 @@ def describe(transport: typing.Any) -> dict[str, typing.Any]:
             host, virtual_host
             state                   idle, connecting, opening, up, waiting or closed
             up_for                  seconds, None while it is not up
+            times_up                how often it came up
+            time_down               seconds that it was wanted and not up, all in all
             bus                     product and version of the peer, "" if never up
             why_down                why it is not up, for people; "" while it is
             unanswered_calls        calls that wait for their reply

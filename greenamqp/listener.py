@@ -38,6 +38,7 @@ from oslo_messaging._drivers import base
 
 from greenamqp.buses import BadMessage, Request
 from greenamqp.client import Client, Destination, ReceivingLink, Subscription, notices
+from greenamqp.client.observer import Processing
 from greenamqp.engine import (
     ACCEPTED,
     REJECTED,
@@ -88,6 +89,8 @@ class Incoming(base.IncomingMessage):
     Its methods raise nothing: what fails is logged, as the base class wants it.
     """
 
+    #: What it is, for those who observe.
+    kind = "notification"
     #: Whether it may be other than what oslo.messaging sends.
     may_be_foreign = False
     #: Whether it is in order that it is done again, after a crash.
@@ -100,6 +103,19 @@ class Incoming(base.IncomingMessage):
         self._client = client
         self._arrival: _Arrival | None = arrival
         self._unique_id = request.unique_id
+        self._observed: Processing | None = None
+        if client.observer is not None:
+            with client.hub.lock:
+                self._observed = client.observer.handed_out(
+                    self.kind, arrival.listener.topic
+                )
+
+    def _processed(self, error: str = "") -> None:
+        """It was replied to, acknowledged or given back; tells who observes."""
+        with self._client.hub.lock:
+            observed, self._observed = self._observed, None
+            if observed is not None:
+                observed.ended(error)
 
     def acknowledge(self) -> None:
         """Tell the message bus that the message is done with.  Does not block.
@@ -151,6 +167,9 @@ class Incoming(base.IncomingMessage):
                     arrival.inlet.address,
                     _DONE[outcome],
                 )
+            if self._observed is not None:
+                if self.may_come_again or outcome == RELEASED:
+                    self._processed()
             if self._unique_id is not None:
                 self._remember(arrival.listener, self._unique_id, outcome)
             if outcome == RELEASED and arrival.settled:
@@ -190,6 +209,7 @@ class AnyIncoming(Incoming):
 class RpcIncoming(Incoming, base.RpcIncomingMessage):
     """An RPC request, which may want a reply."""
 
+    kind = "RPC request"
     # Acknowledged before it is executed, so that this happens once at the most.
     may_come_again = False
 
@@ -232,6 +252,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
 
         Does not wait for the outcome; what fails later is logged.
         """
+        if self._observed is not None:
+            self._processed(failure[0].__name__ if failure else "")
         if not self._reply_to:
             LOG.debug("no reply to %s: its sender wants none", self.msg_id)
             return
@@ -395,6 +417,8 @@ class Listener(base.Listener):
         self._batch_timer: Timer | None = None
         self._batch_due = False
         self._subscription: Subscription | None = None
+        #: What it is about, for those who observe.
+        self.topic: str | None = None
         #: What made it, and is not to be collected before it.
         self.driver: object = None
 

@@ -435,6 +435,14 @@ _new = [
         "state` and `greenamqp top` read what it is doing. It is made, for this user "
         "alone; one that others may enter is not used. Empty: none.",
     ),
+    cfg.BoolOpt(
+        "metrics",
+        default=False,
+        help="Count messages, measure how long they take and show the state of the "
+        "transport, as instruments of OpenTelemetry's API, which has to be installed "
+        "(the extra `telemetry`). Where they go is for the process to say: without a "
+        "meter provider nothing is shown.",
+    ),
 ]
 
 _failover = [

@@ -12,6 +12,7 @@ from greenamqp import buses, chance, interrupts
 from greenamqp.buses import Format
 from greenamqp.client import notices
 from greenamqp.client.context import Context
+from greenamqp.client.observer import Observer
 from greenamqp.client.outgoing import Call, Compose, Destination, Outgoing, Reply
 from greenamqp.client.receiving import ReceivingLink
 from greenamqp.client.replies import Replies
@@ -77,6 +78,8 @@ class Client:
         self.room = Room(self.context, self._make_further)
         #: Requests that were handed to servers and are not replied to yet.
         self.requests_at_work = 0
+        #: Told of all messages, or None.
+        self.observer: Observer | None = None
         #: Called when it is closed, in the hub's context or under its lock.
         self.at_close: list[typing.Callable[[], None]] = []
         self._hosts = hosts
@@ -446,6 +449,9 @@ class Client:
 
     def _submit(self, entry: Outgoing, urgent: bool = True) -> None:
         with self.hub.lock:
+            if self.observer is not None:
+                topic = entry.destination.topic
+                entry.observation = self.observer.sending(entry.what, topic)
             context = self.context
             if context.closed:
                 entry.failed("the transport was cleaned up")
@@ -487,7 +493,7 @@ class Client:
                 self.replies.forget(typing.cast(Call, entry))
             if entry.done:
                 return True
-            entry.done = True
+            entry.given_up()
             link = self._links.get(entry.destination)
             if link is not None:
                 link.withdraw(entry)

@@ -754,6 +754,14 @@ def test_state_dir(tmp_path):
     assert list(folder.iterdir()) == []
 
 
+@effect("metrics")
+@pytest.mark.parametrize("on", [True, False])
+def test_metrics(on):
+    with fakes.driver(metrics=on) as s:
+        s.up()
+        assert (s.driver.client.observer is not None) is on
+
+
 @effect("heartbeat_guard")
 @pytest.mark.parametrize("guard", [True, False])
 def test_heartbeat_guard(guard, monkeypatch):
