@@ -11,6 +11,7 @@ own in the child.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import typing
 import warnings
@@ -19,7 +20,7 @@ import weakref
 from oslo_messaging import Target, TransportHost, exceptions
 from oslo_messaging._drivers import base
 
-from greenamqp import chance, fork, hubs, options, state, telemetry
+from greenamqp import chance, fork, hubs, options, report, state, telemetry
 from greenamqp.buses import BadMessage, Format, Service
 from greenamqp.client import Client, Destination, Reply
 from greenamqp.connection.failover import AMQP_PORT, AMQPS_PORT, Host
@@ -33,6 +34,18 @@ from greenamqp.policy import Policies, QueuePolicy
 LOG = logging.getLogger(__name__)
 
 _Result = typing.TypeVar("_Result")
+
+# Those of this process that were used.
+_drivers: weakref.WeakSet[GreenAMQPDriver] = weakref.WeakSet()
+
+
+def drivers_in_use() -> list[GreenAMQPDriver]:
+    """Those of this process that have a client.  From anywhere."""
+    while True:
+        try:
+            return [driver for driver in _drivers if driver.client is not None]
+        except RuntimeError:
+            pass  # another thread has added one
 
 
 class GreenAMQPDriver(base.BaseDriver):
@@ -89,6 +102,16 @@ class GreenAMQPDriver(base.BaseDriver):
             self._parent = client.hub.pid
             fork.keep(client)
 
+    def describe(self) -> dict[str, typing.Any]:
+        """See :func:`greenamqp.describe`."""
+        client, outbox = self._client, self._outbox
+        return {
+            "pid": os.getpid(),
+            "hub": client.hub.name if client is not None else None,
+            "outbox": outbox.describe() if outbox is not None else None,
+            "connections": client.describe() if client is not None else [],
+        }
+
     @property
     def client(self) -> Client | None:
         """This process's client, None before it is needed and after cleanup()."""
@@ -129,6 +152,8 @@ class GreenAMQPDriver(base.BaseDriver):
                     if self._options.metrics:
                         telemetry.measure(client, self._outbox)
                     self._client = client
+                    _drivers.add(self)
+                    report.register(drivers_in_use)
                     self._finalizer = weakref.finalize(
                         self, _forgotten, client, self._outbox
                     )

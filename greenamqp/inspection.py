@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import typing
 
+from greenamqp.driver import drivers_in_use
 from greenamqp.server import driver_of
 
 
@@ -46,14 +46,7 @@ def describe(transport: typing.Any) -> dict[str, typing.Any]:
 
     :raises TypeError: for a transport of another driver
     """
-    driver = driver_of(transport)
-    client = driver.client
-    return {
-        "pid": os.getpid(),
-        "hub": client.hub.name if client is not None else None,
-        "outbox": driver.outbox.describe() if driver.outbox is not None else None,
-        "connections": client.describe() if client is not None else [],
-    }
+    return driver_of(transport).describe()
 
 
 def is_connected(transport: typing.Any) -> bool:
@@ -65,3 +58,14 @@ def is_connected(transport: typing.Any) -> bool:
     """
     client = driver_of(transport).client
     return client is not None and client.connected
+
+
+def failures() -> list[str]:
+    """Why connections of this process are down, one text for each that is wanted and
+    not up; none: all is well, or no transport was used yet.  From any thread."""
+    return [
+        connection["why_down"]
+        for driver in drivers_in_use()
+        for connection in driver.describe()["connections"]
+        if connection["state"] not in ("up", "idle", "closed")
+    ]
