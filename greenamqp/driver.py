@@ -83,6 +83,7 @@ class GreenAMQPDriver(base.BaseDriver):
         # The process that was forked from and had a connection.
         self._parent: int | None = None
         fork.tell(self)
+        self._tracer = telemetry.tracer(conf) if self._options.traces else None
         self._hub_wish: str | hubs.Hub | None = None
         #: What is asked of queues; see greenamqp.policy.
         self.policies = Policies(self._options, options.RabbitOptions(conf, url))
@@ -151,6 +152,8 @@ class GreenAMQPDriver(base.BaseDriver):
                         self._outbox.start()
                     if self._options.metrics:
                         telemetry.measure(client, self._outbox)
+                    if self._tracer is not None:
+                        client.on_hand_out.append(self._tracer.handed_out)
                     self._client = client
                     _drivers.add(self)
                     report.register(drivers_in_use)
@@ -230,6 +233,28 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> Steps[Reply | None]:
         """As `send`; the reply is for `result`, outside of these steps: what a server
         raised is raised there, whatever it means to a generator."""
+        how = (wait_for_reply, timeout, call_monitor_timeout, retry, transport_options)
+        if self._tracer is None:
+            return self._sending(target, ctxt, message, *how)
+        return self._tracer.sending(
+            "RPC call" if wait_for_reply else "RPC cast",
+            target.topic,
+            ctxt,
+            message,
+            lambda context: self._sending(target, context, message, *how),
+        )
+
+    def _sending(
+        self,
+        target: Target,
+        ctxt: dict[str, typing.Any],
+        message: dict[str, typing.Any],
+        wait_for_reply: bool | None,
+        timeout: float | None,
+        call_monitor_timeout: float | None,
+        retry: int | None,
+        transport_options: typing.Any,
+    ) -> Steps[Reply | None]:
         client = self._connected()
         opts = self._options
         patience = timeout or opts.default_send_timeout
@@ -324,6 +349,24 @@ class GreenAMQPDriver(base.BaseDriver):
         retry: int | None,
     ) -> Steps[None]:
         """As `send_notification`, but for what a log handler sends."""
+        if self._tracer is None:
+            return self._notifying(target, ctxt, message, version, retry)
+        return self._tracer.sending(
+            "notification",
+            target.topic,
+            ctxt,
+            message,
+            lambda context: self._notifying(target, context, message, version, retry),
+        )
+
+    def _notifying(
+        self,
+        target: Target,
+        ctxt: dict[str, typing.Any],
+        message: dict[str, typing.Any],
+        version: float,
+        retry: int | None,
+    ) -> Steps[None]:
         client = self._connected()
         opts = self._options
         unique_id = client.unique_id()

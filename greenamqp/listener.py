@@ -103,19 +103,17 @@ class Incoming(base.IncomingMessage):
         self._client = client
         self._arrival: _Arrival | None = arrival
         self._unique_id = request.unique_id
-        self._observed: Processing | None = None
-        if client.observer is not None:
-            with client.hub.lock:
-                self._observed = client.observer.handed_out(
-                    self.kind, arrival.listener.topic
-                )
+        self._observed: list[Processing] | None = None
+        if client.on_hand_out:
+            topic = arrival.listener.topic
+            told = [each(self.kind, topic, self.ctxt) for each in client.on_hand_out]
+            self._observed = [each for each in told if each is not None]
 
     def _processed(self, error: str = "") -> None:
         """It was replied to, acknowledged or given back; tells who observes."""
-        with self._client.hub.lock:
-            observed, self._observed = self._observed, None
-            if observed is not None:
-                observed.ended(error)
+        observed, self._observed = self._observed, None
+        for each in observed or ():
+            each.ended(error)
 
     def acknowledge(self) -> None:
         """Tell the message bus that the message is done with.  Does not block.
@@ -123,11 +121,19 @@ class Incoming(base.IncomingMessage):
         Where the bus is better off so (RabbitMQ, under a green hub), a notification's
         acknowledgement leaves some milliseconds later, together with others.
         """
+        if self._observed is not None:
+            self._acknowledged()
         self._settle(ACCEPTED)
 
     def requeue(self) -> None:
         """Give the message back, for this or another consumer.  Does not block."""
+        if self._observed is not None:
+            self._processed()
         self._settle(RELEASED)
+
+    def _acknowledged(self) -> None:
+        """Tell who observes: it was worked on."""
+        self._processed()
 
     def _not_ours(self, what: str) -> bool:
         """Whether this is a child of the process that received it; says so."""
@@ -167,9 +173,6 @@ class Incoming(base.IncomingMessage):
                     arrival.inlet.address,
                     _DONE[outcome],
                 )
-            if self._observed is not None:
-                if self.may_come_again or outcome == RELEASED:
-                    self._processed()
             if self._unique_id is not None:
                 self._remember(arrival.listener, self._unique_id, outcome)
             if outcome == RELEASED and arrival.settled:
@@ -228,6 +231,10 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             self._waited_until = client.hub.now() + ttl
             with client.hub.lock:
                 client.requests_at_work += 1
+
+    def _acknowledged(self) -> None:
+        for each in self._observed or ():
+            each.begun()
 
     def _settle_now(self, outcome: int) -> None:
         if outcome == RELEASED:

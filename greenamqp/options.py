@@ -443,6 +443,14 @@ _new = [
         "(the extra `telemetry`). Where they go is for the process to say: without a "
         "meter provider nothing is shown.",
     ),
+    cfg.BoolOpt(
+        "traces",
+        default=False,
+        help="Make a span of OpenTelemetry of each message that is sent, and of each "
+        "that is worked on, of one trace: its context travels in that of the message. "
+        "Needs what `metrics` needs. RPC is left out where oslo.messaging traces it "
+        "itself (tracing_enabled in [oslo_messaging_tracing]).",
+    ),
 ]
 
 _failover = [

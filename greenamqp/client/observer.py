@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who is told what becomes of messages, where somebody wants to know.
 
-A client has an observer or None; what is observed is a message's own.  All is called
-in the hub's context or under its lock, for each message: it must be quick, may not
-wait, and may not raise.
+What is observed of a message is its own.  All is called for each message: it must be
+quick, may not wait, and may not raise.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import typing
 
 
 class Observation(typing.Protocol):
-    """One message on its way out."""
+    """One message on its way out.  Hub's context or lock."""
 
     def transmitted(self) -> None:
         """It was given to the engine, perhaps once more."""
@@ -32,7 +31,11 @@ class Observation(typing.Protocol):
 
 
 class Processing(typing.Protocol):
-    """One message that was handed to a server or listener."""
+    """One message that was handed to a server or listener.  In the thread that works on
+    it."""
+
+    def begun(self) -> None:
+        """It is an RPC request that is carried out next, in this thread."""
 
     def ended(self, error: str) -> None:
         """It was replied to, acknowledged or given back.
@@ -41,15 +44,12 @@ class Processing(typing.Protocol):
         """
 
 
-class Observer(typing.Protocol):
-    """All messages of a client."""
+#: A message is to be sent: its kind, as in Outgoing, and its topic, which replies have
+#: not.  Hub's lock.
+Sending = typing.Callable[[str, str | None], Observation]
 
-    def sending(self, what: str, topic: str | None) -> Observation:
-        """A message is to be sent.
-
-        :param what: its kind, as in :class:`greenamqp.client.outgoing.Outgoing`
-        :param topic: where to, or None: it is a reply
-        """
-
-    def handed_out(self, what: str, topic: str | None) -> Processing:
-        """A message was handed out, of that kind and topic."""
+#: A message was handed out: its kind, its listener's topic, and its context.  Returns
+#: None if it is not observed.
+HandedOut = typing.Callable[
+    [str, str | None, dict[str, typing.Any]], Processing | None
+]

@@ -3,18 +3,24 @@
 
 ``tally`` counts what becomes of messages, ``sample`` chooses which durations are
 recorded, ``states`` makes numbers of what :func:`greenamqp.describe` has, and
-``instruments`` shows them.  Only that one imports OpenTelemetry, and only when a
-transport is used whose options ask for it.
+``instruments`` shows them; ``traces`` makes spans.  Only the last two import
+OpenTelemetry, and only when a transport is made or used whose options ask for it.
 """
 
 from __future__ import annotations
 
 import logging
+import typing
 
 from greenamqp.client import Client
 from greenamqp.telemetry.states import Described
 
+if typing.TYPE_CHECKING:
+    from greenamqp.telemetry.traces import Tracer
+
 LOG = logging.getLogger(__name__)
+
+_INSTALL = "pip install greenamqp[telemetry]"
 
 
 def measure(client: Client, outbox: Described | None) -> None:
@@ -26,8 +32,21 @@ def measure(client: Client, outbox: Described | None) -> None:
     try:
         from greenamqp.telemetry.instruments import INSTRUMENTS
     except ImportError as exc:
-        LOG.warning(
-            "metrics: %s: nothing is measured; pip install greenamqp[telemetry]", exc
-        )
+        LOG.warning("metrics: %s: nothing is measured; %s", exc, _INSTALL)
         return
     INSTRUMENTS.add(client, outbox)
+
+
+def tracer(conf: typing.Any) -> Tracer | None:
+    """What makes spans of a transport's messages; None, which the log tells, without
+    OpenTelemetry.
+
+    :param conf: the configuration, which says what oslo.messaging traces itself
+    """
+    try:
+        from greenamqp.telemetry.traces import Tracer
+    except ImportError as exc:
+        LOG.warning("traces: %s: nothing is traced; %s", exc, _INSTALL)
+        return None
+    theirs = getattr(conf, "oslo_messaging_tracing", None)
+    return Tracer(rpc=not getattr(theirs, "tracing_enabled", False))

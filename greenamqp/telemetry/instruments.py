@@ -107,7 +107,7 @@ class Instruments:
     def add(self, client: Client, outbox: Described | None) -> None:
         """Measure a client from now on, until it is closed.  From any thread."""
         hub = client.hub
-        tally = Tally(hub.now, self._histograms)
+        tally = Tally(hub.now, hub.lock, self._histograms)
 
         def enter() -> None:
             if client.context.closed or hub.inherited:
@@ -134,7 +134,8 @@ class Instruments:
             if beat is not None and beat.left():
                 del self._beats[hub]
 
-        client.observer = tally
+        client.on_send = tally.sending
+        client.on_hand_out.append(tally.handed_out)
         hub.call_inside(enter)
 
     # -- observing

@@ -9,6 +9,7 @@ recorded at once, those that :mod:`greenamqp.telemetry.sample` chooses.
 from __future__ import annotations
 
 import collections
+import contextlib
 import typing
 
 from oslo_messaging import exceptions
@@ -48,18 +49,23 @@ class Histograms(typing.NamedTuple):
 
 
 class Tally:
-    """See the module; a :class:`greenamqp.client.observer.Observer`.
+    """See the module.
 
     :param now: the hub's clock
+    :param lock: the hub's
     :ivar sent: how many, by kind, topic and kind of error ("": none)
     :ivar outcomes: how many, by kind, outcome and the condition of an error
     :ivar received: how many, by kind and topic
     """
 
     def __init__(
-        self, now: typing.Callable[[], float], histograms: Histograms
+        self,
+        now: typing.Callable[[], float],
+        lock: contextlib.AbstractContextManager[typing.Any],
+        histograms: Histograms,
     ) -> None:
         self.now = now
+        self.lock = lock
         self.histograms = histograms
         self.sent: collections.Counter[tuple[str, str | None, str]]
         self.sent = collections.Counter()
@@ -72,12 +78,15 @@ class Tally:
         self.processes = Sample()
 
     def sending(self, what: str, topic: str | None) -> Sent:
-        """See :class:`greenamqp.client.observer.Observer`."""
+        """See :data:`greenamqp.client.observer.Sending`."""
         return Sent(self, what, topic)
 
-    def handed_out(self, what: str, topic: str | None) -> Processed:
-        """See :class:`greenamqp.client.observer.Observer`."""
-        count(self.received, (what, topic), (what, _OTHER))
+    def handed_out(
+        self, what: str, topic: str | None, context: dict[str, typing.Any]
+    ) -> Processed:
+        """See :data:`greenamqp.client.observer.HandedOut`."""
+        with self.lock:
+            count(self.received, (what, topic), (what, _OTHER))
         return Processed(self, what, topic)
 
 
@@ -137,11 +146,16 @@ class Processed:
         self._topic = topic
         self._began = tally.now()
 
+    def begun(self) -> None:
+        """It is carried out next."""
+
     def ended(self, error: str) -> None:
         """It was replied to, acknowledged or given back."""
         tally = self._tally
         now = tally.now()
-        if tally.processes.takes(now):
+        with tally.lock:
+            taken = tally.processes.takes(now)
+        if taken:
             tally.histograms.process(now - self._began, self._what, self._topic, error)
 
 

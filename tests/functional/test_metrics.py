@@ -274,3 +274,49 @@ print("done")
     assert done.stdout.endswith("done\n"), done
     assert ("wanted opentelemetry" in done.stdout) is on
     assert ("pip install greenamqp[telemetry]" in done.stdout) is on
+
+
+def test_a_child_counts_its_own(broker):
+    program = f"""
+import os, sys
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+from oslo_config import cfg
+import oslo_messaging
+from greenamqp.transport import register_options
+conf = cfg.ConfigOpts()
+conf([], default_config_files=[])
+register_options(conf)
+conf.set_override("metrics", True, group="oslo_messaging_amqp")
+transport = oslo_messaging.get_notification_transport(conf, "{broker.url}")
+notifier = oslo_messaging.Notifier(
+    transport, "here", driver="messaging", topics=["t"]
+)
+
+def sent():
+    for resource in reader.get_metrics_data().resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                if metric.name == "messaging.client.sent.messages":
+                    for point in metric.data.data_points:
+                        print(point.value, flush=True)
+
+notifier.info({{}}, "one", {{}})
+child = os.fork()
+if not child:
+    notifier.info({{}}, "two", {{}})
+    notifier.info({{}}, "three", {{}})
+    sent()
+    transport.cleanup()
+    os._exit(0)
+os.waitpid(child, 0)
+sent()
+transport.cleanup()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["2", "1"], done

@@ -759,7 +759,15 @@ def test_state_dir(tmp_path):
 def test_metrics(on):
     with fakes.driver(metrics=on) as s:
         s.up()
-        assert (s.driver.client.observer is not None) is on
+        assert (s.driver.client.on_send is not None) is on
+
+
+@effect("traces")
+@pytest.mark.parametrize("on", [True, False])
+def test_traces(on):
+    with fakes.driver(traces=on) as s:
+        s.up()
+        assert bool(s.driver.client.on_hand_out) is on
 
 
 @effect("heartbeat_guard")
