@@ -77,6 +77,17 @@ def add_bus_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of what is measured; see `parse_options`."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="GROUP.NAME=VALUE",
+        help="an oslo.config option for every side",
+    )
+
+
 def environments(arguments: argparse.Namespace) -> Environments:
     """As the arguments say."""
     given = dict(pair.split("=", 1) for pair in arguments.python)
@@ -129,13 +140,7 @@ def main(argv: typing.Sequence[str]) -> int:
         metavar="NAME",
         help="start this RabbitMQ by tools/buses, for instance rabbitmq-4.0",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="GROUP.NAME=VALUE",
-        help="an oslo.config option for every side",
-    )
+    add_settings(parser)
     parser.add_argument("--sides", help="comma-separated names or patterns")
     parser.add_argument("--loads", help=f"of {','.join(cells.LOADS)}")
     parser.add_argument("--callers", help="comma-separated numbers")
@@ -204,7 +209,8 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
-def _options(settings: list[str]) -> dict[str, dict[str, str]]:
+def parse_options(settings: list[str]) -> dict[str, dict[str, str]]:
+    """What ``--set`` says, by group."""
     options: dict[str, dict[str, str]] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
@@ -220,7 +226,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     wanted = _cells(arguments)
     seconds = arguments.seconds or (0.7 if arguments.short else 2.0)
     warmup = arguments.warmup or seconds / 3
-    options = _options(arguments.set)
+    options = parse_options(arguments.set)
     kept = environments(arguments)
     for side in sides:
         kept.python(side.environment)
