@@ -77,6 +77,17 @@ def add_bus_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of what is measured; see `options_of`."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="GROUP.NAME=VALUE",
+        help="an oslo.config option for every side",
+    )
+
+
 def environments(arguments: argparse.Namespace) -> Environments:
     """As the arguments say."""
     given = dict(pair.split("=", 1) for pair in arguments.python)
@@ -129,13 +140,7 @@ def main(argv: typing.Sequence[str]) -> int:
         metavar="NAME",
         help="start this RabbitMQ by tools/buses, for instance rabbitmq-4.0",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="GROUP.NAME=VALUE",
-        help="an oslo.config option for every side",
-    )
+    add_settings(parser)
     parser.add_argument("--sides", help="comma-separated names or patterns")
     parser.add_argument("--loads", help=f"of {','.join(cells.LOADS)}")
     parser.add_argument("--callers", help="comma-separated numbers")

@@ -14,7 +14,10 @@ CHECKOUT = pathlib.Path(__file__).parent.parent
 #: What is installed for each.  The predecessor is the last oslo.messaging that had an
 #: AMQP 1.0 driver of its own; the rabbit driver is current.
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
-    "greenamqp": ("-e", f"{CHECKOUT}[eventlet,gevent]", "uvloop"),
+    "greenamqp": (
+        *("-e", f"{CHECKOUT}[eventlet,gevent,telemetry]"),
+        *("uvloop", "opentelemetry-sdk"),
+    ),
     "predecessor": ("oslo.messaging[amqp1]==14.9.3", "eventlet", "gevent"),
     "rabbit": ("oslo.messaging>=18.3", "eventlet", "gevent"),
 }

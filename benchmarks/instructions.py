@@ -36,6 +36,7 @@ def main(argv: typing.Sequence[str]) -> int:
         prog="benchmarks instructions", description=__doc__
     )
     compare.add_bus_arguments(parser)
+    compare.add_settings(parser)
     parser.add_argument("--side", default="greenamqp/eventlet", help="(%(default)s)")
     parser.add_argument("--loads", default="call,cast,notify", help="(%(default)s)")
     parser.add_argument("--callers", default="1,16", help="(%(default)s)")
@@ -69,6 +70,7 @@ def main(argv: typing.Sequence[str]) -> int:
 def _count(arguments: argparse.Namespace, cells: list[Cell]) -> int:
     kept = compare.environments(arguments)
     side = SIDES[arguments.side]
+    options = compare.options_of(arguments.set)
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         buses = {"bus": stack.enter_context(compare.bus(arguments, kept))}
@@ -81,7 +83,7 @@ def _count(arguments: argparse.Namespace, cells: list[Cell]) -> int:
             tables = ""
             for role in ROLES:
                 counter = Counter(folder / f"{role}-{len(tables)}")
-                pair = Pair(side, cell, kept, buses, {}, under={role: counter.run})
+                pair = Pair(side, cell, kept, buses, options, under={role: counter.run})
                 try:
                     with pair:
                         counts.append(counter.count(pair, role, arguments.seconds))

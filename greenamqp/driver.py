@@ -19,7 +19,7 @@ import weakref
 from oslo_messaging import Target, TransportHost, exceptions
 from oslo_messaging._drivers import base
 
-from greenamqp import chance, fork, hubs, options, state
+from greenamqp import chance, fork, hubs, options, report, state, telemetry
 from greenamqp.buses import BadMessage, Format, Service
 from greenamqp.client import Client, Destination, Reply
 from greenamqp.connection.failover import AMQP_PORT, AMQPS_PORT, Host
@@ -33,6 +33,18 @@ from greenamqp.policy import Policies, QueuePolicy
 LOG = logging.getLogger(__name__)
 
 _Result = typing.TypeVar("_Result")
+
+# Those of this process that were used.
+_drivers: weakref.WeakSet[GreenAMQPDriver] = weakref.WeakSet()
+
+
+def drivers_in_use() -> list[GreenAMQPDriver]:
+    """Those of this process that have a client.  From anywhere."""
+    while True:
+        try:
+            return [driver for driver in _drivers if driver.client is not None]
+        except RuntimeError:
+            pass  # another thread has added one
 
 
 class GreenAMQPDriver(base.BaseDriver):
@@ -70,6 +82,7 @@ class GreenAMQPDriver(base.BaseDriver):
         # The process that was forked from and had a connection.
         self._parent: int | None = None
         fork.tell(self)
+        self._tracer = telemetry.tracer(conf) if self._options.traces else None
         self._hub_wish: str | hubs.Hub | None = None
         #: What is asked of queues; see greenamqp.policy.
         self.policies = Policies(self._options, options.RabbitOptions(conf, url))
@@ -130,7 +143,13 @@ class GreenAMQPDriver(base.BaseDriver):
                     if self._options.notify_outbox:
                         self._outbox = Outbox(client, self._directory(), self._options)
                         self._outbox.start()
+                    if self._options.metrics:
+                        telemetry.measure(client, self._outbox)
+                    if self._tracer is not None:
+                        client.on_hand_out.append(self._tracer.handed_out)
                     self._client = client
+                    _drivers.add(self)
+                    report.register(drivers_in_use)
                     self._finalizer = weakref.finalize(
                         self, _forgotten, client, self._outbox
                     )
@@ -207,6 +226,28 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> Steps[Reply | None]:
         """As `send`; the reply is for `result`, outside of these steps: what a server
         raised is raised there, whatever it means to a generator."""
+        how = (wait_for_reply, timeout, call_monitor_timeout, retry, transport_options)
+        if self._tracer is None:
+            return self._sending(target, ctxt, message, *how)
+        return self._tracer.sending(
+            "RPC call" if wait_for_reply else "RPC cast",
+            target.topic,
+            ctxt,
+            message,
+            lambda context: self._sending(target, context, message, *how),
+        )
+
+    def _sending(
+        self,
+        target: Target,
+        ctxt: dict[str, typing.Any],
+        message: dict[str, typing.Any],
+        wait_for_reply: bool | None,
+        timeout: float | None,
+        call_monitor_timeout: float | None,
+        retry: int | None,
+        transport_options: typing.Any,
+    ) -> Steps[Reply | None]:
         client = self._connected()
         opts = self._options
         patience = timeout or opts.default_send_timeout
@@ -301,6 +342,24 @@ class GreenAMQPDriver(base.BaseDriver):
         retry: int | None,
     ) -> Steps[None]:
         """As `send_notification`, but for what a log handler sends."""
+        if self._tracer is None:
+            return self._notifying(target, ctxt, message, version, retry)
+        return self._tracer.sending(
+            "notification",
+            target.topic,
+            ctxt,
+            message,
+            lambda context: self._notifying(target, context, message, version, retry),
+        )
+
+    def _notifying(
+        self,
+        target: Target,
+        ctxt: dict[str, typing.Any],
+        message: dict[str, typing.Any],
+        version: float,
+        retry: int | None,
+    ) -> Steps[None]:
         client = self._connected()
         opts = self._options
         unique_id = client.unique_id()
@@ -402,6 +461,7 @@ class GreenAMQPDriver(base.BaseDriver):
         """As `listen`, without waiting: see Listener.wait_attached."""
         unique = chance.unique()
         return self._subscribe(
+            target.topic,
             RpcIncoming,
             batch_size,
             batch_timeout,
@@ -422,6 +482,7 @@ class GreenAMQPDriver(base.BaseDriver):
             for target, priority in targets_and_priorities
         ]
         return self._subscribe(
+            ", ".join(sorted({target.topic for target in targets})),
             Incoming,
             batch_size,
             batch_timeout,
@@ -440,6 +501,7 @@ class GreenAMQPDriver(base.BaseDriver):
         """A listener for what is sent to a whole topic, or a pool's copy of it; without
         waiting."""
         return self._subscribe(
+            target.topic,
             kind,
             batch_size,
             batch_timeout,
@@ -449,6 +511,7 @@ class GreenAMQPDriver(base.BaseDriver):
 
     def _subscribe(
         self,
+        topic: str,
         kind: type[Incoming],
         batch_size: int,
         batch_timeout: float | None,
@@ -457,6 +520,7 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> Listener:
         client = self._connected()
         listener = Listener(client, kind, batch_size, batch_timeout, credit)
+        listener.topic = topic
         # As long as something is received, the transport is in use.
         listener.driver = self
         listener.subscribe(sources)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import typing
 
+from greenamqp.driver import drivers_in_use
 from greenamqp.server import driver_of
 
 
@@ -28,6 +29,7 @@ def describe(transport: typing.Any) -> dict[str, typing.Any]:
             came_up                 how many times it has
             sent, received          messages meanwhile, replies and requests for queues
                                     included; None while it is not up
+            time_down               seconds that it was wanted and not up, all in all
             bus                     product and version of the peer, "" if never up
             why_down                why it is not up, for people; "" while it is
             unanswered_calls        calls that wait for their reply
@@ -58,3 +60,14 @@ def is_connected(transport: typing.Any) -> bool:
     """
     client = driver_of(transport).client
     return client is not None and client.connected
+
+
+def failures() -> list[str]:
+    """Why connections of this process are down, one text for each that is wanted and
+    not up; none: all is well, or no transport was used yet.  From any thread."""
+    return [
+        connection["why_down"]
+        for driver in drivers_in_use()
+        for connection in driver.describe()["connections"]
+        if connection["state"] not in ("up", "idle", "closed")
+    ]

@@ -37,6 +37,7 @@ from oslo_messaging._drivers import base
 
 from greenamqp.buses import BadMessage, Request
 from greenamqp.client import Client, Destination, ReceivingLink, Subscription, notices
+from greenamqp.client.observer import Processing
 from greenamqp.engine import (
     ACCEPTED,
     REJECTED,
@@ -94,6 +95,8 @@ class Incoming(base.IncomingMessage):
     Its methods raise nothing: what fails is logged, as the base class wants it.
     """
 
+    #: What it is, for those who observe.
+    kind = "notification"
     #: Whether it may be other than what oslo.messaging sends.
     may_be_foreign = False
     #: Whether it is in order that it is done again, after a crash.
@@ -106,6 +109,17 @@ class Incoming(base.IncomingMessage):
         self._client = client
         self._arrival: _Arrival | None = arrival
         self._unique_id = request.unique_id
+        self._observed: list[Processing] | None = None
+        if client.on_hand_out:
+            topic = arrival.listener.topic
+            told = [each(self.kind, topic, self.ctxt) for each in client.on_hand_out]
+            self._observed = [each for each in told if each is not None]
+
+    def _processed(self, error: str = "") -> None:
+        """It was replied to, acknowledged or given back; tells who observes."""
+        observed, self._observed = self._observed, None
+        for each in observed or ():
+            each.ended(error)
 
     def acknowledge(self) -> None:
         """Tell the message bus that the message is done with.  Does not block.
@@ -113,11 +127,19 @@ class Incoming(base.IncomingMessage):
         Where the bus is better off so (RabbitMQ, under a green hub), a notification's
         acknowledgement leaves some milliseconds later, together with others.
         """
+        if self._observed is not None:
+            self._acknowledged()
         self._settle(ACCEPTED)
 
     def requeue(self) -> None:
         """Give the message back, for this or another consumer.  Does not block."""
+        if self._observed is not None:
+            self._processed()
         self._settle(RELEASED)
+
+    def _acknowledged(self) -> None:
+        """Tell who observes: it was worked on."""
+        self._processed()
 
     def _not_ours(self, what: str) -> bool:
         """Whether this is a child of the process that received it; says so."""
@@ -196,6 +218,7 @@ class AnyIncoming(Incoming):
 class RpcIncoming(Incoming, base.RpcIncomingMessage):
     """An RPC request, which may want a reply."""
 
+    kind = "RPC request"
     # Acknowledged before it is executed, so that this happens once at the most.
     may_come_again = False
 
@@ -214,6 +237,10 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             self._waited_until = client.hub.now() + ttl
             with client.hub.lock:
                 client.requests_at_work += 1
+
+    def _acknowledged(self) -> None:
+        for each in self._observed or ():
+            each.begun()
 
     def _settle_now(self, outcome: int) -> None:
         if outcome == RELEASED:
@@ -238,6 +265,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
 
         Does not wait for the outcome; what fails later is logged.
         """
+        if self._observed is not None:
+            self._processed(failure[0].__name__ if failure else "")
         if not self._reply_to:
             LOG.debug("no reply to %s: its sender wants none", self.msg_id)
             return
@@ -403,6 +432,8 @@ class Listener(base.Listener):
         self._batch_timer: Timer | None = None
         self._batch_due = False
         self._subscription: Subscription | None = None
+        #: What it is about, for those who observe.
+        self.topic: str | None = None
         #: What made it, and is not to be collected before it.
         self.driver: object = None
 

@@ -436,6 +436,22 @@ _new = [
         "state` and `greenamqp top` read what it is doing. It is made, for this user "
         "alone; one that others may enter is not used. Empty: none.",
     ),
+    cfg.BoolOpt(
+        "metrics",
+        default=False,
+        help="Count messages, measure how long they take and show the state of the "
+        "transport, as instruments of OpenTelemetry's API, which has to be installed "
+        "(the extra `telemetry`). Where they go is for the process to say: without a "
+        "meter provider nothing is shown.",
+    ),
+    cfg.BoolOpt(
+        "traces",
+        default=False,
+        help="Make a span of OpenTelemetry of each message that is sent, and of each "
+        "that is worked on, of one trace: its context travels in that of the message. "
+        "Needs what `metrics` needs. RPC is left out where oslo.messaging traces it "
+        "itself (tracing_enabled in [oslo_messaging_tracing]).",
+    ),
 ]
 
 _failover = [

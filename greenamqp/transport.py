@@ -9,12 +9,16 @@ what oslo.messaging's functions of the same names do.
 
 from __future__ import annotations
 
+import importlib
 import typing
 
 import oslo_messaging
 from oslo_config import cfg
+from oslo_messaging import opts as oslo_opts
 from oslo_messaging import transport as oslo_transport
 from oslo_messaging.notify import notifier
+
+from greenamqp import options
 
 _rpc_backend = cfg.StrOpt(
     "rpc_backend",
@@ -26,6 +30,27 @@ _rpc_backend = cfg.StrOpt(
 
 # Where a value comes from that somebody chose; see oslo.config's Locations.
 _NOT_CHOSEN = (cfg.Locations.opt_default, cfg.Locations.set_default)
+
+# Options that oslo.messaging reads of any configuration, and registers on cfg.CONF.
+_ON_CONF_ALONE = (
+    ("oslo_messaging._metrics.client", "oslo_messaging_metrics"),
+    ("oslo_messaging._tracing.client", "oslo_messaging_tracing"),
+)
+
+
+def register_options(conf: cfg.ConfigOpts) -> None:
+    """Make all options of oslo.messaging and of this driver known to `conf`: a service
+    has them by what it imports, and some of them on ``cfg.CONF`` alone."""
+    options.register(conf)
+    for group, opts in oslo_opts.list_opts():
+        if group != options.GROUP.name:
+            conf.register_opts(opts, group)
+    for module, name in _ON_CONF_ALONE:
+        try:
+            opts = getattr(importlib.import_module(module), name)
+        except ImportError:
+            continue  # not in this oslo.messaging
+        conf.register_opts(opts, name)
 
 
 def get_rpc_transport(

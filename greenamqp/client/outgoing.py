@@ -10,6 +10,7 @@ from oslo_messaging import Target, exceptions
 
 from greenamqp import buses
 from greenamqp.buses import Format
+from greenamqp.client.observer import Observation
 from greenamqp.engine import Message
 from greenamqp.hubs import Waiter, logs
 
@@ -106,6 +107,7 @@ class Outgoing:
         "last_reason",
         "mandatory",
         "message",
+        "observation",
         "on_end",
         "repeatable",
         "retries",
@@ -151,6 +153,8 @@ class Outgoing:
         # Whether nobody asks for its outcome where it may be lost all the same, since
         # what it is sent to goes with a connection.
         self.volatile = False
+        # Told what becomes of it, where somebody wants to know.
+        self.observation: Observation | None = None
         # Whether it does not wait for long for somebody to be there.
         self.impatient = False
         # When it was first found that nobody is there to take it.
@@ -204,6 +208,8 @@ class Outgoing:
             return
         self.done = True
         self.error = error
+        if self.observation is not None:
+            self.observation.ended(error)
         if self.traced:
             if error is not None:
                 self.trace("failed: %s", error)
@@ -213,6 +219,12 @@ class Outgoing:
             self.on_end(error)
         elif self.waiter is not None:
             self.waiter.wake()
+
+    def given_up(self) -> None:
+        """Who sent it waits no longer: whatever becomes of it goes unheard."""
+        self.done = True
+        if self.observation is not None:
+            self.observation.ended(TimeoutError())
 
     def failed(self, reason: str, cause: Exception | None = None) -> None:
         """Finish with the error that the application is to see."""

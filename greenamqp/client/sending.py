@@ -188,6 +188,8 @@ class SendingLink(WantedLink[Sender]):
         entry.attempts += 1
         settled = entry.settled or (entry.volatile and not self.node.survives)
         link.send(data, entry, settled and not self._is_to_ask())
+        if entry.observation is not None:
+            entry.observation.transmitted()
         if entry.traced:
             where, attempt = self.address, entry.attempts
             entry.trace("%s bytes sent to %s, attempt %s", len(data), where, attempt)
@@ -477,6 +479,8 @@ class SendingLink(WantedLink[Sender]):
             self._context.pursuits.answered(self.destination)
             self.rejoin(link)
         self._settled_late = False
+        if entry.observation is not None:
+            entry.observation.settled(outcome, error)
         if outcome == ACCEPTED:
             entry.accepted()
             return

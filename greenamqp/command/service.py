@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import math
 import typing
 import urllib.parse
@@ -16,18 +15,12 @@ with warnings.catch_warnings(record=True):
     # eventlet and oslo's eventlet parts deprecate themselves when imported, which who
     # runs a command can do nothing about.
     import oslo_messaging
-    from oslo_messaging import opts as oslo_messaging_opts
 
     from greenamqp import options
+    from greenamqp.transport import register_options
 
 #: Seconds for one step, where nothing else is said.
 TIMEOUT = 10.0
-
-# Options that oslo.messaging reads of any configuration, and registers on cfg.CONF.
-_ON_CONF_ALONE = (
-    ("oslo_messaging._metrics.client", "oslo_messaging_metrics"),
-    ("oslo_messaging._tracing.client", "oslo_messaging_tracing"),
-)
 
 
 class Unusable(Exception):
@@ -104,17 +97,7 @@ def configuration(args: argparse.Namespace) -> cfg.ConfigOpts:
         )
     except (cfg.Error, ValueError, OSError) as exc:
         raise Unusable(f"--config-file: {' '.join(str(exc).split())}") from exc
-    options.register(conf)
-    # A service has them registered by what it imports.
-    for group, opts in oslo_messaging_opts.list_opts():
-        if group != options.GROUP.name:
-            conf.register_opts(opts, group)
-    for module, name in _ON_CONF_ALONE:
-        try:
-            opts = getattr(importlib.import_module(module), name)
-        except ImportError:
-            continue  # not in this oslo.messaging
-        conf.register_opts(opts, name)
+    register_options(conf)
     return conf
 
 

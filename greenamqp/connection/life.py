@@ -139,6 +139,9 @@ class BusConnection:
         # When the connection came up.
         self._up_since = 0.0
         self._came_up = 0
+        # Since when it is wanted and not up, and for how long it was before.
+        self._down_since: float | None = None
+        self._down_before = 0.0
         if patience is None:
             patience = CONNECT_TIMEOUT if len(hosts) == 1 else CONNECT_TIMEOUT_OF_MANY
         self._patience = patience
@@ -216,8 +219,16 @@ class BusConnection:
             "came_up": self._came_up,
             "sent": engine.sent if engine is not None else None,
             "received": engine.received if engine is not None else None,
+            "time_down": self._time_down,
             "why_down": "" if up else self.why_down(),
         }
+
+    @property
+    def _time_down(self) -> float:
+        """For how long it was wanted and not up, all in all.  Seconds."""
+        if self._down_since is None:
+            return self._down_before
+        return self._down_before + self.hub.now() - self._down_since
 
     def wanted(self) -> None:
         """Somebody needs the connection."""
@@ -302,6 +313,8 @@ class BusConnection:
     def _connect(self) -> None:
         self._timer = None
         self.state = State.CONNECTING
+        if self._down_since is None:
+            self._down_since = self.hub.now()
         host = self._hosts.current
         LOG.debug("connecting to %s", host)
         self._attempt_until = self.hub.now() + self._patience
@@ -466,6 +479,7 @@ class BusConnection:
         self._stop_timer()
         self._up_since = self.hub.now()
         self._came_up += 1
+        self._down_before, self._down_since = self._time_down, None
         self.stages.append(("up", self._up_since))
         self.last_failure = ""
         self._avoided.clear()
@@ -555,6 +569,8 @@ class BusConnection:
         # First of all: whatever interrupts the rest, somebody goes on.
         self._timer = self.hub.call_at(self.hub.now() + pause, self._connect)
         self.state = State.WAITING
+        if was_up:
+            self._down_since = self.hub.now()
         self._discard_engine()
         self._owner.connection_lost(self.last_failure)
         LOG.warning(

@@ -754,6 +754,22 @@ def test_state_dir(tmp_path):
     assert list(folder.iterdir()) == []
 
 
+@effect("metrics")
+@pytest.mark.parametrize("on", [True, False])
+def test_metrics(on):
+    with fakes.driver(metrics=on) as s:
+        s.up()
+        assert (s.driver.client.on_send is not None) is on
+
+
+@effect("traces")
+@pytest.mark.parametrize("on", [True, False])
+def test_traces(on):
+    with fakes.driver(traces=on) as s:
+        s.up()
+        assert bool(s.driver.client.on_hand_out) is on
+
+
 @effect("heartbeat_guard")
 @pytest.mark.parametrize("guard", [True, False])
 def test_heartbeat_guard(guard, monkeypatch):
