@@ -16,6 +16,7 @@ import typing
 from greenamqp import chance
 from greenamqp.broker import Broker
 from greenamqp.engine.capi import lib
+from tests.simulation.cluster import Cluster
 from tests.simulation.ledger import Ledger
 from tests.simulation.network import SimNetwork
 from tests.simulation.plan import (
@@ -30,7 +31,6 @@ from tests.simulation.plan import (
     plan,
 )
 from tests.simulation.programs import Calling, Keeping, Program, Serving
-from tests.simulation.rabbit import Cluster
 from tests.simulation.world import SimHub, Stuck, World
 
 __all__ = ["Fault", "Plan", "Run", "plan", "shrink"]
