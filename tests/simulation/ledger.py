@@ -95,6 +95,14 @@ class Ledger:
                 for consumer, times in seen.items():
                     if times > 1:
                         yield f"{_name(message)} came {times} times to {consumer}"
+            if (
+                message.fate == "failed"
+                and message.kind == "call"
+                and message.how in ("", "slow")
+                and arrivals
+                and self._plan.keeps_replies
+            ):
+                yield f"{_name(message)} was executed, and its reply was lost"
             if message.fate != "taken":
                 continue
             if message.kind == "fanout":

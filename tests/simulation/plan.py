@@ -42,6 +42,12 @@ BUS = ("freeze", "drop")
 ROUTER = (*BUS, "die")
 RABBIT = (*ROUTER, "freeze", "alarm", "close")
 
+#: What is over in a moment, and no more than a connection is lost.
+BRIEF = ("reset", "drop", "close")
+
+#: Where replies wait for a client that was cut off.
+KEEPS_REPLIES = ("greenamqp", "rabbitmq")
+
 #: What becomes of a process that uses it.
 PROCESS = ("crash", "stop")
 
@@ -101,6 +107,12 @@ class Plan:
         return ("bus0", "bus1", "bus2")[:number]
 
     @property
+    def keeps_replies(self) -> bool:
+        """Whether no call may fail for its reply."""
+        brief = all(fault.kind in BRIEF for fault in self.faults)
+        return brief and self.bus in KEEPS_REPLIES
+
+    @property
     def is_router(self) -> bool:
         """Whether the bus keeps nothing."""
         return self.bus in ROUTERS
@@ -120,6 +132,15 @@ def plan(seed: int) -> Plan:
         0.0 if threads else rng.choice((0.0, 0.3, 3.0)),
     )
     faults = [_fault(rng, made) for _ in range(rng.randrange(6))]
+    brief = random.Random(f"brief plan {seed}")
+    if bus in KEEPS_REPLIES and brief.random() < 0.3:
+        kinds = BRIEF if bus == "rabbitmq" else BRIEF[:-1]
+        faults = [
+            dataclasses.replace(
+                each, kind=brief.choice(kinds), host=brief.choice(made.hosts)
+            )
+            for each in faults
+        ]
     faults.sort(key=lambda each: each.at)
     return dataclasses.replace(made, faults=tuple(faults))
 

@@ -14,6 +14,7 @@ import collections
 import heapq
 import itertools
 import random
+import sys
 import typing
 
 import greenlet
@@ -294,7 +295,9 @@ class SimHub(GreenHub):
 
     def _now(self) -> float:
         """The clock, where somebody may look who is only then to have a turn again."""
-        if not self.lock._depth:  # type: ignore[attr-defined]
+        # Threads have a waiter of their own, with no such gap within its wait.
+        in_wait = sys._getframe(1).f_code is GreenWaiter.wait.__code__
+        if not self.lock._depth and not in_wait:  # type: ignore[attr-defined]
             self.maybe_change()
         return self.world.now()
 
