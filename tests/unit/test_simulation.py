@@ -19,6 +19,7 @@ FRESH = 12
 #: Seeds that have failed, and what it was.
 KEPT = {
     21: "replies were lost in a session that was deaf, and nobody noticed",
+    117: "a wait had a gap, in the simulation alone",
     34: "a link was attached in a session that the bus had ended",
 }
 
