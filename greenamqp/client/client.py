@@ -305,6 +305,7 @@ class Client:
             True,
             None,
         )
+        entry.posted = True
         entry.volatile = volatile
         entry.on_end = self._post_ended
         self._submit(entry, urgent)

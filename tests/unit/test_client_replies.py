@@ -196,6 +196,21 @@ def test_a_reply_that_was_accepted_does_not_follow(s):
     assert s.peer.received == []
 
 
+@pytest.mark.parametrize("sent", [True, False])
+def test_at_the_end_a_reply_that_has_left_is_no_cause_for_a_warning(s, sent, caplog):
+    s.peer.outcome = lambda message: None
+    s.post("reply", destination=REPLIES, volatile=True)
+    s.world.settle()
+    if not sent:
+        s.network.default = "refused"
+        s.peer.cut()
+        s.world.settle()
+    closing = s.world.go(s.client.close)
+    s.world.advance(10)
+    assert closing.done
+    assert ("RPC reply to replies failed" in caplog.text) is not sent
+
+
 def test_a_reply_follows_until_its_deadline(s, caplog):
     s.peer.outcome = lambda message: None
     s.post("reply", destination=REPLIES, volatile=True, timeout=20)
