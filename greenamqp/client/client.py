@@ -12,6 +12,7 @@ from greenamqp import buses, chance, interrupts
 from greenamqp.buses import Format
 from greenamqp.client import notices
 from greenamqp.client.context import Context
+from greenamqp.client.copies import Known
 from greenamqp.client.outgoing import Call, Compose, Destination, Outgoing, Reply
 from greenamqp.client.receiving import ReceivingLink
 from greenamqp.client.replies import Replies
@@ -77,6 +78,8 @@ class Client:
         self.room = Room(self.context, self._make_further)
         #: Requests that were handed to servers and are not replied to yet.
         self.requests_at_work = 0
+        #: The calls that were taken, by any listener: one alone is to execute each.
+        self.calls_had = Known()
         #: Called when it is closed, in the hub's context or under its lock.
         self.at_close: list[typing.Callable[[], None]] = []
         self._hosts = hosts
