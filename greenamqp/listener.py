@@ -36,7 +36,14 @@ import typing
 from oslo_messaging._drivers import base
 
 from greenamqp.buses import BadMessage, Request
-from greenamqp.client import Client, Destination, ReceivingLink, Subscription, notices
+from greenamqp.client import (
+    Client,
+    Destination,
+    Known,
+    ReceivingLink,
+    Subscription,
+    notices,
+)
 from greenamqp.client.observer import Processing
 from greenamqp.engine import (
     ACCEPTED,
@@ -52,23 +59,11 @@ from greenamqp.hubs import Hub, Steps, Timer, Waiter, native
 
 LOG = logging.getLogger(__name__)
 
-# Messages that were had and would be known again.  When a connection breaks, the bus
-# may not have heard of the latest acknowledgements, and gives as many once more as a
-# listener may hold; a client sends a request again when it has reconnected, and others
-# have sent theirs meanwhile.  Twice as many at the most: half are forgotten at a time,
-# as to forget one after another takes longer than all else here.
-REMEMBERED = 4  # for each that the listener may hold
-REMEMBERED_LEAST = 10_000
-
 # A caller is not taken to wait for longer, whatever it says.  Seconds.
 LONGEST_CALL = 3600.0
 
 # The condition of what is rejected because its sender has given up.
 EXPIRED = "greenamqp:expired"
-
-# In place of an empty set of each listener, since most of thousands idle.  Never added
-# to.
-_NONE_HAD: set[str] = set()
 
 # What is done to a message with an outcome, for messages to people.
 _DONE = {ACCEPTED: "acknowledged", RELEASED: "requeued"}
@@ -203,7 +198,7 @@ class Incoming(base.IncomingMessage):
     def _remember(self, listener: Listener, unique_id: str, outcome: int) -> None:
         """Have its copies known.  Lock."""
         if outcome == ACCEPTED:
-            listener.remember(unique_id)
+            listener.known(None).add(unique_id)
 
 
 class AnyIncoming(Incoming):
@@ -250,7 +245,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
     def _remember(self, listener: Listener, unique_id: str, outcome: int) -> None:
         # Its copies are known since it was taken; but not if others may have it.
         if outcome == RELEASED:
-            listener.forget(unique_id)
+            listener.known(self._reply_to).discard(unique_id)
 
     def _done(self) -> bool:
         """It is not at work any more; returns whether others are."""
@@ -417,11 +412,10 @@ class Listener(base.Listener):
         self._queue: list[_Arrival] = []
         # What was acknowledged of late, where messages say who they are; of requests,
         # what was taken: those that wait for a worker are executed as well, whatever
-        # became of their link.
-        self._had = _NONE_HAD
-        self._remembered = max(REMEMBERED_LEAST, REMEMBERED * self.prefetch_size)
-        # Those before them.
-        self._had_before = _NONE_HAD
+        # became of their link.  What is sent to all servers is for each listener.
+        self._had = Known()
+        for known in (self._had, client.calls_had):
+            known.provide(self.prefetch_size)
         self._waiters: list[Waiter] = []
         self._ready_fd: _ReadyFd | None = None
         self._stopped = False
@@ -559,19 +553,10 @@ class Listener(base.Listener):
             or subscription.refusal
         )
 
-    def remember(self, unique_id: str) -> None:
-        """A message was had: should it come again, it is a copy.  Lock."""
-        had = self._had
-        if had is _NONE_HAD:
-            had = self._had = set()
-        had.add(unique_id)
-        if len(had) >= self._remembered:
-            self._had, self._had_before = _NONE_HAD, had
-
-    def forget(self, unique_id: str) -> None:
-        """It was given back: should it come again, it is no copy.  Lock."""
-        self._had.discard(unique_id)
-        self._had_before.discard(unique_id)
+    def known(self, reply_to: str | None) -> Known:
+        """By what the copies are known of a message that wants its reply there."""
+        is_call = reply_to is not None and not self._kind.may_come_again
+        return self._client.calls_had if is_call else self._had
 
     def _drop_copy(self, arrival: _Arrival, unique_id: str) -> None:
         LOG.info(
@@ -615,12 +600,13 @@ class Listener(base.Listener):
                 continue
             unique_id = request.unique_id
             if unique_id is not None:
-                if unique_id in self._had or unique_id in self._had_before:
+                known = self.known(request.reply_to)
+                if unique_id in known:
                     self._drop_copy(arrival, unique_id)
                     continue
                 if not self._kind.may_come_again:
                     with lock:
-                        self.remember(unique_id)
+                        known.add(unique_id)
             taken.append(self._kind(self._client, arrival, request))
         if not self._queue and self._ready_fd is not None:
             with lock:

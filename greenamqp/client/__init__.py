@@ -20,13 +20,15 @@ It knows nothing of sockets, hosts or logins: those are the connection's.
 Within: ``client`` (what the driver asks), ``outgoing`` (a message on its way),
 ``wanted`` (the life of a link, with its table), ``sending``, ``receiving`` and
 ``replies`` (the three kinds of it), ``outcome`` (what an outcome means, a table),
-``subscription`` (what a listener receives, and the room for it), ``watch`` (leaves
+``subscription`` (what a listener receives, and the room for it), ``copies`` (what was
+had before), ``watch`` (leaves
 sessions in which the bus stands still), ``pursuit`` (when a missing outcome is waited
 for no longer), ``turns`` (links that may be refused),
 ``context`` (what all of these share).
 """
 
 from greenamqp.client.client import Client
+from greenamqp.client.copies import Known
 from greenamqp.client.outgoing import Destination, Outgoing, Rejected, Reply
 from greenamqp.client.receiving import ReceivingLink
 from greenamqp.client.subscription import Subscription
@@ -34,6 +36,7 @@ from greenamqp.client.subscription import Subscription
 __all__ = [
     "Client",
     "Destination",
+    "Known",
     "Outgoing",
     "ReceivingLink",
     "Rejected",

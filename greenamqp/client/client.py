@@ -12,6 +12,7 @@ from greenamqp import buses, chance, interrupts
 from greenamqp.buses import Format
 from greenamqp.client import notices, observer
 from greenamqp.client.context import Context
+from greenamqp.client.copies import Known
 from greenamqp.client.outgoing import Call, Compose, Destination, Outgoing, Reply
 from greenamqp.client.receiving import ReceivingLink
 from greenamqp.client.replies import Replies
@@ -81,6 +82,8 @@ class Client:
         self.on_send: observer.Sending | None = None
         #: Told of all messages that listeners hand out.
         self.on_hand_out: list[observer.HandedOut] = []
+        #: The calls that were taken, by any listener: one alone is to execute each.
+        self.calls_had = Known()
         #: Called when it is closed, in the hub's context or under its lock.
         self.at_close: list[typing.Callable[[], None]] = []
         self._hosts = hosts
@@ -309,6 +312,7 @@ class Client:
             True,
             None,
         )
+        entry.posted = True
         entry.volatile = volatile
         entry.on_end = self._post_ended
         self._submit(entry, urgent)

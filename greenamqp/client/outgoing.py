@@ -109,6 +109,7 @@ class Outgoing:
         "message",
         "observation",
         "on_end",
+        "posted",
         "repeatable",
         "retries",
         "settled",
@@ -150,6 +151,8 @@ class Outgoing:
         # Whether it fails when nobody is there to take it.
         self.mandatory = mandatory
         self.waiter = waiter
+        # Whether the log alone hears of its end.
+        self.posted = False
         # Whether nobody asks for its outcome where it may be lost all the same, since
         # what it is sent to goes with a connection.
         self.volatile = False

@@ -619,6 +619,9 @@ class SendingLink(WantedLink[Sender]):
         link = self.go()
         if link is not None:
             for entry in link.abandon():
-                entry.failed(reason)
+                if entry.posted:
+                    entry.accepted()  # as far as it goes: it has left
+                else:
+                    entry.failed(reason)
         while self.pending:
             self.pending.popleft().failed(reason)

@@ -134,20 +134,14 @@ def test_the_client_is_cut(any_world, broker, capsys):
 
 
 def test_the_server_is_cut(any_world, broker, capsys):
-    # A reply that was cut off is not sent again: its caller waits for its time-out.
     ledgers = run(
-        any_world,
-        broker,
-        capsys,
-        1500,
-        300,
-        server_resets=40,
-        pause=0.02,
-        threads=4,
-        timeout=2,
+        any_world, broker, capsys, 1500, 1500, server_resets=40, pause=0.02, threads=4
     )
     assert ledgers["sent"]["failed"] == {}
     assert len(ledgers["sent"]["accepted"]) == 1500
+    # A reply that was cut off is sent again, and a request that comes again is known.
+    assert ledgers["sent"]["outcomes"] == {"answered": 1500}
+    assert ledgers["got"]["executed_twice"] == []
     assert ledgers["cuts"][1] > 0
 
 

@@ -9,6 +9,7 @@ import sys
 from unittest import mock
 
 from greenamqp.client.client import Client
+from greenamqp.client.copies import Known
 from greenamqp.client.receiving import ReceivingLink
 from greenamqp.client.replies import Replies
 from greenamqp.client.sending import SendingLink
@@ -18,7 +19,6 @@ from greenamqp.connection.failover import Backoff
 from greenamqp.connection.pump import BUFFER_SIZE, Pump
 from greenamqp.engine import Connection
 from greenamqp.hubs.green import GreenWaiter
-from greenamqp.listener import Listener
 from tests.simulation.run import Run, plan
 from tests.simulation.world import SimWatch
 
@@ -145,7 +145,7 @@ PLANTED = {
         SendingLink, "connection_lost", _nothing
     ),
     "a call that is over is still expected": _patch(Replies, "forget", _nothing),
-    "a copy of a request is not known": _patch(Listener, "remember", _nothing),
+    "a copy of a request is not known": _patch(Known, "add", _nothing),
     "what waits is not withdrawn": _patch(SendingLink, "withdraw", _nothing),
 }
 

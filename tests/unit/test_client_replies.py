@@ -3,7 +3,7 @@
 lost, as the embedded broker does."""
 
 import pytest
-from oslo_messaging import exceptions
+from oslo_messaging import Target, exceptions
 
 from greenamqp.buses import Service
 from greenamqp.client import Destination
@@ -196,6 +196,21 @@ def test_a_reply_that_was_accepted_does_not_follow(s):
     assert s.peer.received == []
 
 
+@pytest.mark.parametrize("sent", [True, False])
+def test_at_the_end_a_reply_that_has_left_is_no_cause_for_a_warning(s, sent, caplog):
+    s.peer.outcome = lambda message: None
+    s.post("reply", destination=REPLIES, volatile=True)
+    s.world.settle()
+    if not sent:
+        s.network.default = "refused"
+        s.peer.cut()
+        s.world.settle()
+    closing = s.world.go(s.world.run, s.client.closing())
+    s.world.advance(10)
+    assert closing.done
+    assert ("RPC reply to replies failed" in caplog.text) is not sent
+
+
 def test_a_reply_follows_until_its_deadline(s, caplog):
     s.peer.outcome = lambda message: None
     s.post("reply", destination=REPLIES, volatile=True, timeout=20)
@@ -258,3 +273,31 @@ def test_where_none_may_be_made_replies_come_from_what_goes_with_its_link():
         s.lose()
         with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
             task.result()
+
+
+# -- copies of a request
+
+
+@pytest.mark.parametrize(
+    "reply_to, again, executed",
+    [
+        # A call may come again to whichever of a process's servers.
+        ("replies", False, 1),
+        ("replies", True, 2),
+        # What is sent to all servers is for each of them.
+        (None, False, 2),
+    ],
+)
+def test_a_call_is_executed_by_one_server_of_a_process(reply_to, again, executed):
+    request = Message('{"request": {}}', id="i" * 32, reply_to=reply_to)
+    with fakes.driver(network=KEEPS) as s:
+        taken = []
+        for name in ("one", "two"):
+            listener = s.listen(Target(topic="t", server=name))
+            s.peer.send(f"exclusive.openstack.t.{name}", request)
+            s.world.settle()
+            (*messages,) = s.world.go(listener.poll, timeout=0).result()
+            for message in messages:
+                message.requeue() if again else message.acknowledge()
+            taken += messages
+        assert len(taken) == executed

@@ -12,10 +12,10 @@ import oslo_messaging
 import pytest
 from oslo_messaging import exceptions
 
-from greenamqp import listener as listeners
 from greenamqp.buses import PREDECESSOR, RABBIT
 from greenamqp.buses.base import Node
 from greenamqp.buses.qpidd import LegacyAddresser
+from greenamqp.client import copies
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED, Message
 from tests.unit import fakes
 
@@ -257,15 +257,15 @@ def test_what_was_acknowledged_as_its_link_went_is_known_again():
 
 @pytest.mark.parametrize("least", [3, 30])
 def test_copies_are_known_for_a_while_and_not_for_ever(least, monkeypatch):
-    monkeypatch.setattr(listeners, "REMEMBERED_LEAST", least)
+    monkeypatch.setattr(copies, "LEAST", least)
     with fakes.driver(notify_server_credit=5) as s:
         listener = s.listen_for_notifications()
-        known = max(least, listeners.REMEMBERED * 5)
+        known = max(least, copies.PER_CREDIT * 5)
         for number in range(2 * known):
             _, (message,) = notified(s, listener, str(number))
             message.acknowledge()
             s.world.advance(0.01)
-            assert len(listener._had) + len(listener._had_before) <= 2 * known
+            assert len(listener._had) <= 2 * known
         _, taken = notified(s, listener, "0", str(known), str(2 * known - 1))
         assert [each._unique_id for each in taken] == ["0"]
 
