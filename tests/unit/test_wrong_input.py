@@ -10,6 +10,7 @@ from tests import wrong_input
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs/wrong_input.rst"
 
+
 @pytest.mark.parametrize(
     ("given", "said"),
     wrong_input.WRONG,
