@@ -26,7 +26,7 @@ WRONG = [
     ("demo extra", "unrecognized arguments: extra"),
     ("demo --hub x", "argument --hub: invalid choice: 'x'"),
     ("demo --duration", "argument --duration: expected one argument"),
-    ("demo --duration 0", "'0' is not a number above 0"),
+    ("demo --duration 0", "'0' is not a number from 0.1"),
     ("demo --rate -1", "'-1' is not a number from 0"),
     ("demo --samples /nosuch", "--samples: .*'/nosuch'"),
     ("demo --samples /", "--samples: .*directory: '/'"),

@@ -9,6 +9,7 @@ does not import the broker, and no subcommand pays for another one's libraries.
 
 import argparse
 import importlib
+import math
 import sys
 from collections.abc import Sequence
 
@@ -76,6 +77,32 @@ def named(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return text
+
+
+def number(text: str, least: float, most: int) -> float:
+    """For argparse: a number of that range.
+
+    :raises argparse.ArgumentTypeError: naming the range
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number from {least:g} to {most}"
+        )
+    return value
+
+
+def seconds(text: str) -> float:
+    """The same, for how long something lasts: up to a day."""
+    return number(text, 0.1, 86_400)
+
+
+def rate(text: str) -> float:
+    """The same, for how often a second: more than any machine does; 0 is allowed."""
+    return number(text, 0, 1_000_000)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

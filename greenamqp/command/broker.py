@@ -14,7 +14,7 @@ import sys
 import typing
 
 from greenamqp.broker.settings import MIB, PRODUCTS, Settings
-from greenamqp.command import named
+from greenamqp.command import named, number
 from greenamqp.command.ending import Ending
 
 # The largest port, the most sessions (a channel has 16 bits), the longest idle time-out
@@ -109,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--idle-timeout",
-        type=_idle_timeout,
+        type=lambda text: number(text, 0, _MAX_IDLE_TIMEOUT),
         default=defaults["idle_timeout"],
         metavar="SECONDS",
         help="a client that is silent for so long is taken for lost; 0: never "
@@ -177,19 +177,6 @@ def _whole(text: str, least: int, most: int, factor: int = 1) -> int:
     if not least <= value <= most:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a whole number from {least} to {most}"
-        )
-    return value
-
-
-def _idle_timeout(text: str) -> float:
-    """:raises argparse.ArgumentTypeError: naming the range"""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= _MAX_IDLE_TIMEOUT:  # nan is not, either
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number from 0 to {_MAX_IDLE_TIMEOUT}"
         )
     return value
 

@@ -14,7 +14,7 @@ import time
 import typing
 import uuid
 
-from greenamqp.command import service
+from greenamqp.command import rate, service
 
 #: Of notifications.
 PRIORITIES = ("audit", "debug", "info", "warn", "error", "critical", "sample")
@@ -69,7 +69,7 @@ class Command:
         )
         parser.add_argument(
             "--rate",
-            type=_rate,
+            type=rate,
             default=0.0,
             metavar="N",
             help="so many in a second; 0: one after the other (%(default)g)",
@@ -211,8 +211,3 @@ def count(text: str) -> int:
             f"{text!r} is not a whole number from 1 to 1000000000"
         )
     return int(text)
-
-
-def _rate(text: str) -> float:
-    """:raises argparse.ArgumentTypeError: naming the range"""
-    return service.number(text, 0, 1_000_000)

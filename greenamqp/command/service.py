@@ -11,6 +11,8 @@ import warnings
 
 from oslo_config import cfg
 
+from greenamqp.command import seconds
+
 with warnings.catch_warnings(record=True):
     # eventlet and oslo's eventlet parts deprecate themselves when imported, which who
     # runs a command can do nothing about.
@@ -62,24 +64,6 @@ def add_format(
         default="text",
         help=f"{what} (%(default)s)",
     )
-
-
-def number(text: str, least: float, most: int) -> float:
-    """:raises argparse.ArgumentTypeError: naming the range"""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number from {least:g} to {most}"
-        )
-    return value
-
-
-def seconds(text: str) -> float:
-    """:raises argparse.ArgumentTypeError: naming the range"""
-    return number(text, 0.1, 86_400)
 
 
 def configuration(args: argparse.Namespace) -> cfg.ConfigOpts:

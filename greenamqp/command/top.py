@@ -9,7 +9,7 @@ import sys
 import time
 import typing
 
-from greenamqp.command import service, states
+from greenamqp.command import seconds, service, states
 
 _CLEAR = "\x1b[H\x1b[2J"
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     states.add_arguments(parser)
     parser.add_argument(
         "--interval",
-        type=service.seconds,
+        type=seconds,
         default=2.0,
         metavar="SECONDS",
         help="between two looks (%(default)s)",

@@ -22,36 +22,7 @@ but argparse.
 
 import argparse
 
-from greenamqp.command import named
-
-#: The longest duration, seconds, and the highest rate: more than any machine does.
-_MAX_DURATION = 86_400
-_MAX_RATE = 1_000_000
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if not 0 < value <= _MAX_DURATION:  # nan is not, either
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number above 0 and up to {_MAX_DURATION}"
-        )
-    return value
-
-
-def _rate(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= _MAX_RATE:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number from 0 to {_MAX_RATE}"
-        )
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+from greenamqp.command import named, rate, seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--duration",
-        type=_positive,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="how long to send (default: %(default)g)",
     )
     parser.add_argument(
         "--rate",
-        type=_rate,
+        type=rate,
         default=500.0,
         metavar="N",
         help="notifications per second, of all services together, with RPC traffic"

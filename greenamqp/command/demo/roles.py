@@ -251,18 +251,19 @@ def stop_servers(servers: list) -> None:
 
 
 class NotificationEndpoint:
-    """Counts and checks what a listener of one pool gets."""
+    """Tells the role what a listener of one pool gets."""
 
-    def __init__(self, role: "Agent", exchange: str | None):
+    def __init__(self, role: "Agent", pool: str, exchange: str | None):
         self._role = role
+        self._pool = pool
         #: The only exchange this endpoint's listener listens to; None for all.
         self._exchange = exchange
 
     def info(self, ctxt, publisher_id, event_type, payload, metadata):
-        self._role.notified(payload, self._exchange)
+        self._role.notified(self._pool, self._exchange, "info", payload)
 
     def error(self, ctxt, publisher_id, event_type, payload, metadata):
-        self._role.notified(payload, self._exchange)
+        self._role.notified(self._pool, self._exchange, "error", payload)
 
 
 class Agent(Role):
@@ -275,18 +276,20 @@ class Agent(Role):
 
     def __init__(self, name: str, run: plan.Run, account: Account, pool: str):
         super().__init__(name, run, account)
-        self._pool = pool
+        #: The pools to join, and whether with a listener for each exchange.
+        self._pools = {pool: pool == "audit"}
         self._listeners: list = []
 
     def prepare(self) -> None:
         self._transport = oslo_messaging.get_notification_transport(
             self.conf("openstack"), url=self.run.url
         )
-        if self._pool == "audit" and self.run.apart:
-            for service in workload.SERVICES:
-                self._listen(self._pool, [service], service)
-        else:
-            self._listen(self._pool, list(workload.SERVICES), None)
+        for pool, apart in self._pools.items():
+            if apart and self.run.apart:
+                for service in workload.SERVICES:
+                    self._listen(pool, [service], service)
+            else:
+                self._listen(pool, list(workload.SERVICES), None)
 
     def _listen(self, pool: str, services: list[str], exchange: str | None) -> None:
         listener = oslo_messaging.get_notification_listener(
@@ -298,24 +301,23 @@ class Agent(Role):
                 )
                 for service in services
             ],
-            [self.endpoint(pool, exchange)],
+            [NotificationEndpoint(self, pool, exchange)],
             executor=self.executor(),
             pool=self.run.name(pool),
         )
         listener.start(override_pool_size=_WORKERS_PER_TARGET)
         self._listeners.append(listener)
 
-    def endpoint(self, pool: str, exchange: str | None) -> object:
-        return NotificationEndpoint(self, exchange)
-
-    def notified(self, payload: dict, exchange: str | None) -> None:
+    def notified(
+        self, pool: str, exchange: str | None, priority: str, payload: dict
+    ) -> None:
         now = time.monotonic()
         tag = payload.get(_TAG, {})
         if not self.is_ours(tag.get("run")):
             return
         body = {key: value for key, value in payload.items() if key != _TAG}
         service = tag["service"]
-        self.account.got(plan.notify_stream(service), self._pool, tag["number"])
+        self.account.got(plan.notify_stream(service), pool, tag["number"])
         self.account.took(f"notify/{service}", now - tag["sent"])
         if exchange not in (None, service):
             self.account.event(f"notification of {service} on exchange {exchange}")
@@ -325,19 +327,6 @@ class Agent(Role):
     def stop(self) -> None:
         stop_servers(self._listeners)
         self._transport.cleanup()
-
-
-class _InspectorEndpoint:
-    def __init__(self, inspector: "Inspector", pool: str, exchange: str | None):
-        self._inspector = inspector
-        self._pool = pool
-        self._exchange = exchange
-
-    def info(self, ctxt, publisher_id, event_type, payload, metadata):
-        self._inspector.found(self._pool, self._exchange, "info", payload)
-
-    def error(self, ctxt, publisher_id, event_type, payload, metadata):
-        self._inspector.found(self._pool, self._exchange, "error", payload)
 
 
 class Inspector(Agent):
@@ -350,6 +339,7 @@ class Inspector(Agent):
 
     def __init__(self, name: str, run: plan.Run, account: Account):
         super().__init__(name, run, account, pool="")
+        self._pools = dict.fromkeys(plan.POOLS, True)
         self._lock = threading.Lock()
         self._due = {
             (pool, service, priority)
@@ -358,21 +348,7 @@ class Inspector(Agent):
             for priority in workload.PRIORITIES
         }
 
-    def prepare(self) -> None:
-        self._transport = oslo_messaging.get_notification_transport(
-            self.conf("openstack"), url=self.run.url
-        )
-        for pool in plan.POOLS:
-            if self.run.apart:
-                for service in workload.SERVICES:
-                    self._listen(pool, [service], service)
-            else:
-                self._listen(pool, list(workload.SERVICES), None)
-
-    def endpoint(self, pool: str, exchange: str | None) -> object:
-        return _InspectorEndpoint(self, pool, exchange)
-
-    def found(
+    def notified(
         self, pool: str, exchange: str | None, priority: str, payload: dict
     ) -> None:
         tag = payload.get(_TAG, {})
@@ -408,7 +384,21 @@ class _FailedSends(logging.Handler):
         return why
 
 
-class Publisher(Role):
+class Sender(Role):
+    """Sends at a pace, from :meth:`start` to :meth:`pause`."""
+
+    _pacer: Pacer
+    _transport: oslo_messaging.Transport
+
+    def pause(self) -> None:
+        self._pacer.stop()
+        self.join()
+
+    def stop(self) -> None:
+        self._transport.cleanup()
+
+
+class Publisher(Sender):
     """Publishes one service's notifications on that service's control exchange."""
 
     def __init__(self, name: str, run: plan.Run, account: Account, service: str):
@@ -417,7 +407,6 @@ class Publisher(Role):
         self._stream = plan.notify_stream(service)
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._pacer: Pacer | None = None
 
     def prepare(self) -> None:
         samples = []
@@ -442,7 +431,6 @@ class Publisher(Role):
         self.spawn(self._publish, 1 if self.run.rate else plan.UNPACED_SENDERS)
 
     def _publish(self) -> None:
-        assert self._pacer is not None
         while self._pacer.wait():
             with self._lock:
                 body, checksum = next(self._bodies)
@@ -480,14 +468,6 @@ class Publisher(Role):
             why = self._send(body, tag)
             if why is not None:
                 self.account.event(f"marker not sent: {why}")
-
-    def pause(self) -> None:
-        assert self._pacer is not None
-        self._pacer.stop()
-        self.join()
-
-    def stop(self) -> None:
-        self._transport.cleanup()
 
 
 class RPCEndpoint:
@@ -542,7 +522,7 @@ class Server(Role):
         self._transport.cleanup()
 
 
-class Client(Role):
+class Client(Sender):
     """Makes calls, casts and fanout casts to all topics."""
 
     def __init__(self, name: str, run: plan.Run, account: Account):
@@ -550,7 +530,6 @@ class Client(Role):
         self._lock = threading.Lock()
         self._operations = itertools.count()
         self._numbers: collections.Counter[str] = collections.Counter()
-        self._pacer: Pacer | None = None
 
     def prepare(self) -> None:
         self._transport = oslo_messaging.get_rpc_transport(
@@ -570,7 +549,6 @@ class Client(Role):
         self.spawn(self._work, plan.CALLERS)
 
     def _work(self) -> None:
-        assert self._pacer is not None
         while self._pacer.wait():
             with self._lock:
                 operation = next(self._operations)
@@ -617,14 +595,6 @@ class Client(Role):
             or server not in (None, reply["server"])
         ):
             self.account.event("wrong reply to a call")
-
-    def pause(self) -> None:
-        assert self._pacer is not None
-        self._pacer.stop()
-        self.join()
-
-    def stop(self) -> None:
-        self._transport.cleanup()
 
 
 def make(name: str, kind: str, run: plan.Run, account: Account, of: str) -> Role:
