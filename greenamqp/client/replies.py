@@ -192,11 +192,15 @@ class Replies(WantedLink[Receiver]):
         if self._context.watch is not None:
             self._context.watch.answered(link)
         reason = str(error) if error is not None else "no reason given"
-        LOG.error("the link for replies was closed by the peer: %s", reason)
+        gone = not was_up and error is not None and error.condition == "amqp:not-found"
+        if gone and self._given is not None:
+            # After a failover; the calls that wait are told below.
+            LOG.debug("replies come from another address from now on: %s", reason)
+        else:
+            LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
         self.forget_declarations()
         self._address_lost(self.refusal, self.survives or self.node.outlives_link)
-        gone = not was_up and error is not None and error.condition == "amqp:not-found"
         if isinstance(error, SessionStalled) or (gone and self._given is not None):
             self._elsewhere()
             self.want()
