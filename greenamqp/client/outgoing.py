@@ -87,6 +87,10 @@ class Rejected(exceptions.MessageDeliveryFailure):
     could be sent: to try again is of no use."""
 
 
+class Withdrawn(Exception):
+    """It need not be sent any more: somebody else sees to it, such as an outbox."""
+
+
 class Outgoing:
     """A message on its way out, until its outcome is known.
 
@@ -227,7 +231,8 @@ class Outgoing:
         """Who sent it waits no longer: whatever becomes of it goes unheard."""
         self.done = True
         if self.observation is not None:
-            self.observation.ended(TimeoutError())
+            endless = self.deadline is None
+            self.observation.ended(Withdrawn() if endless else TimeoutError())
 
     def failed(self, reason: str, cause: Exception | None = None) -> None:
         """Finish with the error that the application is to see."""

@@ -14,7 +14,7 @@ import typing
 
 from oslo_messaging import exceptions
 
-from greenamqp.client.outgoing import Rejected
+from greenamqp.client.outgoing import Rejected, Withdrawn
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED
 from greenamqp.telemetry.sample import Sample
 
@@ -32,9 +32,6 @@ _OUTCOMES = {
     RELEASED: "released",
     MODIFIED: "modified",
 }
-
-#: Of whom nobody says what became of it: who sent it waits no longer.
-_GIVEN_UP = "timeout"
 
 
 class Histograms(typing.NamedTuple):
@@ -176,7 +173,9 @@ def error_type(error: Exception) -> str:
     if condition:
         return str(condition)
     if isinstance(error, TimeoutError):
-        return _GIVEN_UP
+        return "timeout"
+    if isinstance(error, Withdrawn):
+        return "withdrawn"
     if isinstance(error, exceptions.MessageUndeliverable):
         return "undeliverable"
     if isinstance(error, Rejected):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One call is one trace, and so is one notification; each is traced once."""
 
+import asyncio
 import importlib.util
 import time
 
@@ -13,7 +14,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from oslo_messaging import Target
 
 import greenamqp
+from greenamqp import aio
 from greenamqp.broker import Broker
+from tests.functional import world
 from tests.functional.harness import Notified
 
 pytestmark = pytest.mark.any_bus
@@ -157,6 +160,31 @@ def test_greenamqps_own_server(broker, bus, spans, topic):
         server.wait()
     process = spans(2)[f"process {topic}"]
     assert (process.context.trace_id, process.context.span_id) == (trace_id, span_id)
+
+
+class Coroutine:
+    async def where(self, ctxt):
+        await asyncio.sleep(0)
+        return Endpoint().where(ctxt)
+
+
+@pytest.mark.skipif(world.current() != "threads", reason="here loops are green")
+def test_coroutines(broker, bus, spans, topic):
+    async def test():
+        async with (
+            aio.closing(bus.rpc_transport(url=broker.url, options=ON)) as serving,
+            aio.closing(bus.rpc_transport(url=broker.url, options=ON)) as calling,
+            aio.Server(serving) as server,
+        ):
+            await server.listen(Target(topic=topic, server="s"), [Coroutine()])
+            client = aio.RPCClient(calling, Target(topic=topic))
+            return await client.call({}, "where")
+
+    trace_id, span_id = asyncio.run(test())
+    found = spans(2)
+    process = found[f"process {topic}"]
+    assert (process.context.trace_id, process.context.span_id) == (trace_id, span_id)
+    assert process.parent.span_id == found[f"call {topic}"].context.span_id
 
 
 def test_a_notification(broker, bus, spans, topic):

@@ -8,7 +8,7 @@ import re
 import pytest
 from oslo_messaging import exceptions
 
-from greenamqp.client.outgoing import Rejected
+from greenamqp.client.outgoing import Rejected, Withdrawn
 from greenamqp.engine import RemoteError
 from greenamqp.telemetry import sample, states, tally
 
@@ -45,6 +45,7 @@ def caused(error, cause):
     "error, kind",
     [
         (TimeoutError(), "timeout"),
+        (Withdrawn(), "withdrawn"),
         (Rejected("x"), "rejected"),
         (exceptions.MessageUndeliverable("x", None, None, None), "undeliverable"),
         (exceptions.MessageDeliveryFailure("x"), "failed"),
