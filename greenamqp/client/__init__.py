@@ -7,7 +7,8 @@ connection was lost, and treats what was under way as the delivery promises say:
 
 * what the peer cannot have seen is sent when the connection is back;
 * what it may have accepted is sent again only if twice is allowed (notifications);
-  an RPC request whose fate is unknown fails, and a call whose reply address went with
+  an RPC request whose fate is unknown fails, but for a call to one server, which knows
+  a copy, where the bus keeps the reply address; a call whose reply address went with
   the connection fails at once instead of by its time-out;
 * RELEASED and MODIFIED are tried again, within the retries and the deadline;
   REJECTED fails.
@@ -21,9 +22,8 @@ Within: ``client`` (what the driver asks), ``outgoing`` (a message on its way),
 ``wanted`` (the life of a link, with its table), ``sending``, ``receiving`` and
 ``replies`` (the three kinds of it), ``outcome`` (what an outcome means, a table),
 ``subscription`` (what a listener receives, and the room for it), ``copies`` (what was
-had before), ``watch`` (leaves
-sessions in which the bus stands still), ``pursuit`` (when a missing outcome is waited
-for no longer), ``turns`` (links that may be refused),
+had before), ``watch`` (leaves sessions in which the bus stands still), ``pursuit``
+(when a missing outcome is waited for no longer), ``turns`` (links that may be refused),
 ``context`` (what all of these share).
 """
 
