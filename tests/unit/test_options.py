@@ -125,6 +125,12 @@ def configured(tmp_path, text):
     return conf
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """An outbox is made where an option says."""
+    monkeypatch.chdir(tmp_path)
+
+
 def sample(name):
     """A value that is allowed and not the default, as text."""
     option = BY_NAME[name]
