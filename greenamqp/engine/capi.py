@@ -514,7 +514,8 @@ class Codec:
         # pn_message_decode leaves the body of the message before where this one has
         # none: a heartbeat would come out as a copy of the latest reply.
         lib.pn_message_clear(msg)
-        if lib.pn_message_decode(msg, from_buffer(data), len(data)) != 0:
+        # Of nothing proton must not be asked.
+        if not data or lib.pn_message_decode(msg, from_buffer(data), len(data)) != 0:
             raise DecodeError("not an AMQP 1.0 message")
         try:
             return fields(msg)
