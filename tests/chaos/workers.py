@@ -250,7 +250,7 @@ class Stage:
         """Connect again after so many seconds, whatever the options say; None: as they
         say."""
         if pause is not None:
-            failover.Backoff.next_pause = lambda self, lasted=None: pause
+            failover.Backoff.next_pause = lambda self, *how: pause
 
     def conf(self, **options: Any) -> Any:
         """A configuration with these options of the driver."""
