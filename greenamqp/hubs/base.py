@@ -374,7 +374,8 @@ class Hub(abc.ABC):
         self, function: typing.Callable[..., typing.Any], *args: typing.Any
     ) -> typing.Any:
         """Run `function` where this hub's waiters can wait, and return its result or
-        raise its exception.  From any native thread, whose wait is a real one."""
+        raise its exception.  From any native thread, whose wait is a real one.  In an
+        asyncio loop nothing can wait: see `do`."""
 
     def breathe(self) -> None:  # noqa: B027 - threads have their turn anyway
         """Between two pieces of work, outside the hub's context: let output leave and
