@@ -29,6 +29,7 @@ from greenamqp.hubs import Steps, logs
 from greenamqp.listener import Incoming, Listener, RpcIncoming
 from greenamqp.outbox import Directory, NoOutbox, Outbox
 from greenamqp.policy import Policies, QueuePolicy
+from greenamqp.transport import register_missed_options
 
 LOG = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class GreenAMQPDriver(base.BaseDriver):
         allowed_remote_exmods: list[str] | None = None,
     ) -> None:
         super().__init__(conf, url, default_exchange, allowed_remote_exmods or [])
+        register_missed_options(conf)
         options.check_url(url)
         self._options = options.of(conf, url)
         _check(self._options)

@@ -45,6 +45,13 @@ def register_options(conf: cfg.ConfigOpts) -> None:
     for group, opts in oslo_opts.list_opts():
         if group != options.GROUP.name:
             conf.register_opts(opts, group)
+    register_missed_options(conf)
+
+
+def register_missed_options(conf: cfg.ConfigOpts) -> None:
+    """Make known to `conf` what oslo.messaging reads of it in each call, and has
+    registered on ``cfg.CONF`` alone: any other would raise NoSuchOptError then, a
+    server after it has taken the request."""
     for module, name in _ON_CONF_ALONE:
         try:
             opts = getattr(importlib.import_module(module), name)

@@ -113,3 +113,14 @@ def test_importing_greenamqp_imports_nothing_else():
         "assert not {'oslo_messaging', 'eventlet', 'gevent'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_configuration_of_the_programs_own():
+    """What oslo.messaging registers on cfg.CONF alone is known there as well: its
+    client and its server read it at the first call."""
+    own = cfg.ConfigOpts()
+    own([], default_config_files=[], default_config_dirs=[])
+    oslo_messaging.get_rpc_transport(own, "amqp://127.0.0.1")
+    assert own.oslo_messaging_metrics.metrics_enabled is False
+    if "oslo_messaging._tracing.client" in sys.modules:
+        assert own.oslo_messaging_tracing.tracing_enabled is False
