@@ -45,7 +45,11 @@ WRONG = [
     ("demo --url amqp://h/?idle_timeout=-1", "idle_timeout must be .*'-1' is not"),
     ("demo --url amqps://h/?ssl=false", "amqps:// asks for TLS"),
     ("demo --url amqp://h/?ssl_cert_file=/nosuch", "file '/nosuch' cannot be read"),
-    ("demo --url amqp://h/?sasl_mechanisms=NOSUCH", "sasl_mechanisms: NOSUCH"),
+    # Cyrus SASL, where proton was built with it, may know any mechanism.
+    (
+        "demo --url amqp://h/?sasl_mechanisms=NOSUCH",
+        "sasl_mechanisms: NOSUCH|cannot look the name up",
+    ),
     ("demo --url amqp://127.0.0.1:1", "no message bus at 127.0.0.1:1: .*refused"),
     ("broker --nosuch", "unrecognized arguments: --nosuch"),
     ("broker --host=", "argument --host: it is empty"),
