@@ -4,7 +4,6 @@
 """
 
 import os
-import random
 import subprocess
 import sys
 
@@ -14,7 +13,8 @@ from tests.simulation import planted
 from tests.simulation.plan import BUSES, Fault, Plan, plan
 from tests.simulation.run import Run, shrink
 
-FRESH = 12
+#: The first seed that is played, and how many each time.
+FIRST, SOME = 1795976688000, 3
 
 #: Seeds that have failed, and what it was.
 KEPT = {
@@ -39,9 +39,8 @@ def kept(mistakes, seed):
 
 
 @pytest.mark.parametrize("batch", range(4))
-def test_fresh_seeds(batch):
-    for _ in range(FRESH // 4):
-        seed = random.SystemRandom().getrandbits(32)
+def test_some_seeds(batch):
+    for seed in range(FIRST + batch * SOME, FIRST + (batch + 1) * SOME):
         kept(Run(plan(seed)).run(), seed)
 
 
