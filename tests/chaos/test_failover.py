@@ -174,7 +174,7 @@ def test_a_cut_connection_with_200_links_is_one_line(any_world, forwarder, url):
 
 def test_what_is_under_way_when_the_connection_breaks(any_world, forwarder, url):
     """A call whose request may have arrived waits for its reply, until its time-out; a
-    notification is sent again; what waits for the connection is sent when it is back."""
+    notification is sent again; what waits for the connection is sent over the next."""
     with serving(any_world, url) as worker:
         worker.expect("ready")
         works(worker, "before")
