@@ -273,8 +273,6 @@ class Server:
             self._watch = self.hub.watch(self._listening.fileno(), self._acceptable)
 
     def _maintain(self) -> None:
-        if self._maintenance is None:
-            return  # it was stopped while this was about to begin
         begin = self.hub.now()
         self.core.maintain(begin)
         end = self.hub.now()

@@ -170,8 +170,12 @@ class World:
         """Call `callback` at an instant; in `hub`, or in the network that no freeze
         holds up."""
         timer = _Timer(hub, callback)
-        heapq.heappush(self._timers, (instant, next(self._order), timer))
+        self.set(timer, instant)
         return timer
+
+    def set(self, timer: _Timer, instant: float) -> None:
+        """Have a timer go off at an instant."""
+        heapq.heappush(self._timers, (instant, next(self._order), timer))
 
     def timers_of(self, hub: SimHub) -> int:
         """How many timers of a hub are set."""
@@ -350,9 +354,9 @@ class SimHub(GreenHub):
             self.world.ready |= held_ready
             held_back, self.held_back = self.held_back, []
             for timer in held_back:
+                # The same one, which its owner may cancel still.
                 if timer.callback is not None:
-                    self.world.call_at(self.world.clock, timer.callback, self)
-                    timer.callback = None
+                    self.world.set(timer, self.world.clock)
 
     def crash(self) -> None:
         """Be gone, as a process that is killed: nothing of it runs any more."""
