@@ -73,10 +73,12 @@ def get(name: str | Hub = "auto") -> Hub:
 
         from greenamqp.hubs.asyncio import AsyncioHub
 
-        for key, other in list(_hubs.items()):
-            if isinstance(other, AsyncioHub) and other.loop.is_closed():
-                del _hubs[key]
-        return _cached((name, get_running_loop()), AsyncioHub)
+        mine = (name, get_running_loop())
+        if mine not in _hubs:
+            for key, other in list(_hubs.items()):
+                if isinstance(other, AsyncioHub) and other.loop.is_closed():
+                    del _hubs[key]
+        return _cached(mine, AsyncioHub)
     if name == "threads":
         from greenamqp.hubs.threads import ThreadsHub
 

@@ -19,10 +19,8 @@ _Waiter = typing.TypeVar("_Waiter")
 class Alarm(typing.Generic[_Waiter]):
     """See the module.  Hub's thread.
 
-    Who waits does three things, in place, for speed: puts its deadline into
-    `deadlines`, calls `set` if that is before `instant`, and takes it out afterwards.
-
     :param due: called in the hub's context with each whose deadline has passed
+    :ivar deadlines: of those who wait; each takes its own out afterwards
     :ivar instant: when the alarm goes off; infinite: not at all
     """
 
@@ -35,7 +33,13 @@ class Alarm(typing.Generic[_Waiter]):
         self.deadlines: dict[_Waiter, float] = {}
         self.instant = math.inf
 
-    def set(self, instant: float) -> None:
+    def add(self, waiter: _Waiter, deadline: float) -> None:
+        """It waits until then."""
+        self.deadlines[waiter] = deadline
+        if deadline < self.instant:
+            self._set(deadline)
+
+    def _set(self, instant: float) -> None:
         """Go off at `instant`, and not later."""
         self.instant = instant
         if self._timer is not None:
@@ -46,7 +50,7 @@ class Alarm(typing.Generic[_Waiter]):
         """The timer may be lost: set it anew."""
         self.instant = math.inf
         if self.deadlines:
-            self.set(min(self.deadlines.values()))
+            self._set(min(self.deadlines.values()))
 
     def stop(self) -> None:
         """The hub's last user is gone: leave no timer, if nobody waits."""
@@ -65,4 +69,4 @@ class Alarm(typing.Generic[_Waiter]):
             elif deadline < earliest:
                 earliest = deadline
         if earliest < math.inf:
-            self.set(earliest)
+            self._set(earliest)

@@ -58,10 +58,7 @@ class FutureWaiter(Waiter):
             if deadline is not None:
                 if deadline <= hub.now():
                     return False
-                alarm = hub._alarm
-                alarm.deadlines[self] = deadline
-                if deadline < alarm.instant:
-                    alarm.set(deadline)
+                hub._alarm.add(self, deadline)
             self._future = hub.loop.create_future()
             try:
                 await self._future

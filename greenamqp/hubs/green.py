@@ -69,10 +69,7 @@ class GreenWaiter(Waiter):
             if deadline is not None:
                 if deadline <= hub.now():
                     return False
-                alarm = hub._alarm
-                alarm.deadlines[self] = deadline
-                if deadline < alarm.instant:
-                    alarm.set(deadline)
+                hub._alarm.add(self, deadline)
             self.greenlet = getcurrent()
             try:
                 hub._switch()
