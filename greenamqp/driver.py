@@ -206,11 +206,11 @@ class GreenAMQPDriver(base.BaseDriver):
                 target,
                 ctxt,
                 message,
-                wait_for_reply,
-                timeout,
-                call_monitor_timeout,
-                retry,
-                transport_options,
+                wait_for_reply=wait_for_reply,
+                timeout=timeout,
+                call_monitor_timeout=call_monitor_timeout,
+                retry=retry,
+                transport_options=transport_options,
             ),
         )
         return None if reply is None else self.result(reply)
@@ -220,24 +220,34 @@ class GreenAMQPDriver(base.BaseDriver):
         target: Target,
         ctxt: dict[str, typing.Any],
         message: dict[str, typing.Any],
+        *,
         wait_for_reply: bool | None = None,
-        timeout: float | None = None,
-        call_monitor_timeout: float | None = None,
-        retry: int | None = None,
-        transport_options: typing.Any = None,
+        **how: typing.Any,
     ) -> Steps[Reply | None]:
-        """As `send`; the reply is for `result`, outside of these steps: what a server
-        raised is raised there, whatever it means to a generator."""
-        how = (wait_for_reply, timeout, call_monitor_timeout, retry, transport_options)
-        if self._tracer is None:
-            return self._sending(target, ctxt, message, *how)
-        return self._tracer.sending(
+        """As `send`, whose other parameters it takes by their names; the reply is for
+        `result`, outside of these steps: what a server raised is raised there, whatever
+        it means to a generator."""
+        return self._traced(
             "RPC call" if wait_for_reply else "RPC cast",
-            target.topic,
+            target,
             ctxt,
             message,
-            lambda context: self._sending(target, context, message, *how),
+            lambda ctxt: self._sending(target, ctxt, message, wait_for_reply, **how),
         )
+
+    def _traced(
+        self,
+        what: str,
+        target: Target,
+        ctxt: dict[str, typing.Any],
+        message: typing.Any,
+        steps: typing.Callable[[dict[str, typing.Any]], Steps[_Result]],
+    ) -> Steps[_Result]:
+        """The steps that send a message, with a span around them where that is asked
+        for: `steps` are given the context that the message is to have."""
+        if self._tracer is None:
+            return steps(ctxt)
+        return self._tracer.sending(what, target.topic, ctxt, message, steps)
 
     def _sending(
         self,
@@ -245,10 +255,10 @@ class GreenAMQPDriver(base.BaseDriver):
         ctxt: dict[str, typing.Any],
         message: dict[str, typing.Any],
         wait_for_reply: bool | None,
-        timeout: float | None,
-        call_monitor_timeout: float | None,
-        retry: int | None,
-        transport_options: typing.Any,
+        timeout: float | None = None,
+        call_monitor_timeout: float | None = None,
+        retry: int | None = None,
+        transport_options: typing.Any = None,
     ) -> Steps[Reply | None]:
         client = self._connected()
         opts = self._options
@@ -344,14 +354,12 @@ class GreenAMQPDriver(base.BaseDriver):
         retry: int | None,
     ) -> Steps[None]:
         """As `send_notification`, but for what a log handler sends."""
-        if self._tracer is None:
-            return self._notifying(target, ctxt, message, version, retry)
-        return self._tracer.sending(
+        return self._traced(
             "notification",
-            target.topic,
+            target,
             ctxt,
             message,
-            lambda context: self._notifying(target, context, message, version, retry),
+            lambda ctxt: self._notifying(target, ctxt, message, version, retry),
         )
 
     def _notifying(

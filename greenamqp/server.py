@@ -301,8 +301,6 @@ class Server(service.ServiceBase):
         :raises InvalidTarget: if a target names no topic
         """
         transport = transport or self.transport
-        for target in targets:
-            need(target, "topic")
         batched = batch_size is not None
         make = (
             notify_dispatcher.BatchNotificationDispatcher
@@ -310,18 +308,13 @@ class Server(service.ServiceBase):
             else notify_dispatcher.NotificationDispatcher
         )
         dispatcher = make(endpoints, serializer)
-        wanted = [
-            (target(), priority)
-            for target in targets
-            for priority in priorities or dispatcher.supported_priorities
-        ]
+        what, wanted = notified(targets, pool, priorities, dispatcher)
         driver = driver_of(transport)
         processing = (_BatchProcessing if batched else _NotificationProcessing)(
             dispatcher, allow_requeue
         )
         return self._add(
-            f"notifications {', '.join(str(target) for target in targets)}"
-            + (f" pool {pool}" if pool else ""),
+            what,
             transport,
             lambda: driver.subscribe_for_notifications(
                 wanted, pool, batch_size or 1, batch_timeout
@@ -503,6 +496,28 @@ def need(target: Target, *fields: str) -> None:
             raise exceptions.InvalidTarget(
                 f"a server's target must have a {field}", target
             )
+
+
+def notified(
+    targets: typing.Sequence[Target],
+    pool: str | None,
+    priorities: typing.Sequence[str] | None,
+    dispatcher: typing.Any,
+) -> tuple[str, list[tuple[Target, str]]]:
+    """What is listened to by who wants notifications: for people, and each target with
+    each priority.
+
+    :param priorities: None: those that `dispatcher` has endpoints for
+    :raises InvalidTarget: if a target names no topic
+    """
+    for target in targets:
+        need(target, "topic")
+    what = f"notifications {', '.join(map(str, targets))}"
+    return what + (f" pool {pool}" if pool else ""), [
+        (target(), priority)
+        for target in targets
+        for priority in priorities or dispatcher.supported_priorities
+    ]
 
 
 class _OneServer(service.ServiceBase):

@@ -15,7 +15,13 @@ from greenamqp.aio.executor import TaskExecutor
 from greenamqp.aio.transport import hub_of
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.listener import AnyIncoming, Listener
-from greenamqp.server import SUBSCRIBE_TIMEOUT, RPCDispatcher, driver_of, need
+from greenamqp.server import (
+    SUBSCRIBE_TIMEOUT,
+    RPCDispatcher,
+    driver_of,
+    need,
+    notified,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -127,18 +133,11 @@ class Server:
         :raises InvalidTarget: if a target names no topic
         :raises NotImplementedError: if the message bus has no way to make pools
         """
-        for target in targets:
-            need(target, "topic")
         kind = serving.Notifications if batch_size is None else serving.Batches
         dispatcher = kind(endpoints, serializer, allow_requeue)
-        wanted = [
-            (target(), priority)
-            for target in targets
-            for priority in priorities or dispatcher.supported_priorities
-        ]
+        what, wanted = notified(targets, pool, priorities, dispatcher)
         return await self._add(
-            f"notifications {', '.join(str(target) for target in targets)}"
-            + (f" pool {pool}" if pool else ""),
+            what,
             transport,
             lambda driver: driver.subscribe_for_notifications(
                 wanted, pool, batch_size or 1, batch_timeout
