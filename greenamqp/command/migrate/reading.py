@@ -163,20 +163,18 @@ class Migration:
         why: str,
         becomes: dict[str, str] | None = None,
     ) -> None:
+        shown = _shown(setting.name, setting.value)
+        group = f"[{setting.group}]"
         self._add(
-            Row(
-                str(file.path),
-                setting.at + 1,
-                f"[{setting.group}]",
-                setting.name,
-                _shown(setting.name, setting.value),
-                verdict,
-                why,
-                becomes or {},
-            )
+            file, setting, group, setting.name, shown, verdict, why, becomes or {}
         )
 
-    def _add(self, row: Row) -> None:
+    def _add(self, file: ConfigFile, setting: Setting, *said: typing.Any) -> None:
+        """A row of what that setting says.
+
+        :param said: the fields of Row from `where` on
+        """
+        row = Row(str(file.path), setting.at + 1, *said)
         self.rows.append(row)
         if row.verdict == table.FIRST:
             self.first.append(f"{row.where} {row.option} = {row.value}: {row.why}")
@@ -210,29 +208,25 @@ class Migration:
             self._changes.setdefault(file, []).append((setting, text, str(new)))
         shown = url.masked(text)
         self._add(
-            Row(
-                str(file.path),
-                setting.at + 1,
-                f"[{setting.group}]",
-                setting.name,
-                shown,
-                table.BECOMES if changed else table.READ,
-                why,
-                {setting.name: url.masked(str(new))} if changed else {},
-            )
+            file,
+            setting,
+            f"[{setting.group}]",
+            setting.name,
+            shown,
+            table.BECOMES if changed else table.READ,
+            why,
+            {setting.name: url.masked(str(new))} if changed else {},
         )
         for each in found:
             self._add(
-                Row(
-                    str(file.path),
-                    setting.at + 1,
-                    f"the query of {place}:",
-                    each.name,
-                    _shown(each.name, each.value),
-                    each.verdict,
-                    each.why,
-                    each.becomes,
-                )
+                file,
+                setting,
+                f"the query of {place}:",
+                each.name,
+                _shown(each.name, each.value),
+                each.verdict,
+                each.why,
+                each.becomes,
             )
         if parsed.scheme == url.RABBIT and parsed.without_login():
             self.first.append(
@@ -262,14 +256,14 @@ class Migration:
                 "rabbit:// with guest on localhost"
             )
         secured = [parsed for parsed in theirs if self._has_tls(parsed)]
-        for parsed in secured:
-            if not (parsed.said("ssl_ca_file") or self._set_for_rabbit("ssl_ca_file")):
-                self.first.append(
-                    "TLS without ssl_ca_file: rabbit:// verified no certificate; here "
-                    "they are, with the system's CAs: set ssl_ca_file in "
-                    f"[{options.GROUP.name}] if yours is not one of them"
-                )
-                break
+        if not self._set_for_rabbit("ssl_ca_file") and any(
+            not parsed.said("ssl_ca_file") for parsed in secured
+        ):
+            self.first.append(
+                "TLS without ssl_ca_file: rabbit:// verified no certificate; here "
+                "they are, with the system's CAs: set ssl_ca_file in "
+                f"[{options.GROUP.name}] if yours is not one of them"
+            )
 
     # -- the new files
 
