@@ -94,6 +94,20 @@ def environments(arguments: argparse.Namespace) -> Environments:
     return Environments(arguments.folder / "environments", given)
 
 
+def keep(
+    arguments: argparse.Namespace,
+    command: str,
+    began: datetime.datetime,
+    results: dict[str, typing.Any],
+) -> pathlib.Path:
+    """Write what a command found among the results; returns the file's path."""
+    folder: pathlib.Path = arguments.folder / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    output = folder / f"{command}-{began:%Y%m%d-%H%M%S}.json"
+    output.write_text(json.dumps(results, indent=1))
+    return output
+
+
 @contextlib.contextmanager
 def bus(
     arguments: argparse.Namespace, kept: Environments

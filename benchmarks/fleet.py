@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import json
 import os
-import pathlib
 import platform
 import sys
 import threading
@@ -72,13 +70,7 @@ def main(argv: typing.Sequence[str]) -> int:
     parser.add_argument(
         "--rabbit-url", help="with --url: the same broker's rabbit:// URL"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="GROUP.NAME=VALUE",
-        help="an oslo.config option for every side",
-    )
+    compare.add_settings(parser)
     parser.add_argument(
         "--services", default="1,10,100,1000", help="how many (%(default)s)"
     )
@@ -147,15 +139,13 @@ def main(argv: typing.Sequence[str]) -> int:
         "troubles": troubles,
         "rows": rows,
     }
-    folder: pathlib.Path = arguments.folder / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    output = folder / f"fleet-{began:%Y%m%d-%H%M%S}"
-    pathlib.Path(f"{output}.json").write_text(json.dumps(results, indent=1))
+    output = compare.keep(arguments, "fleet", began, results)
     print(fleet_report.table(results))
     for trouble in troubles:
         print(f"trouble: {trouble}", file=sys.stderr)
-    drawn = fleet_report.chart(results, pathlib.Path(f"{output}.png"))
-    print(f"written: {output}.json{f', {output}.png' if drawn else ''}")
+    picture = output.with_suffix(".png")
+    drawn = fleet_report.chart(results, picture)
+    print(f"written: {output}{f', {picture}' if drawn else ''}")
     lost = sum(row["lost"] + row["failures"] for row in rows)
     if lost:
         print(f"{lost} messages were lost or failed", file=sys.stderr)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import json
 import os
-import pathlib
 import statistics
 import sys
 import time
@@ -96,10 +94,7 @@ def main(argv: typing.Sequence[str]) -> int:
         "troubles": troubles,
         "rows": rows,
     }
-    folder: pathlib.Path = arguments.folder / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    output = folder / f"listeners-{began:%Y%m%d-%H%M%S}.json"
-    output.write_text(json.dumps(results, indent=1))
+    output = compare.keep(arguments, "listeners", began, results)
     print(_table(rows))
     for trouble in troubles:
         print(f"trouble: {trouble}", file=sys.stderr)

@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import json
 import os
-import pathlib
 import statistics
 import sys
 import time
@@ -93,10 +91,7 @@ def main(argv: typing.Sequence[str]) -> int:
         "rows": rows,
         "idle_listeners": beside,
     }
-    folder: pathlib.Path = arguments.folder / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    output = folder / f"soak-{began:%Y%m%d-%H%M%S}.json"
-    output.write_text(json.dumps(results, indent=1))
+    output = compare.keep(arguments, "soak", began, results)
     print(_text(rows, beside))
     print(f"written: {output}")
     lost = max(row["lost"] for row in rows)

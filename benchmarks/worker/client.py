@@ -64,10 +64,17 @@ class Client:
     def _operations(self, load, value):
         """What a caller does, one function for each target."""
         if load == "call":
-            return [_call(client, value) for client in self._clients]
+            return [self._call(client, value) for client in self._clients]
         if load == "cast":
             return [_cast(client, self._numbers, value) for client in self._clients]
         return [_notify(client, self._numbers, value) for client in self._clients]
+
+    def _call(self, client, value):
+        def operation():
+            if client.call({}, "echo", body=value) != value:
+                raise WrongAnswer("the reply is not what was sent")
+
+        return operation
 
     def run(self, control):
         """Serve commands until the benchmark has enough."""
@@ -130,14 +137,6 @@ class Client:
             self._slow.cast({}, "note", number=self._slow_sent, body=value)
             self._slow_sent += 1
         return {"sent": self._slow_sent}
-
-
-def _call(client, value):
-    def operation():
-        if client.call({}, "echo", body=value) != value:
-            raise WrongAnswer("the reply is not what was sent")
-
-    return operation
 
 
 def _cast(client, numbers, value):

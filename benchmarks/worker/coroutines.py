@@ -38,12 +38,12 @@ class CoroutineClient(Client):
 
         return aio.Notifier(transport, "benchmark", "messagingv2", topics=[topic])
 
-    def _operations(self, load, value):
-        if load == "call":
-            return [_call(client, value) for client in self._clients]
-        if load == "cast":
-            return [_cast(client, self._numbers, value) for client in self._clients]
-        return [_notify(client, self._numbers, value) for client in self._clients]
+    def _call(self, client, value):
+        async def operation():
+            if await client.call({}, "echo", body=value) != value:
+                raise WrongAnswer("the reply is not what was sent")
+
+        return operation
 
     def _run(self, operations, callers, seconds, least=0):
         return self._runner.run(_run(operations, callers, seconds, least))
@@ -53,24 +53,6 @@ class CoroutineClient(Client):
 
         with self._runner as loop:
             loop.run(aio.cleanup(self._transport))
-
-
-def _call(client, value):
-    async def operation():
-        if await client.call({}, "echo", body=value) != value:
-            raise WrongAnswer("the reply is not what was sent")
-
-    return operation
-
-
-def _cast(client, numbers, value):
-    return lambda: client.cast({}, "note", number=next(numbers), body=value)
-
-
-def _notify(client, numbers, value):
-    return lambda: client.info(
-        {}, "benchmark", {"number": next(numbers), "body": value}
-    )
 
 
 async def _run(operations, callers, seconds, least):
