@@ -90,6 +90,15 @@ def bus(the_bus: buses.Bus):
 
 
 @pytest.fixture
+def broker():
+    """An embedded broker in this process, for what says nothing of the bus."""
+    from greenamqp.broker import Broker
+
+    with Broker() as made:
+        yield made
+
+
+@pytest.fixture
 def unique():
     """A name that nobody else on the bus has."""
     return lambda what="t": f"{what}-{uuid.uuid4().hex[:12]}"

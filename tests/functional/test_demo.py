@@ -168,6 +168,16 @@ def _write_programs(the_bus, folder, *names):
         (folder / f"{name}.py").write_text(program)
 
 
+def _run_program(folder, name):
+    return subprocess.run(
+        [sys.executable, f"{name}.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=_LIMIT,
+    )
+
+
 @pytest.mark.needs("amqp", "processes")
 @pytest.mark.proves("demo")
 def test_the_programs_of_coroutines(the_bus, tmp_path):
@@ -180,13 +190,7 @@ def test_the_programs_of_coroutines(the_bus, tmp_path):
         preexec_fn=buses.die_with_parent,
     ) as server:
         assert server.stdout.readline() == "serving\n"
-        client = subprocess.run(
-            [sys.executable, "asyncio_client.py"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=_LIMIT,
-        )
+        client = _run_program(tmp_path, "asyncio_client")
         server.kill()
     assert client.stdout == "5050\n", client.stderr
     assert client.returncode == 0
@@ -209,13 +213,7 @@ def test_the_programs_of_the_first_steps(the_bus, tmp_path):
         while not said.endswith("Enter to stop. "):
             assert (read := server.stdout.read(1)), said
             said += read
-        client = subprocess.run(
-            [sys.executable, "client.py"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=_LIMIT,
-        )
+        client = _run_program(tmp_path, "client")
         server.communicate("\n", timeout=_LIMIT)
     assert client.stdout == "Hello, world\n", client.stderr
     assert client.returncode == 0

@@ -18,7 +18,6 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from oslo_messaging import Target
 
 import greenamqp
-from greenamqp.broker import Broker
 from tests.functional import world
 from tests.functional.harness import Gate, Notified, in_thread
 
@@ -81,12 +80,6 @@ def read(reader):
         return found
 
     return read
-
-
-@pytest.fixture
-def broker():
-    with Broker() as made:
-        yield made
 
 
 class Endpoint:

@@ -15,7 +15,6 @@ from oslo_messaging import Target
 
 import greenamqp
 from greenamqp import aio
-from greenamqp.broker import Broker
 from tests.functional import world
 from tests.functional.harness import Notified
 
@@ -52,12 +51,6 @@ def spans(provider):
         return {span.name: span for span in found}
 
     return wait
-
-
-@pytest.fixture
-def broker():
-    with Broker() as made:
-        yield made
 
 
 class Endpoint:

@@ -518,11 +518,15 @@ def test_default_reply_retry(retries, attempts):
 @effect("default_reply_timeout")
 @pytest.mark.parametrize("seconds", [5, 50])
 def test_default_reply_timeout(seconds, caplog):
-    with fakes.driver(default_reply_timeout=seconds) as s:
-        incoming, listener = requested(s)
+    reply_is_tried_for(seconds, caplog, seconds)
+
+
+def reply_is_tried_for(expected, caplog, timeout, *ttl):
+    with fakes.driver(default_reply_timeout=timeout) as s:
+        incoming, listener = requested(s, *ttl)
         s.peer.credit = 0
         s.world.go(incoming.reply, "reply").result()
-        s.world.advance(seconds - 1)
+        s.world.advance(expected - 1)
         assert "RPC reply" not in caplog.text
         s.world.advance(3)
         assert "RPC reply to replies timed out" in caplog.text
@@ -533,15 +537,7 @@ def test_default_reply_timeout(seconds, caplog):
     "seconds, ttl, expected", [(5, 60, 60), (5, 2, 5), (5, 1e6, LONGEST_CALL)]
 )
 def test_a_reply_is_tried_as_long_as_its_caller_waits(seconds, ttl, expected, caplog):
-    with fakes.driver(default_reply_timeout=seconds) as s:
-        incoming, listener = requested(s, ttl)
-        s.peer.credit = 0
-        s.world.go(incoming.reply, "reply").result()
-        s.world.advance(expected - 1)
-        assert "RPC reply" not in caplog.text
-        s.world.advance(3)
-        assert "RPC reply to replies timed out" in caplog.text
-        listener.cleanup()
+    reply_is_tried_for(expected, caplog, seconds, ttl)
 
 
 @effect("notify_outbox")
