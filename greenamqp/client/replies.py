@@ -245,9 +245,10 @@ class Replies(WantedLink[Receiver]):
                 request_id,
             )
         elif is_reply:
-            del self.waiting[request_id]
+            # In this order: what a signal handler raises may cut it off.
             call.reply = Reply(format, content)
             call.finish(None)
+            self.waiting.pop(request_id, None)
         elif call.monitor is not None:
             # A heartbeat: the server is at work on it.
             call.monitor_deadline = self._context.hub.now() + call.monitor
@@ -301,6 +302,6 @@ class Replies(WantedLink[Receiver]):
 
     def fail_all(self, reason: str) -> None:
         """Fail all calls that wait for a reply."""
-        waiting, self.waiting = self.waiting, {}
-        for call in waiting.values():
+        for id, call in list(self.waiting.items()):
             call.failed(reason)
+            self.waiting.pop(id, None)

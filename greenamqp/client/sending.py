@@ -241,8 +241,10 @@ class SendingLink(WantedLink[Sender]):
                 continue
             if not self._ready(link, entry):
                 break
-            pending.popleft()
             self._transmit(link, entry)
+            # Not before: what a signal handler raises may cut this off.
+            if pending and pending[0] is entry:
+                pending.popleft()
         self._look_for_consumer()
         self._context.flush()
 
@@ -289,9 +291,8 @@ class SendingLink(WantedLink[Sender]):
         if self.phase is not Phase.UP or link.credit > 0 or link.unsettled:
             return
         now = self._context.hub.now()
-        waiting, self.pending = self.pending, collections.deque()
         upcoming = None
-        for entry in waiting:
+        for entry in list(self.pending):
             patience = absence.patience(entry, self.node)
             if patience is not None:
                 until = self._wanting_since(entry, now) + patience
@@ -299,7 +300,7 @@ class SendingLink(WantedLink[Sender]):
                     absence.conclude(entry, self.node, self.address, _NOBODY)
                     continue
                 upcoming = until if upcoming is None else min(until, upcoming)
-            self.pending.append(entry)
+        self._sweep()
         if self._absence_timer is not None:
             self._absence_timer.cancel()
             self._absence_timer = None
@@ -420,20 +421,19 @@ class SendingLink(WantedLink[Sender]):
         if isinstance(error, SessionStalled):
             # The bus does not answer in the link's session: on in another one.
             self.alone = attaching or link.unsettled > 0
-            self.pending.extendleft(reversed(self._lost_outcomes(link, reason)))
+            self._lost_outcomes(link, reason)
             if self.pending:
                 self.want()
             return
         self.forget_declarations()
-        again = self._lost_outcomes(link, reason)
         permanent = error is not None and error.condition in _PERMANENT
+        pause = FIRST_PAUSE if was_up else None
         if not was_up and is_full(error) and self._make_room():
             self._wait_for_room(reason)
         else:
-            pause = FIRST_PAUSE if was_up else None
             self._refused(reason, permanent, pause, error)
-        self.pending.extendleft(reversed(again))
-        self._rest_if_needed()
+        self._lost_outcomes(link, reason)
+        self._rest_if_needed(pause)
 
     def _refused(
         self,
@@ -448,19 +448,26 @@ class SendingLink(WantedLink[Sender]):
         """
         self.refusal = reason
         absent = getattr(cause, "condition", "") == "amqp:not-found"
-        waiting, self.pending = self.pending, collections.deque()
-        for entry in waiting:
-            entry.last_reason = reason
+        for entry in list(self.pending):
             if entry.done:
                 continue
+            entry.last_reason = reason
             endless = entry.deadline is None
             in_vain = absent and endless and self._in_vain(entry)
             if permanent or in_vain or not entry.may_retry():
                 where = f"{self.address}: " if self.address else ""
                 entry.failed(f"{where}{reason}", cause)
-            else:
-                self.pending.append(entry)
+        self._sweep()
         self._rest_if_needed(pause)
+
+    def _sweep(self) -> None:
+        """Those whose end is known wait no longer.
+
+        Who ends several leaves each where it is until all are seen to, for a signal
+        handler may raise in between."""
+        self.pending = collections.deque(
+            entry for entry in self.pending if not entry.done
+        )
 
     def _rest_if_needed(self, pause: float | None = None) -> None:
         if self.pending and (self.link is None or self.undeclared):
@@ -538,20 +545,18 @@ class SendingLink(WantedLink[Sender]):
             # It may have gone with the connection, with no call to keep it. While the
             # entry rests here, this link is in use, and none that it makes room of.
             self._replies.want()
-        del self._resting[entry]
         if not entry.done:
             if self.link is not None:
                 self.declare()
             self.submit(entry)
             self._context.flush()
+        self._resting.pop(entry, None)
 
-    def _lost_outcomes(self, link: Sender, reason: str) -> list[Outgoing]:
-        """The link is gone, and with it the outcome of what is unsettled on it.
-
-        Returns what is to be sent again, in the order in which it was.
-        """
+    def _lost_outcomes(self, link: Sender, reason: str) -> None:
+        """The link is gone, and with it the outcome of what is unsettled on it: what is
+        to be sent again comes before what waits, in the order in which it was."""
         again = []
-        for entry in link.abandon():
+        for entry in list(link.handles):
             if entry.done:
                 continue
             entry.last_reason = reason
@@ -566,27 +571,38 @@ class SendingLink(WantedLink[Sender]):
                 again.append(entry)
             else:
                 entry.failed(f"{reason}; whether it arrived is unknown")
-        return again
+        self._put_first(again)
+        link.abandon()
+
+    def _put_first(self, entries: list[Outgoing]) -> None:
+        """Before all others that wait, but for those that do already."""
+        waiting = set(self.pending)
+        self.pending.extendleft(
+            entry for entry in reversed(entries) if entry not in waiting
+        )
 
     def connection_lost(self, reason: str) -> None:
         """The link went with the connection, or there was none: what may be sent
         when it is back waits on, within its retries."""
         # Where an outcome is missing still, nobody else is to wait with it.
         self.alone = self.destination in self._context.pursuits
-        link = self.went_down()
-        again = self._lost_outcomes(link, reason) if link is not None else []
-        waiting, self.pending = self.pending, collections.deque()
-        for entry in waiting:
+        for entry in list(self.pending):
             if entry.done:
                 continue
             entry.last_reason = reason
             if entry.deadline is None:
                 entry.wanting_since = None  # there is no bus to say so
-            if entry.may_follow():
-                self.pending.append(entry)
-            else:
+            if not entry.may_follow():
                 entry.failed(reason)
-        self.pending.extendleft(reversed(again))
+        self._sweep()
+        # Nor is a pause over that was interrupted.
+        for timer in self._resting.values():
+            timer.cancel()
+        self._put_first(list(self._resting))
+        self._resting.clear()
+        if self.link is not None:
+            self._lost_outcomes(self.link, reason)
+        self.went_down()
 
     def give_up(self, cause: Exception, calls_only: bool = False) -> None:
         """What somebody waits for is not worth waiting for."""

@@ -235,6 +235,7 @@ class Attempt:
     def _drop_socket(self) -> None:
         self._drop_watch()
         if self._socket is not None:
+            self._hub.unwatch(self._socket.fileno())
             self._socket.close()
             self._socket = None
 

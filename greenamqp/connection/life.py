@@ -17,7 +17,7 @@ from greenamqp.connection import connect, diagnosis
 from greenamqp.connection.diagnosis import Lasting
 from greenamqp.connection.failover import Backoff, Host, Hosts
 from greenamqp.connection.guard import GUARD
-from greenamqp.connection.pump import Pump, Stream
+from greenamqp.connection.pump import Interrupted, Pump, Stream
 from greenamqp.connection.security import Security
 from greenamqp.connection.state import State
 from greenamqp.connection.tls import TlsStream
@@ -40,6 +40,10 @@ CONNECT_TIMEOUT = 30.0
 # The same where there are other hosts to try: a sender that waits for 30 seconds, as it
 # does by default, gets past two hosts that are silent.
 CONNECT_TIMEOUT_OF_MANY = 10.0
+
+# Seconds until the next attempt after a connection that something at this end cut off,
+# which says nothing of its host.
+INTERRUPTED_PAUSE = 0.1
 
 # Why there is no connection where nobody listens.
 REFUSED = os.strerror(errno.ECONNREFUSED)
@@ -548,7 +552,8 @@ class BusConnection:
             return
         was_up = self.state is State.UP
         where = self.where
-        if self.state is State.OPENING:
+        interrupted = isinstance(reason, Interrupted)
+        if self.state is State.OPENING and not interrupted:
             reason = self._opening_failed(reason)
         host = self._hosts.current
         lasted = self.hub.now() - self._up_since if was_up else None
@@ -558,7 +563,9 @@ class BusConnection:
         self._failures.pop(host, None)
         self._failures[host] = diagnosis.as_lasting(reason, f"{where}: {reason}")
         self.last_failure = "; ".join(reversed(self._failures.values()))
-        if self._has_others:
+        if interrupted:
+            pause = INTERRUPTED_PAUSE
+        elif self._has_others:
             # A name with several addresses: the next of them, at once.
             pause = 0.0
         else:
@@ -594,7 +601,7 @@ class BusConnection:
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
-        reason = "what a signal handler raised interrupted the connection's work"
+        reason = Interrupted("what a signal handler raised")
         if self._pump is not None:
             self._pump.abort(reason)
         if self.state is State.WAITING:

@@ -63,6 +63,15 @@ def _buffer() -> tuple[memoryview, typing.Any]:
     return memoryview(data), capi.from_buffer(data)
 
 
+class Interrupted(str):
+    """Why a connection was lost: `who` cut off its work, at this end."""
+
+    __slots__ = ()
+
+    def __new__(cls, who: str) -> typing.Self:
+        return super().__new__(cls, f"{who} interrupted the connection's work")
+
+
 class Pump:
     """Moves the bytes of one connection.  For use in the hub's context.
 
@@ -224,7 +233,7 @@ class Pump:
     def _interrupted(self, exc: BaseException) -> None:
         """A signal handler raised where bytes are moved: nobody knows which of them
         were.  The connection is given up, or the peer would be misunderstood."""
-        self.abort(f"{type(exc).__name__} interrupted the connection's work")
+        self.abort(Interrupted(type(exc).__name__))
         self.hub.dealt_with = exc
 
     def _read(self) -> None:
@@ -351,7 +360,6 @@ class Pump:
             os.close(stream.detach())
 
     def _close_stream(self) -> None:
-        stream, self._stream = self._stream, None
         self.hub.holders.pop(self, None)
         if self._charge is not None:
             GUARD.remove(self._charge)
@@ -362,7 +370,9 @@ class Pump:
         if self._watch is not None:
             self._watch.close()
             self._watch = None
+        stream, self._stream = self._stream, None
         if stream is not None:
+            self.hub.unwatch(stream.fileno())
             stream.close()
 
     def _closed(self) -> None:

@@ -37,10 +37,13 @@ class Alarm(typing.Generic[_Waiter]):
         """It waits until then."""
         self.deadlines[waiter] = deadline
         if deadline < self.instant:
-            self._set(deadline)
+            # A signal handler that adds one itself must not come in between.
+            with self._hub.lock:
+                if deadline < self.instant:
+                    self._set(deadline)
 
     def _set(self, instant: float) -> None:
-        """Go off at `instant`, and not later."""
+        """Go off at `instant`, and not later.  Under the hub's lock."""
         self.instant = instant
         if self._timer is not None:
             self._timer.cancel()

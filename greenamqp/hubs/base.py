@@ -293,6 +293,10 @@ class Hub(abc.ABC):
     def watch(self, fd: int, on_readable: Callback) -> Watch:
         """Call `on_readable` in the hub's context whenever `fd` is readable."""
 
+    def unwatch(self, fd: int) -> None:  # noqa: B027 - where the kernel does it
+        """`fd` is about to be closed: have no watch of it left, not even one that
+        nobody knows of, since a signal handler raised before it could be kept."""
+
     @abc.abstractmethod
     def call_at(self, instant: float, callback: Callback) -> Timer:
         """Call `callback` in the hub's context at a monotonic instant, or later."""
@@ -339,7 +343,11 @@ class Hub(abc.ABC):
                 result = function()
             except Exception as exc:
                 error = exc
-            self.call_inside(lambda: done(result, error))
+            try:
+                self.call_inside(lambda: done(result, error))
+            except BaseException as exc:
+                self.cut_off(exc)
+                raise
 
         return run
 

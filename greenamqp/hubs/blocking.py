@@ -104,10 +104,6 @@ class BlockingHub(ReactorHub):
         self._depth = 0
         self._followers: list[BlockingWaiter] = []
         self._turn_at = 0.0
-        # Whether the leader is in the reactor's poll; and whether it was there when it
-        # came to lead once more, of each time: a signal handler interrupted it.
-        self._polling = False
-        self._interrupted: list[bool] = []
         # The thread whose output is gathered, and until when.
         self._gatherer: int | None = None
         self._write_at = 0.0
@@ -119,19 +115,18 @@ class BlockingHub(ReactorHub):
             return False
         self._leader = me
         self._depth += 1
-        self._interrupted.append(self._polling)
-        self._polling = False
         return True
 
     def _follow(self) -> None:
         """Lead no longer; another one who waits does, if there is one."""
         with self.lock:
             self._depth -= 1
-            self._polling = self._interrupted.pop()
-            if self._polling and self._reactor is not None:
-                # What the interrupted poll was for may have been dealt with.
-                self._reactor.wake()
-            if self._depth == 0:
+            if self._depth > 0:
+                # What the wait around this one is for may have been dealt with: if it
+                # was a signal handler that waited, that wait may be about to poll.
+                if self._reactor is not None:
+                    self._reactor.wake()
+            else:
                 self._leader = None
                 if self._followers:
                     self._followers[0]._rouse()
@@ -148,8 +143,6 @@ class BlockingHub(ReactorHub):
         self._leader = None
         self._gatherer = None
         self._depth = 0
-        self._polling = False
-        self._interrupted.clear()
         self._followers.clear()
 
     def fileno(self) -> int:
@@ -170,15 +163,12 @@ class BlockingHub(ReactorHub):
             self.write_gathered()
         with self.lock:
             patience = 0.0 if self._work else self._patience(reactor, deadline)
-        self._polling = True
         try:
             due = reactor.poll(patience)
         except (OSError, ValueError):
             if self._reactor is reactor:
                 raise
             due = []  # a signal handler cleaned up, and closed it
-        finally:
-            self._polling = False
         with self.lock:
             self._turn_at = self.now() + TURN_INTERVAL
             self._do(reactor, due)

@@ -45,11 +45,12 @@ class _Watch(Watch):
             if self._reader is not None:
                 hub._wakeup(on_readable)
 
-        # The listener stays until removed: no epoll_ctl per wait.
-        self._reader: typing.Any = hub.loop.add(READ, fd, readable, _throwback, None)
         self._writer: typing.Any = None
         self._on_writable: Callback | None = None
-        hub._watches.add(self)
+        hub._watches[fd] = self
+        self._reader: typing.Any = None
+        # The listener stays until removed: no epoll_ctl per wait.
+        self._reader = hub.loop.add(READ, fd, readable, _throwback, None)
 
     def want_write(self, on_writable: Callback | None) -> None:
         loop = self._hub.loop
@@ -81,11 +82,18 @@ class _Watch(Watch):
             self.want_write(self._on_writable)
 
     def close(self) -> None:
-        if self._reader is not None:
-            self.want_write(None)
-            self._hub.loop.remove(self._reader)
-            self._reader = None
-            self._hub._watches.discard(self)
+        loop = self._hub.loop
+        for kind in (READ, WRITE):
+            # As the loop has it: a signal handler may have raised before we had.
+            listener = loop.listeners[kind].get(self.fd)
+            if listener is not None and self._is_open():
+                loop.remove(listener)
+        self._reader = self._writer = None
+        if self._is_open():
+            del self._hub._watches[self.fd]
+
+    def _is_open(self) -> bool:
+        return self._hub._watches.get(self.fd) is self
 
     def forget(self) -> int:
         """In a child: let go of it without a call to the kernel, where it is the
@@ -123,7 +131,6 @@ class EventletHub(GreenHub):
     def __init__(self) -> None:
         super().__init__()
         self.loop = eventlet_hubs.get_hub()
-        self._watches: set[_Watch] = set()
         if native.eventlet_loop_inherited(self.loop):
             _renew(self.loop)
         self._look_on()
@@ -145,10 +152,9 @@ class EventletHub(GreenHub):
 
         def descriptor_failed(fd: int, exc_info: typing.Any) -> None:
             squelch(fd, exc_info)
-            ours = [watch for watch in self._watches if watch.fd == fd]
-            for watch in ours:
+            watch = self._watches.get(fd)
+            if watch is not None:
                 watch.renew()
-            if ours:
                 self._struck(exc_info[1])
 
         loop.squelch_timer_exception = timer_failed
@@ -168,7 +174,7 @@ class EventletHub(GreenHub):
         """
         if self.inherited:
             return  # a child's child
-        ours = {watch.forget() for watch in self._watches}
+        ours = {watch.forget() for watch in self._watches.values()}
         self._watches.clear()
         super().forked()
         if native.eventlet_loop_inherited(self.loop):

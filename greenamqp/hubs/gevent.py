@@ -33,10 +33,12 @@ class _Watch(Watch):
     def __init__(self, hub: GeventHub, fd: int, on_readable: Callback) -> None:
         self._hub = hub
         self._fd = fd
-        self._reader: typing.Any = hub.hub.loop.io(fd, _READ)
-        self._reader.start(hub._wakeup, on_readable)
+        # Both are known before they start: libev ends the process if one of a closed
+        # descriptor has started.
         self._writer: typing.Any = None
-        hub._watches.add(self)
+        self._reader: typing.Any = hub.hub.loop.io(fd, _READ)
+        hub._watches[fd] = self
+        self._reader.start(hub._wakeup, on_readable)
 
     def want_write(self, on_writable: Callback | None) -> None:
         if self._writer is not None:
@@ -53,7 +55,8 @@ class _Watch(Watch):
             self._reader.stop()
             self._reader.close()
             self._reader = None
-            self._hub._watches.discard(self)
+            if self._hub._watches.get(self._fd) is self:
+                del self._hub._watches[self._fd]
 
 
 class GeventHub(GreenHub):
@@ -64,7 +67,6 @@ class GeventHub(GreenHub):
     def __init__(self) -> None:
         super().__init__()
         self.hub = get_hub()
-        self._watches: set[_Watch] = set()
 
     def _let_go(self) -> None:
         """gevent makes its loop anew after a fork and puts every watch into the new
@@ -76,7 +78,7 @@ class GeventHub(GreenHub):
             super()._let_go()
 
     def _let_go_of_watches(self) -> None:
-        for watch in list(self._watches):
+        for watch in list(self._watches.values()):
             watch.close()
         super()._let_go()
 

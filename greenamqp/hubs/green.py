@@ -44,6 +44,9 @@ FLUSH_PRICE = 0.00005
 # Who works on without waiting lets the hub run after so long.  Seconds.
 YIELD_INTERVAL = 0.02
 
+# Until a green thread is switched to again that waited for something else.  Seconds.
+MISSED_PAUSE = 0.005
+
 # Green threads that are kept for the next message when they have nothing to do.
 IDLE_WORKERS = 64
 
@@ -63,23 +66,23 @@ class GreenWaiter(Waiter):
         hub = self._hub
         if hub.is_entered():
             hub.check_may_wait()
-        while not self._woken:
-            if hub.inherited:
-                hub.check()
-            if deadline is not None:
-                if deadline <= hub.now():
-                    return False
-                hub._alarm.add(self, deadline)
-            self.greenlet = getcurrent()
-            try:
-                hub._switch()
-            finally:
-                # Also when a time-out or kill of the application throws us out.
-                self.greenlet = None
+        # Before the first look: a signal handler that waits comes between any two steps
+        # here, and what wakes us meanwhile must see that we are to be switched to.
+        self.greenlet = getcurrent()
+        try:
+            while not self._woken:
+                if hub.inherited:
+                    hub.check()
                 if deadline is not None:
-                    hub._alarm.deadlines.pop(self, None)
-                if hub._missed:
-                    hub._try_missed()
+                    if deadline <= hub.now():
+                        return False
+                    hub._alarm.add(self, deadline)
+                hub._switch()
+        finally:
+            # Also when a time-out or kill of the application throws us out.
+            self.greenlet = None
+            if deadline is not None:
+                hub._alarm.deadlines.pop(self, None)
         self._woken = False
         return True
 
@@ -149,9 +152,6 @@ class GreenHub(Hub):
     def __init__(self) -> None:
         super().__init__()
         self._ready: list[GreenWaiter] = []
-        # Those whose green thread was switched to and was not in their wait: a signal
-        # handler came just before that, and waited for something itself.
-        self._missed: list[GreenWaiter] = []
         self._scheduled = False
         self._idle: list[_Worker] = []
         # When the wake-up began, or output left early within it, and after how long
@@ -170,6 +170,8 @@ class GreenHub(Hub):
         self._eventfd_lock = self._allocate_lock()
         self._eventfd = -1
         self._eventfd_watch: Watch | None = None
+        # Of each descriptor.
+        self._watches: dict[int, typing.Any] = {}
 
     # -- what eventlet and gevent differ in
 
@@ -190,6 +192,11 @@ class GreenHub(Hub):
         callbacks of the loop and signal handlers run in.  They can interrupt the loop
         amid what it does to its own timers and descriptors."""
         return self.is_entered() or getcurrent() is self._loop_greenlet()
+
+    def unwatch(self, fd: int) -> None:
+        watch = self._watches.get(fd)
+        if watch is not None:
+            watch.close()
 
     # -- wake-ups
 
@@ -242,7 +249,7 @@ class GreenHub(Hub):
                         # time-outs, too, would end the watch that we were called by.
                         LOG.exception("a green thread ended with an exception")
                     if waiter.greenlet is not None and waiter._is_due():
-                        self._missed.append(waiter)
+                        self._try_again(waiter)
                     if self._dirty and self._is_flush_due(now := self.now()):
                         # For each as long as for those before.
                         rest = (now - began) / done * (len(ready) - done)
@@ -266,20 +273,19 @@ class GreenHub(Hub):
             if self._ready or self._dirty:
                 self._schedule()
 
-    def _try_missed(self) -> None:
-        """Somebody's wait is over, perhaps the one that was in the way of these."""
-        missed, self._missed = self._missed, []
-        self._ready += missed
-        if not self.busy:
-            self._schedule()
+    def _try_again(self, waiter: GreenWaiter) -> None:
+        """Its green thread was switched to, and was not in its wait: a signal handler
+        came just before that, and waits for something itself."""
+        self.call_at(self.now() + MISSED_PAUSE, lambda: self._end_wait(waiter))
 
     def breathe(self) -> None:
         now = self.now()
         if self._is_flush_due(now):
             self._flush_early()
         if now > self._yield_at:
-            self._call_soon(getcurrent().switch)
-            self._switch()
+            waiter = GreenWaiter(self)
+            self._call_soon(lambda: self._wakeup(waiter.wake))
+            waiter.wait(None)
             self._yield_at = self.now() + YIELD_INTERVAL
 
     def _is_flush_due(self, now: float) -> bool:
@@ -364,7 +370,6 @@ class GreenHub(Hub):
     def _let_go(self) -> None:
         super()._let_go()
         self._ready.clear()
-        self._missed.clear()
         self._alarm.deadlines.clear()
         self._idle.clear()
         self._from_outside.clear()
@@ -389,9 +394,11 @@ class GreenHub(Hub):
         while self._from_outside:
             try:
                 self._from_outside.popleft()()
-            except Exception:
+            except Exception as exc:
                 # The others were announced by the same write.
                 LOG.exception("a callback failed")
+                if interrupts.struck(exc):
+                    self.cut_off(exc)
 
     def call_inside(self, callback: Callback) -> None:
         self._from_outside.append(callback)

@@ -70,14 +70,15 @@ class ReactorHub(Hub):
     def _do(self, reactor: Reactor, due: list[Callback]) -> None:
         """One wake-up: what is due for descriptors, then for timers, then what was
         left by others, and one flush.  Under the lock."""
-        due += reactor.expired(self.now())
-        while self._calls:
-            due.append(self._calls.popleft())
-        if not due and not self._dirty:
+        now = self.now()
+        if not due and not self._dirty and not self._calls and not reactor.is_late(now):
             return
         self.busy = True
         done = 0
         try:
+            reactor.expire(now, due)
+            while self._calls:
+                due.append(self._calls.popleft())
             for callback in due:
                 done += 1
                 try:

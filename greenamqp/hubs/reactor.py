@@ -246,13 +246,18 @@ class Reactor:
                 due.append(_dispatcher(watch, events))
         return due
 
-    def expired(self, now: float) -> list[Callback]:
-        """The callbacks of timers that are due, each asking if it still is wanted."""
-        due: list[Callback] = []
+    def is_late(self, now: float) -> bool:
+        """Whether a timer is due, or one that was cancelled would be."""
+        return bool(self._timers) and self._timers[0][0] <= now
+
+    def expire(self, now: float, due: list[Callback]) -> None:
+        """Add the callbacks of timers that are due, each asking if it still is wanted.
+        """
         timers = self._timers
         while timers and timers[0][0] <= now:
-            due.append(_runner(heapq.heappop(timers)[2]))
-        return due
+            # In this order: a signal handler that raises leaves it in one at least.
+            due.append(_runner(timers[0][2]))
+            heapq.heappop(timers)
 
 
 def _dispatcher(watch: _Watch, events: int) -> Callback:

@@ -35,9 +35,12 @@ and does the work that came with messages: `ThreadsHub.gather`, `ThreadsHub.deli
 from __future__ import annotations
 
 import atexit
+import collections
+import contextlib
 import enum
 import logging
 import math
+import operator
 import typing
 
 from greenamqp.hubs import native
@@ -106,6 +109,9 @@ LOOK = 0.5
 # How long the end of the interpreter waits for the hub's thread, which a callback of
 # the application may hold up.  Seconds.
 EXIT_TIMEOUT = 2.0
+
+
+_RELEASE = operator.attrgetter("_lock.release")
 
 
 class ThreadWaiter(Waiter):
@@ -258,6 +264,18 @@ class _OwnThread:
             self._alarm.release()
 
 
+def _release(roused: collections.deque[ThreadWaiter]) -> None:
+    """Let them run, and forget them.
+
+    In one step of the interpreter: a signal handler that raises amid these would leave
+    others asleep for ever.
+    """
+    if roused:
+        each = iter(roused.popleft, None)
+        with contextlib.suppress(IndexError):
+            collections.deque(map(operator.call, map(_RELEASE, each)), 0)
+
+
 class ThreadsHub(ReactorHub):
     """See the module."""
 
@@ -272,7 +290,7 @@ class ThreadsHub(ReactorHub):
         # Who waits, does not read, and is not idle.
         self._followers: set[ThreadWaiter] = set()
         # Who was woken in this turn, and runs after it.
-        self._roused: list[ThreadWaiter] = []
+        self._roused: collections.deque[ThreadWaiter] = collections.deque()
         # The thread that was served alone last, if one was, and whether it was again.
         self._served: int | None = None
         self._served_again = False
@@ -441,6 +459,7 @@ class ThreadsHub(ReactorHub):
         lock = self.lock
         own = isinstance(reader, _OwnThread)
         reads = gives_way = False
+        roused: collections.deque[ThreadWaiter] = collections.deque()
         try:
             with lock:
                 reactor = self._reactor
@@ -476,17 +495,16 @@ class ThreadsHub(ReactorHub):
                             patience = self._nap(patience, bool(due))
                     else:
                         self._leave(reader, reactor, channel, gives_way)
-                for each in roused:
-                    each._lock.release()
+                _release(roused)
         finally:
             if reads or self._reader is reader:
                 # A signal handler raised.
+                _release(roused)
                 assert reactor is not None
                 with lock:
                     self._leave(reader, reactor, channel, False)
                     roused = self._take_roused()
-                for each in roused:
-                    each._lock.release()
+            _release(roused)
 
     def _leave(
         self,
@@ -525,15 +543,13 @@ class ThreadsHub(ReactorHub):
             self._followers.add(waiter)
         self._wake_own()
 
-    def _take_roused(self) -> typing.Sequence[ThreadWaiter]:
+    def _take_roused(self) -> collections.deque[ThreadWaiter]:
         """Those who were woken in this turn; their locks are to be released once the
         hub's is free, and without taking that again.  Under the lock."""
-        if not self._roused:
-            return ()
-        roused, self._roused = self._roused, []
+        roused, self._roused = self._roused, collections.deque()
         return roused
 
-    def _take_note(self, roused: typing.Sequence[ThreadWaiter]) -> None:
+    def _take_note(self, roused: collections.deque[ThreadWaiter]) -> None:
         """Of who is served in this turn.  Under the lock."""
         alone = len(roused) == 1 and not self._followers
         one = roused[0].ident if alone else None

@@ -15,6 +15,7 @@ import heapq
 import itertools
 import random
 import sys
+import types
 import typing
 
 import greenlet
@@ -105,15 +106,23 @@ class _Lock:
         return self._depth > 0
 
     def __enter__(self) -> bool:
-        if not self._depth:
+        if not self._depth and not _in_wait(sys._getframe(1)):
             self._hub.maybe_change()
         self._depth += 1
         return True
 
     def __exit__(self, *exc_info: object) -> None:
         self._depth -= 1
-        if not self._depth and exc_info[0] is None:
+        if not self._depth and exc_info[0] is None and not _in_wait(sys._getframe(1)):
             self._hub.maybe_change()
+
+
+def _in_wait(frame: types.FrameType) -> bool:
+    """Whether it is of a wait, or what that has called.  Threads have a waiter of their
+    own, which can be interrupted nowhere in its wait."""
+    code = GreenWaiter.wait.__code__
+    back = frame.f_back
+    return frame.f_code is code or (back is not None and back.f_code is code)
 
 
 class _Waiter(GreenWaiter):
@@ -299,9 +308,8 @@ class SimHub(GreenHub):
 
     def _now(self) -> float:
         """The clock, where somebody may look who is only then to have a turn again."""
-        # Threads have a waiter of their own, with no such gap within its wait.
-        in_wait = sys._getframe(1).f_code is GreenWaiter.wait.__code__
-        if not self.lock._depth and not in_wait:  # type: ignore[attr-defined]
+        depth = self.lock._depth  # type: ignore[attr-defined]
+        if not depth and not _in_wait(sys._getframe(1)):
             self.maybe_change()
         return self.world.now()
 

@@ -1764,7 +1764,7 @@ def timers_are_touched_under_the_lock_only(env):
 
         return call
 
-    for name in ("next_deadline", "call_at", "expired"):
+    for name in ("next_deadline", "call_at", "expire"):
         setattr(reactor, name, watched(getattr(reactor, name)))
     fired = env.event()
     timers = [env.later(FAR, fired.set) for _ in range(3)]
