@@ -70,6 +70,14 @@ TOO_LATE = Kind(
     "have given them up; the first from {address}, {late:.1f} s late",
 )
 
+UNCLAIMED = Kind(
+    logging.WARNING,
+    "a reply that nobody waits for was dropped: it came late or twice, or was not for "
+    "us (to request {id})",
+    "{count} replies that nobody waits for were dropped: they came late or twice, or "
+    "were not for us (the first to request {id})",
+)
+
 
 class Notices:
     """Collects lines and writes them before long.  Hub's context or lock."""

@@ -9,6 +9,7 @@ import typing
 
 from greenamqp import chance
 from greenamqp.buses import BadMessage, Node, Refused
+from greenamqp.client import notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outgoing import Call, Reply
 from greenamqp.client.wanted import FIRST_PAUSE, WantedLink, is_full
@@ -239,11 +240,7 @@ class Replies(WantedLink[Receiver]):
             return
         call = self.waiting.get(request_id)
         if call is None:
-            LOG.warning(
-                "a reply that nobody waits for was dropped: it came late or twice, or "
-                "was not for us (to request %s)",
-                request_id,
-            )
+            self._context.notices.add(notices.UNCLAIMED, id=request_id)
         elif is_reply:
             # In this order: what a signal handler raises may cut it off.
             call.reply = Reply(format, content)
