@@ -803,6 +803,55 @@ def finalizers_that_send(env: Env) -> None:
     assert env.problems.seen == [], env.problems.seen
 
 
+@check
+def finalizers_of_public_objects(env: Env) -> None:
+    """All that an application holds is collected in the midst of its calls."""
+    client = env.echo
+    assert client.call({}, "echo", value=0) == 0
+    gc.collect()
+    before = _descriptors()
+    connections = []
+
+    def make_and_forget(number: int) -> None:
+        transport = env.new_transport(keep=False)
+        target = env.target()
+        caller = env.client(target, transport)
+        caller.cast({}, f"cast {number}")
+        driver = transport._driver
+        listeners = [
+            driver.listen(target, 1, None),
+            driver.listen_for_notifications([(target, "info")], None, 1, None),
+        ]
+        for listener in listeners:
+            listener.cleanup()
+        notifier = env.oslo.Notifier(
+            transport, "publisher", driver="messagingv2", topics=[target.topic]
+        )
+        notifier.info({}, "event", {})
+        server = env.oslo.get_rpc_server(transport, target, [], executor="threading")
+        # Nothing but the collector frees a cycle.
+        circle: list[object] = [transport, caller, *listeners, notifier, server]
+        circle.append(circle)
+        connections.append(driver._client.connection)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for number in range(10):
+            make_and_forget(number)
+            threshold = gc.get_threshold()
+            gc.set_threshold(1)
+            try:
+                while not all(each.engine is None for each in connections):
+                    assert client.call({}, "echo", value=number) == number
+            finally:
+                gc.set_threshold(*threshold)
+    end = env.hub.now() + FAR
+    while _descriptors() > before:
+        assert env.hub.now() < end, (before, _descriptors())
+        env.turn()
+    assert env.problems.seen == [], env.problems.seen
+
+
 MAIN = 0
 
 
