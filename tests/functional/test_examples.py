@@ -3,12 +3,14 @@
 
 import pathlib
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 
 import oslo_messaging
 import pytest
+import requests
 from oslo_config import cfg
 from oslo_messaging import Target
 
@@ -176,6 +178,28 @@ def test_asyncio_service(program, call):
     assert abs(call(target, "pi", terms=1000) - 3.1405926538) < 1e-9
     service.interrupt()
     assert "stopped" in service.end()
+
+
+def test_asyncio_http(program):
+    """A request makes a call; what becomes of that is told by the status."""
+    service = program("asyncio_service.py")
+    service.line("serving")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    gateway = program("asyncio_http.py", "--port", str(port))
+    gateway.line("=")
+    url = f"http://127.0.0.1:{port}/sum"
+    answer = requests.get(url, {"numbers": "1,2,3.5"}, timeout=60)
+    assert (answer.status_code, answer.json()) == (200, 6.5)
+    assert requests.get(url, {"numbers": "one"}, timeout=60).status_code == 400
+    service.interrupt()
+    service.end()
+    answer = requests.get(url, {"numbers": "1,2"}, timeout=60)
+    assert answer.status_code in (503, 504), answer.text
+    assert "asyncio-service" in answer.json()["error"]
+    gateway.interrupt()
+    gateway.end()
 
 
 def test_asyncio_agent(program, the_bus):
