@@ -201,6 +201,12 @@ class Incoming(base.IncomingMessage):
             listener.known(None).add(unique_id)
 
 
+def _give_back(taken: typing.Sequence[base.IncomingMessage]) -> None:
+    """What a signal handler raised came before anybody had these."""
+    for message in taken:
+        message.requeue()
+
+
 class AnyIncoming(Incoming):
     """A message of any program: its JSON need not be oslo.messaging's.
 
@@ -574,45 +580,69 @@ class Listener(base.Listener):
 
         What came over a link that is gone is left out if the bus delivers it again.
         """
-        taken: list[base.IncomingMessage] = []
+        taken: list[Incoming] = []
+        arrival: _Arrival | None = None
         lock = self.hub.lock
-        while len(taken) < limit:
-            with lock:
-                if not self._queue:
-                    if self._ready_fd is not None:
-                        self._ready_fd.show(False)
-                    break
-                arrival = self._queue.pop(0)
-            if not arrival.link.usable(arrival.delivery) and not arrival.settled:
-                continue
-            format = arrival.inlet.format
-            parse = format.parse_any if self._may_be_foreign else format.parse_request
-            try:
-                request = parse(arrival.message)
-            except BadMessage as exc:
-                self._reject(
-                    arrival.inlet,
-                    arrival.link,
-                    arrival.delivery,
-                    arrival.message.id,
-                    str(exc),
-                )
-                continue
-            unique_id = request.unique_id
-            if unique_id is not None:
-                known = self.known(request.reply_to)
-                if unique_id in known:
-                    self._drop_copy(arrival, unique_id)
-                    continue
-                if not self._kind.may_come_again:
-                    with lock:
-                        known.add(unique_id)
-            taken.append(self._kind(self._client, arrival, request))
+        try:
+            while len(taken) < limit:
+                with lock:
+                    if not self._queue:
+                        if self._ready_fd is not None:
+                            self._ready_fd.show(False)
+                        break
+                    arrival = self._queue[0]
+                    del self._queue[0]
+                message = self._open(arrival)
+                # No call from here on: nothing comes between.
+                if message is not None:
+                    taken += [message]
+                arrival = None
+        except BaseException:
+            # A signal handler raised, and nobody knows yet of what was taken.
+            if arrival is not None:
+                with lock:
+                    self._enqueue(arrival)
+            _give_back(taken)
+            raise
         if not self._queue and self._ready_fd is not None:
             with lock:
                 if not self._queue:
                     self._ready_fd.show(False)
         return taken
+
+    def _open(self, arrival: _Arrival) -> Incoming | None:
+        """The message; None if there is none for the application in it."""
+        if not arrival.link.usable(arrival.delivery) and not arrival.settled:
+            return None
+        format = arrival.inlet.format
+        parse = format.parse_any if self._may_be_foreign else format.parse_request
+        try:
+            request = parse(arrival.message)
+        except BadMessage as exc:
+            self._reject(
+                arrival.inlet,
+                arrival.link,
+                arrival.delivery,
+                arrival.message.id,
+                str(exc),
+            )
+            return None
+        unique_id = request.unique_id
+        if unique_id is None:
+            return self._kind(self._client, arrival, request)
+        known = self.known(request.reply_to)
+        if unique_id in known:
+            self._drop_copy(arrival, unique_id)
+            return None
+        message = self._kind(self._client, arrival, request)
+        if not self._kind.may_come_again:
+            try:
+                with self.hub.lock:
+                    known.add(unique_id)
+            except BaseException:
+                known.discard(unique_id)
+                raise
+        return message
 
     def poll(
         self,
@@ -637,23 +667,30 @@ class Listener(base.Listener):
         deadline = None if timeout is None else hub.now() + timeout
         taken: list[base.IncomingMessage] = []
         waiter = hub.waiter()
-        with hub.lock:
-            self._waiters.append(waiter)
         try:
-            while True:
-                first = not taken
-                taken += self._take(batch_size - len(taken))
-                if len(taken) >= batch_size or self._stopped:
-                    return taken
-                if first and taken and batch_timeout is not None:
-                    deadline = hub.now() + batch_timeout
-                if not waiter.wait(deadline):
+            with hub.lock:
+                self._waiters.append(waiter)
+            try:
+                waits = True
+                while waits:
+                    first = not taken
+                    taken += self._take(batch_size - len(taken))
+                    if len(taken) >= batch_size or self._stopped:
+                        break
+                    if first and taken and batch_timeout is not None:
+                        deadline = hub.now() + batch_timeout
+                    waits = waiter.wait(deadline)
+                else:
                     # What came in the last moment, and in the blocking hub with the
                     # one turn that even a wait of no time makes.
-                    return taken + self._take(batch_size - len(taken))
-        finally:
-            with hub.lock:
-                self._waiters.remove(waiter)
+                    taken += self._take(batch_size - len(taken))
+            finally:
+                with hub.lock:
+                    self._waiters.remove(waiter)
+        except BaseException:
+            _give_back(taken)
+            raise
+        return taken
 
     # -- being told instead of polling
 

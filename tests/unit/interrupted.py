@@ -557,6 +557,9 @@ class Points:
         self._do = do
         self._strike = strike
         self._left: int | None = None
+        # The frames that a function in Python returns to: it looks when that begins,
+        # and not when it is over.
+        self._callers: set[types.FrameType] = set()
         self.seen = 0
 
     def run(self, at: int | None) -> object:
@@ -568,8 +571,11 @@ class Points:
             return self._do()
         finally:
             sys.settrace(None)
+            self._callers.clear()
 
     def _entered(self, frame: types.FrameType, event: str, arg: object) -> typing.Any:
+        if frame.f_back is not None:
+            self._callers.add(frame.f_back)
         if _PACKAGE not in pathlib.Path(frame.f_code.co_filename).parents:
             return None
         frame.f_trace_opcodes = True
@@ -582,8 +588,11 @@ class Points:
             if event == "opcode":
                 # What is raised between two instructions comes from the first of them.
                 last, before = before, frame.f_lasti
+                called = frame in self._callers
+                self._callers.discard(frame)
                 if (
                     last is not None
+                    and not called
                     and code.co_code[last] in _LOOKS
                     and _guard(code, last) == _guard(code, before)
                 ):
@@ -672,6 +681,44 @@ def exceptions_at_some_points_of_a_call(env: Env) -> None:
     client.cast({}, "after")
     (incoming,) = listener.poll(FAR)
     assert incoming.message["method"] == "after"
+    listener.cleanup()
+
+
+@check
+def exceptions_at_some_points_of_a_poll(env: Env) -> None:
+    """What comes meanwhile is not kept by a listener that has lost sight of it."""
+    target = env.oslo.Target(topic=env.target().topic)
+    listener = env.driver.listen_for_notifications([(target, "info")], None, 1, None)
+    notifier = env.oslo.Notifier(
+        env.new_transport(), "p", driver="messagingv2", topics=[target.topic]
+    )
+    seen: list[str] = []
+
+    def poll() -> None:
+        for incoming in listener.poll(0.2):
+            seen.append(incoming.message["event_type"])
+            incoming.acknowledge()
+
+    notifier.info({}, "first", {})
+    while not seen:
+        poll()
+    signal.signal(signal.SIGUSR1, _limit)
+    points = Points(poll, lambda: _limit(0, None))
+    notifier.info({}, "counted", {})
+    points.run(None)
+    wanted = []
+    for number in range(0, points.seen + 100, SOME):
+        wanted.append(str(number))
+        notifier.info({}, wanted[-1], {})
+        try:
+            points.run(number)
+        except SoftLimit:
+            pass
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    end = env.hub.now() + FAR
+    while not set(wanted).issubset(seen):
+        assert env.hub.now() < end, sorted(set(wanted).difference(seen))
+        poll()
     listener.cleanup()
 
 
