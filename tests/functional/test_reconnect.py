@@ -282,3 +282,33 @@ def test_a_name_with_several_addresses(bus, topic, monkeypatch):
         client = bus.client(Target(topic=topic), bus.rpc_transport(url=url))
         assert client.call({}, "echo", value=1) == 1
         silent.close()
+
+
+class DetachesAll(Echo):
+    """Each time that it is called, before it answers, the bus detaches all links."""
+
+    def __init__(self, broker):
+        super().__init__()
+        self._broker = broker
+
+    def echo(self, ctxt, value):
+        self._broker._hub.run_inside(self._detach)
+        return value
+
+    def _detach(self):
+        with self._broker._hub.lock:
+            for connection in self._broker._server.connections:
+                for link in list(connection.peer.links):
+                    link.detach("amqp:link:detach-forced", "an operator")
+                connection.pump.flush()
+
+
+@pytest.mark.any_bus
+def test_links_are_detached_under_way(bus, topic, broker):
+    """The reply has an address that outlives its link: each call waits for it."""
+    endpoint = DetachesAll(broker)
+    target = Target(topic=topic, server="s")
+    bus.server(endpoint, target, bus.rpc_transport(url=broker.url))
+    client = bus.client(Target(topic=topic), bus.rpc_transport(url=broker.url))
+    for number in range(5):
+        assert client.call({}, "echo", value=number) == number
