@@ -35,6 +35,7 @@ import typing
 
 from oslo_messaging._drivers import base
 
+from greenamqp import interrupts
 from greenamqp.buses import BadMessage, Request
 from greenamqp.client import (
     Client,
@@ -597,9 +598,9 @@ class Listener(base.Listener):
                 if message is not None:
                     taken += [message]
                 arrival = None
-        except BaseException:
-            # A signal handler raised, and nobody knows yet of what was taken.
-            if arrival is not None:
+        except BaseException as exc:
+            # Nobody knows yet of what was taken.
+            if arrival is not None and interrupts.struck(exc):
                 with lock:
                     self._enqueue(arrival)
             _give_back(taken)

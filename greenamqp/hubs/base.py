@@ -294,8 +294,8 @@ class Hub(abc.ABC):
         """Call `on_readable` in the hub's context whenever `fd` is readable."""
 
     def unwatch(self, fd: int) -> None:  # noqa: B027 - where the kernel does it
-        """`fd` is about to be closed: have no watch of it left, not even one that
-        nobody knows of, since a signal handler raised before it could be kept."""
+        """`fd` is about to be closed, or was: have no watch of it left, not even one
+        that nobody knows of, since a signal handler raised before it could be kept."""
 
     @abc.abstractmethod
     def call_at(self, instant: float, callback: Callback) -> Timer:

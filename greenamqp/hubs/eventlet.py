@@ -82,18 +82,16 @@ class _Watch(Watch):
             self.want_write(self._on_writable)
 
     def close(self) -> None:
+        if self._hub._watches.get(self.fd) is not self:
+            return
         loop = self._hub.loop
         for kind in (READ, WRITE):
             # As the loop has it: a signal handler may have raised before we had.
             listener = loop.listeners[kind].get(self.fd)
-            if listener is not None and self._is_open():
+            if getattr(getattr(listener, "cb", None), "__module__", "") == __name__:
                 loop.remove(listener)
         self._reader = self._writer = None
-        if self._is_open():
-            del self._hub._watches[self.fd]
-
-    def _is_open(self) -> bool:
-        return self._hub._watches.get(self.fd) is self
+        del self._hub._watches[self.fd]
 
     def forget(self) -> int:
         """In a child: let go of it without a call to the kernel, where it is the
@@ -190,6 +188,7 @@ class EventletHub(GreenHub):
         return self.loop.greenlet
 
     def watch(self, fd: int, on_readable: Callback) -> Watch:
+        self.unwatch(fd)
         return _Watch(self, fd, on_readable)
 
     def call_at(self, instant: float, callback: Callback) -> Timer:

@@ -92,6 +92,7 @@ class GeventHub(GreenHub):
         return self.hub
 
     def watch(self, fd: int, on_readable: Callback) -> Watch:
+        self.unwatch(fd)
         return _Watch(self, fd, on_readable)
 
     def call_at(self, instant: float, callback: Callback) -> Timer:
