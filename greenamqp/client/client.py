@@ -159,8 +159,8 @@ class Client:
             mandatory,
         )
         entry.impatient = impatient
-        self._submit(entry)
         try:
+            self._submit(entry)
             if deadline is None:
                 yield from self._enduring(entry, waiter)
             while not entry.done:
@@ -229,9 +229,9 @@ class Client:
         if monitor is not None:
             # From now on, not from the sending: it may be long until that.
             call.monitor_deadline = self.hub.now() + monitor
-        self._submit(call)
         silence = ""
         try:
+            self._submit(call)
             while not call.done:
                 until = deadline
                 if call.monitor_deadline is not None:

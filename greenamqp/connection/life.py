@@ -315,6 +315,8 @@ class BusConnection:
     # -- attempts
 
     def _connect(self) -> None:
+        if self.state not in (State.IDLE, State.WAITING):
+            return  # a second timer: a signal handler raised before the first was known
         self._timer = None
         self.state = State.CONNECTING
         if self._down_since is None:
@@ -610,14 +612,15 @@ class BusConnection:
 
     def _discard_engine(self) -> None:
         """Close the stream and free the engine, once it is not in use any more."""
-        engine, self.engine = self.engine, None
-        pump, self._pump = self._pump, None
+        engine, pump = self.engine, self._pump
         if engine is None:
+            self._pump = None
             return
         self._links_per_session = engine.links_per_session
-
-        # Not from within one of its own callbacks.
-        self._discarded.append((engine, pump))
+        # Not from within one of its own callbacks.  And without a call, so that no
+        # signal handler comes in between.
+        self._discarded += [(engine, pump)]
+        self.engine = self._pump = None
         if self._discard_timer is None:
             self._discard_timer = self.hub.call_at(self.hub.now(), self._empty_bin)
 
@@ -626,10 +629,11 @@ class BusConnection:
             self._discard_timer.cancel()
             self._discard_timer = None
         while self._discarded:
-            engine, pump = self._discarded.pop(0)
+            engine, pump = self._discarded[0]
             if pump is not None:
                 pump.flush()
                 pump.close()
+            del self._discarded[0]
             engine.destroy()
 
     def _stop_timer(self) -> None:
