@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a signal handler or finalizer may do, checked in one process under one hub.
+r"""What a signal handler or finalizer may do, checked in one process under one hub.
 
 Run as ``python -m tests.unit.interrupted HUB URL CHECK``, each check in a process of
 its own.  Prints ``ok`` at the end, or fails with a traceback.
+
+In valgrind, beside a broker and a process that answers::
+
+    greenamqp broker
+    python -m tests.functional.peer amqp://127.0.0.1 /dev/null interruptions peer
+    PYTHONMALLOC=malloc valgrind --error-limit=no python -m tests.unit.interrupted \
+        eventlet amqp://127.0.0.1 casts_at_random_instants
 
 A handler is called at a place that is chosen: in the midst of a computation, in the
 engine, or where the hub waits for descriptors, in a call as well as in a sleep.  None
