@@ -672,26 +672,24 @@ class Listener(base.Listener):
             with hub.lock:
                 self._waiters.append(waiter)
             try:
-                waits = True
-                while waits:
+                while True:
                     first = not taken
                     taken += self._take(batch_size - len(taken))
                     if len(taken) >= batch_size or self._stopped:
-                        break
+                        return taken
                     if first and taken and batch_timeout is not None:
                         deadline = hub.now() + batch_timeout
-                    waits = waiter.wait(deadline)
-                else:
-                    # What came in the last moment, and in the blocking hub with the
-                    # one turn that even a wait of no time makes.
-                    taken += self._take(batch_size - len(taken))
+                    if not waiter.wait(deadline):
+                        # What came in the last moment, and in the blocking hub with the
+                        # one turn that even a wait of no time makes.
+                        taken += self._take(batch_size - len(taken))
+                        return taken
             finally:
                 with hub.lock:
                     self._waiters.remove(waiter)
         except BaseException:
             _give_back(taken)
             raise
-        return taken
 
     # -- being told instead of polling
 

@@ -90,6 +90,15 @@ class Lasting(str):
     __slots__ = ()
 
 
+class Interrupted(str):
+    """Why a connection was lost: `who` cut off its work, at this end."""
+
+    __slots__ = ()
+
+    def __new__(cls, who: str) -> typing.Self:
+        return super().__new__(cls, f"{who} interrupted the connection's work")
+
+
 def as_lasting(reason: str, text: str) -> str:
     """`text`, which says more than `reason`, and is as lasting as that."""
     return Lasting(text) if isinstance(reason, Lasting) else text

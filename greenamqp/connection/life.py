@@ -14,10 +14,10 @@ import typing
 
 from greenamqp import chance
 from greenamqp.connection import connect, diagnosis
-from greenamqp.connection.diagnosis import Lasting
+from greenamqp.connection.diagnosis import Interrupted, Lasting
 from greenamqp.connection.failover import Backoff, Host, Hosts
 from greenamqp.connection.guard import GUARD
-from greenamqp.connection.pump import Interrupted, Pump, Stream
+from greenamqp.connection.pump import Pump, Stream
 from greenamqp.connection.security import Security
 from greenamqp.connection.state import State
 from greenamqp.connection.tls import TlsStream

@@ -16,7 +16,7 @@ import _socket  # the class that no monkey patching replaces
 import os
 import typing
 
-from greenamqp.connection.diagnosis import GREETING_SIZE, as_lasting
+from greenamqp.connection.diagnosis import GREETING_SIZE, Interrupted, as_lasting
 from greenamqp.connection.guard import GUARD, Charge
 from greenamqp.engine import Connection, capi
 from greenamqp.hubs import Hub, Timer, Watch
@@ -61,15 +61,6 @@ def _buffer() -> tuple[memoryview, typing.Any]:
     """A buffer that is kept: as a view for the stream, as a pointer for the engine."""
     data = bytearray(BUFFER_SIZE)
     return memoryview(data), capi.from_buffer(data)
-
-
-class Interrupted(str):
-    """Why a connection was lost: `who` cut off its work, at this end."""
-
-    __slots__ = ()
-
-    def __new__(cls, who: str) -> typing.Self:
-        return super().__new__(cls, f"{who} interrupted the connection's work")
 
 
 class Pump:

@@ -497,14 +497,14 @@ class ThreadsHub(ReactorHub):
                         self._leave(reader, reactor, channel, gives_way)
                 _release(roused)
         finally:
+            _release(roused)
             if reads or self._reader is reader:
                 # A signal handler raised.
-                _release(roused)
                 assert reactor is not None
                 with lock:
                     self._leave(reader, reactor, channel, False)
                     roused = self._take_roused()
-            _release(roused)
+                _release(roused)
 
     def _leave(
         self,
