@@ -69,13 +69,17 @@ TOO_LATE = Kind(
     "{count} messages came after their expiry time, and were rejected: their senders "
     "have given them up; the first from {address}, {late:.1f} s late",
 )
-
-UNCLAIMED = Kind(
+LATE = Kind(
     logging.WARNING,
-    "a reply that nobody waits for was dropped: it came late or twice, or was not for "
-    "us (to request {id})",
-    "{count} replies that nobody waits for were dropped: they came late or twice, or "
-    "were not for us (the first to request {id})",
+    "a reply came after its call had been given up, and was dropped (to request {id})",
+    "{count} replies came after their calls had been given up, and were dropped (the "
+    "first to request {id})",
+)
+STRAY = Kind(
+    logging.WARNING,
+    "a reply to a request that was not made here was dropped (to request {id})",
+    "{count} replies to requests that were not made here were dropped (the first to "
+    "request {id})",
 )
 
 

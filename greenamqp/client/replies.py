@@ -26,6 +26,10 @@ from greenamqp.engine import (
 # One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.client")
 
+# So many requests that were given up are known, to tell what a reply that nobody waits
+# for is.
+GIVEN_UP = 1000
+
 
 class Replies(WantedLink[Receiver]):
     """See the module.  Hub's context or lock.
@@ -48,6 +52,7 @@ class Replies(WantedLink[Receiver]):
         "_credit",
         "_forbidden",
         "_given",
+        "_given_up",
         "_make_room",
         "_name",
         "_prefix",
@@ -80,6 +85,8 @@ class Replies(WantedLink[Receiver]):
         self._count = 0
         self.address: str | None = None
         self.waiting: dict[typing.Any, Call] = {}
+        # Ids of requests whose callers left without a reply, the latest last.
+        self._given_up: dict[typing.Any, None] = {}
         self.refusal = ""
         self._credit = 0  # of the link, as the peer sees it
 
@@ -105,7 +112,10 @@ class Replies(WantedLink[Receiver]):
 
     def forget(self, call: Call) -> None:
         """Its caller waits no longer."""
-        self.waiting.pop(call.id, None)
+        if self.waiting.pop(call.id, None) is not None:
+            self._given_up[call.id] = None
+            if len(self._given_up) > GIVEN_UP:
+                self._given_up.pop(next(iter(self._given_up)), None)
 
     # -- the life of its link
 
@@ -240,7 +250,7 @@ class Replies(WantedLink[Receiver]):
             return
         call = self.waiting.get(request_id)
         if call is None:
-            self._context.notices.add(notices.UNCLAIMED, id=request_id)
+            self._unclaimed(request_id)
         elif is_reply:
             # In this order: what a signal handler raises may cut it off.
             call.reply = Reply(format, content)
@@ -250,6 +260,17 @@ class Replies(WantedLink[Receiver]):
             # A heartbeat: the server is at work on it.
             call.monitor_deadline = self._context.hub.now() + call.monitor
         self._used_credit()
+
+    def _unclaimed(self, id: typing.Any) -> None:
+        """A reply came to a request that no call waits for."""
+        if id in self._given_up:
+            self._context.notices.add(notices.LATE, id=id)
+        elif isinstance(id, str) and id.startswith(f"{self._prefix}."):
+            # Who serves sends a reply again if the connection was lost before it was
+            # acknowledged.
+            LOG.debug("the reply to request %s came again, and was dropped", id)
+        else:
+            self._context.notices.add(notices.STRAY, id=id)
 
     def _dropped(self, link: Receiver, reason: str) -> None:
         LOG.warning("a reply was lost: %s", reason)
@@ -299,6 +320,6 @@ class Replies(WantedLink[Receiver]):
 
     def fail_all(self, reason: str) -> None:
         """Fail all calls that wait for a reply."""
-        for id, call in list(self.waiting.items()):
+        for call in list(self.waiting.values()):
             call.failed(reason)
-            self.waiting.pop(id, None)
+            self.forget(call)

@@ -142,12 +142,18 @@ class Env:
 
         Returns whether it was: eventlet's loop, say, is not polled in a computation.
         """
-        called = []
+        called: list[bool] = []
+        poll = self._poll_interrupted(called)
 
         def on_signal(number: int, frame: object) -> None:
-            if not called:  # another one may be on its way already
-                called.append(True)
-                handler()
+            if called:  # another one may be on its way already
+                return
+            if place == IN_CALL and not self.green and self.hub.engaged():
+                # Another thread read for the main one, which was not asleep yet.
+                poll.again()
+                return
+            called.append(True)
+            handler()
 
         before = signal.signal(signal.SIGUSR1, on_signal)
         try:
@@ -160,7 +166,7 @@ class Env:
                     signal.raise_signal(signal.SIGUSR1)
                 self.turn()
             else:
-                with self._poll_interrupted(called):
+                with poll:
                     if place == IN_SLEEP:
                         self._sleep(called)
                     else:
@@ -191,7 +197,7 @@ class Env:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, old)
 
-    def _poll_interrupted(self, called: list[bool]) -> typing.Any:
+    def _poll_interrupted(self, called: list[bool]) -> _PollInterrupted:
         """Within this, the next poll of the main thread is interrupted."""
         return _PollInterrupted(self, called)
 
@@ -202,6 +208,10 @@ class _PollInterrupted:
         self._called = called
         self._struck = False
         self._undo: typing.Callable[[], None] = lambda: None
+
+    def again(self) -> None:
+        """It was struck too early: strike in a later poll."""
+        self._struck = False
 
     def _strike(self) -> None:
         if self._called or self._struck:
