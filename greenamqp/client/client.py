@@ -36,6 +36,9 @@ SWEEP_INTERVAL = 1.0
 # Links that find no room together are not each given some.  Seconds.
 ROOM_HOLDS = 0.25
 
+# What was not used for so long makes room for what is.  Seconds.
+LEFT_FOR_ROOM = 10.0
+
 # A message that waits for ever is told of in the log when it has waited for so long.
 # Seconds.
 LONG_WAIT = 30.0
@@ -676,14 +679,17 @@ class Client:
     def _make_room(self) -> bool:
         """The connection holds no further link, by its own or the bus's count.  Returns
         whether others were given up for one: of those that are not in use the older
-        half, or what one subscription has, which another connection receives then."""
+        half; sooner than what was used a moment ago, and is soon wanted again, what one
+        subscription has, which another connection receives then."""
         now = self.hub.now()
         if now < self._room_until:
             return True  # it was made a moment ago, for another one
         unused = sorted(self._unused(), key=lambda link: link.last_used)
-        if unused:
-            self._detach(unused[: (len(unused) + 1) // 2])
-        elif not self.room.give_one_up():
-            return False
+        old = [link for link in unused if link.last_used <= now - LEFT_FOR_ROOM]
+        if old or not self.room.give_one_up():
+            older = old or unused
+            if not older:
+                return False
+            self._detach(older[: (len(older) + 1) // 2])
         self._room_until = now + ROOM_HOLDS
         return True

@@ -154,13 +154,19 @@ class Replies(WantedLink[Receiver]):
         return link
 
     def _not_created(self, error: LocalProtocolError | ValueError) -> None:
-        self.refusal = f"no link for replies: {error}"
-        LOG.error("%s", self.refusal)
-        self._rest_for_room()
+        if not self._waits_for_room(str(error)):
+            LOG.error("%s", self.refusal)
+            self.rest()
 
-    def _rest_for_room(self) -> None:
-        """There are too many links: in place of one that is not in use, before long."""
-        self.rest(FIRST_PAUSE if self._make_room() else None)
+    def _waits_for_room(self, reason: str) -> bool:
+        """There are too many links.  Returns whether others are given up for this one,
+        which comes before long."""
+        self.refusal = f"no link for replies: {reason}"
+        if not self._make_room():
+            return False
+        LOG.debug("%s; others make room for it", self.refusal)
+        self.rest(FIRST_PAUSE)
+        return True
 
     def _declaring(self) -> None:
         self.refusal = "waiting for the message bus to declare a queue for replies"
@@ -207,6 +213,8 @@ class Replies(WantedLink[Receiver]):
         if gone and self._given is not None:
             # After a failover; the calls that wait are told below.
             LOG.debug("replies come from another address from now on: %s", reason)
+        elif not was_up and is_full(error) and self._waits_for_room(reason):
+            return
         else:
             LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
@@ -217,8 +225,6 @@ class Replies(WantedLink[Receiver]):
             self.want()
         elif was_up:
             self.rest(FIRST_PAUSE)
-        elif is_full(error):
-            self._rest_for_room()
         else:
             refused = Refused.by_link("the link for replies", error)
             if refused.permanent:

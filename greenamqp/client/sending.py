@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import math
 import typing
 
@@ -25,6 +26,9 @@ from greenamqp.engine import (
     Terminus,
 )
 from greenamqp.hubs import Timer
+
+# One name for all of the room: where in it something is logged is nobody's business.
+LOG = logging.getLogger("greenamqp.client")
 
 # A message that the peer released is sent again after this pause, twice as long each
 # further time up to the option link_retry_delay.  A mesh of routers takes up to a
@@ -377,6 +381,7 @@ class SendingLink(WantedLink[Sender]):
 
     def _wait_for_room(self, reason: str) -> None:
         """Others were given up for this link: try again when they are."""
+        LOG.debug("the link to %s waits for room: %s", self.address, reason)
         self.refusal = reason
         self._rest_if_needed(FIRST_RETRY_PAUSE)
 
@@ -415,6 +420,9 @@ class SendingLink(WantedLink[Sender]):
     ) -> None:
         attaching = self._answered(link)
         reason = str(error) if error is not None else "the peer detached the link"
+        if not was_up and is_full(error) and self._make_room():
+            self._wait_for_room(reason)
+            return
         self._context.notices.add(
             notices.LINK_CLOSED, address=self.address, reason=reason
         )
@@ -428,10 +436,7 @@ class SendingLink(WantedLink[Sender]):
         self.forget_declarations()
         permanent = error is not None and error.condition in _PERMANENT
         pause = FIRST_PAUSE if was_up else None
-        if not was_up and is_full(error) and self._make_room():
-            self._wait_for_room(reason)
-        else:
-            self._refused(reason, permanent, pause, error)
+        self._refused(reason, permanent, pause, error)
         self._lost_outcomes(link, reason)
         self._rest_if_needed(pause)
 

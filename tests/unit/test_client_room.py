@@ -6,6 +6,7 @@ from oslo_messaging import Target
 
 from greenamqp.buses import PREDECESSOR
 from greenamqp.client import Destination, subscription
+from greenamqp.client.client import LEFT_FOR_ROOM
 from greenamqp.client.turns import MAX_DOUBTFUL
 from greenamqp.connection import life
 from greenamqp.connection.state import State
@@ -193,6 +194,32 @@ def test_the_link_for_replies_waits_for_room():
         s.peer.reply(s.peer.received[-1], '{"result": 1}')
         s.world.settle()
         assert call.result() == '{"result": 1}'
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["in use", "not used for long"])
+def test_room_for_what_sends(old, caplog):
+    """What was used a moment ago is soon wanted again: sooner a subscription goes."""
+    with fakes.setting() as s:
+        made = consumers(s, 2)
+        senders = [Destination.reply(name) for name in ("s0", "s1", "s2", "s3")]
+        for each in senders:
+            s.notify(destination=each)
+            s.world.settle()
+        if old:
+            s.world.advance(LEFT_FOR_ROOM + 1)
+        first = s.peer
+        first.refuse["more"] = ("amqp:resource-limit-exceeded", "too many links")
+        task = s.notify(destination=Destination.reply("more"))
+        s.world.settle()
+        kept = [name for name in ("s0", "s1", "s2", "s3") if name in first.inbound]
+        attached = [name for name in kept if fakes.attached(first.inbound[name])]
+        assert attached == (["s2", "s3"] if old else ["s0", "s1", "s2", "s3"])
+        assert len(living(s)) == (1 if old else 2)
+        assert all(each.subscription.attached for each in made)
+        first.refuse.clear()
+        s.world.advance(1)
+        assert task.result() is None
+        assert [each for each in caplog.records if each.levelname == "WARNING"] == []
 
 
 # -- links that may be refused
