@@ -49,7 +49,7 @@ BRIEF = ("reset", "drop", "close")
 KEEPS_REPLIES = ("greenamqp", "rabbitmq")
 
 #: What becomes of a process that uses it.
-PROCESS = ("crash", "stop")
+PROCESS = ("crash", "stop", "fork")
 
 # Of a client's callers: each kind as often as it is named.
 ACTORS = (
@@ -84,6 +84,7 @@ class Plan:
     :ivar actors: what the callers of each client do
     :ivar kills: seconds from one caller that is killed to the next, on average; 0.0:
         none is.  Only green threads can be
+    :ivar most_links: what the bus takes on a connection; 0: far more than they need
     """
 
     seed: int
@@ -92,6 +93,7 @@ class Plan:
     faults: tuple[Fault, ...]
     actors: tuple[str, ...] = ("call",) * 5 + ("cast",) * 2 + ("notify",) * 2
     kills: float = 0.0
+    most_links: int = 0
 
     @property
     def peace_from(self) -> float:
@@ -130,8 +132,11 @@ def plan(seed: int) -> Plan:
         (),
         tuple(rng.choice(ACTORS) for _ in range(8)),
         0.0 if threads else rng.choice((0.0, 0.3, 3.0)),
+        0 if bus == "rabbitmq" else rng.choice((0, 0, 0, 8, 11)),
     )
     faults = [_fault(rng, made) for _ in range(rng.randrange(6))]
+    if bus == "rabbitmq" and rng.random() < 0.2:
+        faults = _rolling(rng, made)
     brief = random.Random(f"brief plan {seed}")
     if bus in KEEPS_REPLIES and brief.random() < 0.3:
         kinds = BRIEF if bus == "rabbitmq" else BRIEF[:-1]
@@ -143,6 +148,19 @@ def plan(seed: int) -> Plan:
         ]
     faults.sort(key=lambda each: each.at)
     return dataclasses.replace(made, faults=tuple(faults))
+
+
+def _rolling(rng: random.Random, made: Plan) -> list[Fault]:
+    """Each node in turn is away for longer than its leaders stay, as when they are
+    restarted one after another."""
+    at, faults = 0.0, []
+    for host in rng.sample(made.hosts, len(made.hosts)):
+        at += round(rng.uniform(0.0, 4.0), 3)
+        seconds = round(rng.uniform(5.0, 9.0), 3)
+        kind = rng.choice(("freeze", "die"))
+        faults.append(Fault(at, kind, host, seconds, rng.randrange(1000)))
+        at = round(at + seconds, 3)
+    return faults
 
 
 def _fault(rng: random.Random, made: Plan) -> Fault:

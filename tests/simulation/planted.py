@@ -17,7 +17,9 @@ from greenamqp.client.wanted import Phase, WantedLink
 from greenamqp.client.watch import Watch
 from greenamqp.connection.failover import Backoff
 from greenamqp.connection.pump import BUFFER_SIZE, Pump
+from greenamqp.driver import GreenAMQPDriver
 from greenamqp.engine import Connection
+from greenamqp.hubs.base import Hub
 from greenamqp.hubs.green import GreenWaiter
 from tests.simulation.run import Run, plan
 from tests.simulation.world import SimWatch
@@ -146,6 +148,8 @@ PLANTED = {
     ),
     "a call that is over is still expected": _patch(Replies, "forget", _nothing),
     "a copy of a request is not known": _patch(Known, "add", _nothing),
+    "a child has its parent's client": _patch(GreenAMQPDriver, "forked", _nothing),
+    "a child has its parent's connection": _patch(Hub, "_let_go", _nothing),
     "what waits is not withdrawn": _patch(SendingLink, "withdraw", _nothing),
 }
 

@@ -83,17 +83,21 @@ class Program:
     def start(self) -> None:
         """Begin a life."""
         run = self.run
-        self.life += 1
-        self.hub = SimHub(run.world, self.name, run.network)
-        run.hubs.append(self.hub)
         conf = _conf()
         hosts = ",".join(f"{host}:5672" for host in run.plan.hosts)
         url = oslo_messaging.TransportURL.parse(conf, f"amqp://{hosts}/{run.query}")
         conf.set_override("notify_outbox", self._outbox(), "oslo_messaging_amqp")
         driver = GreenAMQPDriver(conf, url, "openstack")
         conf.clear_override("notify_outbox", "oslo_messaging_amqp")
-        driver.use_hub(self.hub)
         self.transport = oslo_transport.RPCTransport(driver)
+        self._live()
+
+    def _live(self) -> None:
+        run = self.run
+        self.life += 1
+        self.hub = SimHub(run.world, self.name, run.network)
+        run.hubs.append(self.hub)
+        self.driver.use_hub(self.hub)
         self.hub.go(self.main)
 
     def _outbox(self) -> str | None:
@@ -111,6 +115,19 @@ class Program:
     def crash(self) -> None:
         """Be killed."""
         self.hub.crash()
+
+    def fork(self) -> None:
+        """Go on as a child, whose parent ends without a word, as a daemon does: of what
+        there was, the transport can be used."""
+        hub, outbox = self.hub, self.driver.outbox
+        self.driver.forked()
+        if outbox is not None:
+            outbox.forked()
+        hub.forked()
+        if any(sock.watch is not None for sock in hub.network.owned()):
+            self.run.wrong(f"{self.name}: a child has its parent's connection")
+        self.crash()
+        self._live()
 
     def stop(self, seconds: float) -> None:
         """Stand still, as with SIGSTOP."""
@@ -394,12 +411,22 @@ class Keeping(Calling):
 
     def crash(self) -> None:
         """The files stay, as they are; the memory is gone."""
-        disk = self.driver.outbox._disk if self.driver.outbox is not None else None
+        claim = self._claim()
         super().crash()
-        if disk is not None and disk._claim is not None:
-            self._leave_file(disk._claim)
+        self._leave_file(claim)
 
-    def _leave_file(self, claim: Claim) -> None:
+    def fork(self) -> None:
+        claim = self._claim()
+        super().fork()
+        self._leave_file(claim)
+
+    def _claim(self) -> Claim | None:
+        outbox = self.driver.outbox
+        return outbox._disk._claim if outbox is not None else None
+
+    def _leave_file(self, claim: Claim | None) -> None:
+        if claim is None:
+            return
         # SQLite of this process would go on with what it has in memory: so the file
         # that is found has another name.
         rng, path = self.run.rng, claim.path

@@ -16,7 +16,7 @@ from unittest import mock
 
 from oslo_messaging._drivers import common
 
-from greenamqp import chance
+from greenamqp import chance, fork
 from greenamqp.broker import Broker
 from greenamqp.engine.capi import lib
 from tests.simulation.cluster import Cluster
@@ -90,6 +90,7 @@ class EmbeddedBus:
                     neighbour=self._brokers[0] if self._brokers else None,
                     product=product,
                     idle_timeout=6,
+                    max_links=run.plan.most_links or 8_192,
                 )
             )
 
@@ -199,6 +200,8 @@ class Run:
             return
         if fault.kind == "stop":
             program.stop(fault.seconds)
+        elif fault.kind == "fork":
+            program.fork()
         else:
             program.crash()
             self.world.call_at(self.world.clock + fault.seconds, program.start)
@@ -245,7 +248,10 @@ class Run:
         logging.getLogger("oslo_messaging").setLevel(logging.CRITICAL)
         chance.use(random.Random(f"chance {self.plan.seed}"))
         try:
-            with mock.patch.object(common, "traceback", _Brief):
+            with (
+                mock.patch.object(common, "traceback", _Brief),
+                mock.patch.object(fork, "_kept", []),
+            ):
                 self._play()
         except Stuck as exc:
             self.wrong(f"stuck: {exc}")
