@@ -228,9 +228,12 @@ class Room:
     def has_room(self, links: int) -> bool:
         """Whether so many more links of subscriptions fit into this connection.
 
-        If there are none yet, they always do, as they would fit nowhere else either.
+        If there are none yet, they always do, as they would fit nowhere else either;
+        but for a connection that what sends and replies wants for itself.
         """
-        return not self.links_held or self.links_held + links <= self._capacity
+        if not self.links_held and self._limit != 0:
+            return True
+        return self.links_held + links <= self._capacity
 
     @property
     def _capacity(self) -> int:
@@ -263,16 +266,22 @@ class Room:
         received over another connection from now on."""
         if len(subscription.links) >= self.links_held:
             return False
-        subscription.detach()
-        self._limit = self.links_held
-        self.pass_on(subscription)
+        self._give_up(subscription)
         return True
 
     def give_one_up(self) -> bool:
         """Have the latest subscription received over another connection, as there is no
         room for what sends or replies.  Returns whether there was one to spare."""
         latest = next(reversed(self.subscriptions), None)
-        return latest is not None and self.displace(latest)
+        if latest is None:
+            return False
+        self._give_up(latest)
+        return True
+
+    def _give_up(self, subscription: Subscription) -> None:
+        subscription.detach()
+        self._limit = self.links_held
+        self.pass_on(subscription)
 
     def remove(self, subscription: Subscription) -> None:
         """It is wanted no longer."""

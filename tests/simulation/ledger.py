@@ -90,7 +90,12 @@ class Ledger:
             arrivals = self.arrivals[message.number]
             if message.kind in REQUESTS:
                 yield from self._twice(message, arrivals)
-            elif not self._plan.faults and message.number not in self.requeued:
+            elif (
+                not self._plan.faults
+                # To make room a subscription goes elsewhere, with what it holds.
+                and not self._plan.most_links
+                and message.number not in self.requeued
+            ):
                 seen = collections.Counter(each.consumer for each in arrivals)
                 for consumer, times in seen.items():
                     if times > 1:

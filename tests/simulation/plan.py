@@ -8,6 +8,7 @@ import random
 # Seconds of virtual time.
 TROUBLE = 40.0
 PEACE = 20.0
+LAST = 10.0  # of peace, at the least
 CALL_TIMEOUT = 8.0
 
 # After so long without a fault a call has to succeed: a bus needs up to 16 s to see
@@ -97,10 +98,15 @@ class Plan:
 
     @property
     def peace_from(self) -> float:
-        """When everything has to flow again."""
+        """When everything has to flow again, seconds after the beginning."""
         ends = [fault.at + fault.seconds for fault in self.faults]
         longest = RABBIT_RECOVERY if self.bus == "rabbitmq" else RECOVERY
         return max(ends, default=0.0) + longest
+
+    @property
+    def length(self) -> float:
+        """When nobody begins anything any more, seconds after the beginning."""
+        return max(TROUBLE + PEACE, self.peace_from + LAST)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -159,12 +165,12 @@ def plan(seed: int) -> Plan:
 
 
 def _rolling(rng: random.Random, made: Plan) -> list[Fault]:
-    """Each node in turn is away for longer than its leaders stay, as when they are
-    restarted one after another."""
+    """Each node in turn is away for longer than its leaders stay, twice, as when they
+    are restarted one after another."""
     at, faults = 0.0, []
-    for host in rng.sample(made.hosts, len(made.hosts)):
-        at += round(rng.uniform(0.0, 4.0), 3)
-        seconds = round(rng.uniform(5.0, 9.0), 3)
+    for host in 2 * rng.sample(made.hosts, len(made.hosts)):
+        at = round(at + rng.uniform(0.0, 3.0), 3)
+        seconds = round(rng.uniform(6.0, 8.0), 3)
         kind = rng.choice(("freeze", "die"))
         faults.append(Fault(at, kind, host, seconds, rng.randrange(1000)))
         at = round(at + seconds, 3)

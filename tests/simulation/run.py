@@ -26,9 +26,7 @@ from tests.simulation.plan import (
     CALL_TIMEOUT,
     CLIENTS,
     KEEPER,
-    PEACE,
     SERVERS,
-    TROUBLE,
     Fault,
     Plan,
     plan,
@@ -55,7 +53,10 @@ class _Records(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.count += record.levelno >= logging.WARNING
-        self._run.note("log", f"{record.levelname} {record.getMessage()}")
+        text = record.getMessage()
+        if disk := self._run.disk_path:
+            text = text.replace(disk, "/disk")
+        self._run.note("log", f"{record.levelname} {text}")
         if record.exc_info:
             self._run.wrong(f"a traceback: {self.format(record)}")
 
@@ -135,7 +136,7 @@ class Run:
         self.begin = self.world.clock
         self.hubs: list[SimHub] = []
         self.server_names = SERVERS
-        self._disk = ""
+        self.disk_path = ""
         self._records = _Records(self)
         self.bus = (Cluster if wanted.bus == "rabbitmq" else EmbeddedBus)(self)
         self.hubs += self.bus.hubs
@@ -159,7 +160,7 @@ class Run:
     @property
     def end(self) -> float:
         """When nobody begins anything any more."""
-        return self.begin + TROUBLE + PEACE
+        return self.begin + self.plan.length
 
     @property
     def peace_from(self) -> float:
@@ -181,9 +182,9 @@ class Run:
 
     def disk(self) -> str:
         """A directory that processes leave files in."""
-        if not self._disk:
-            self._disk = tempfile.mkdtemp(prefix="simulation-")
-        return self._disk
+        if not self.disk_path:
+            self.disk_path = tempfile.mkdtemp(prefix="simulation-")
+        return self.disk_path
 
     # -- what goes wrong
 
@@ -262,8 +263,8 @@ class Run:
             chance.use(None)
             logger.setLevel(level)
             logger.propagate = propagate
-            if self._disk:
-                shutil.rmtree(self._disk)
+            if self.disk_path:
+                shutil.rmtree(self.disk_path)
         return self.mistakes
 
     def _play(self) -> None:

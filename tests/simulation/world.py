@@ -297,7 +297,8 @@ class SimHub(GreenHub):
         self.is_entered = lock._is_owned
 
     def identity(self) -> dict[str, typing.Any]:
-        return {"pid": self.pid, "node": self.process}
+        # Not what plays the run: the length of each frame is part of it.
+        return {"process": "simulated", "pid": self.pid, "node": self.process}
 
     def maybe_change(self) -> None:
         """Another thread's turn, perhaps."""

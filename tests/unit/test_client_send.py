@@ -912,31 +912,30 @@ def test_no_more_links_than_the_peer_allows():
         assert all(task.result() is None for task in tasks)
 
 
-@pytest.mark.parametrize("freed", [True, False])
-def test_no_link_left_for_replies(freed):
+def test_no_link_left_for_replies():
+    """The subscription that has taken them all goes to another connection."""
     with fakes.setting(link_retry_delay=5, network={"channel_max": 0}) as s:
         s.up()
-        # Links that are in use, unlike those of senders, make no room.
         names = [f"a{n}" for n in range(LINKS_PER_SESSION - 1)]
         subscription = s.client.subscribe(
             lambda addresser: [Node(name) for name in names], 10, print
         )
         s.world.settle()
         # There is one already to where it is sent to.
-        sent = len(s.peer.received)
+        first, sent = s.peer, len(s.peer.received)
         call = s.call(timeout=20)
         s.world.settle()
-        assert len(s.peer.received) == sent
-        if freed:
-            s.client.unsubscribe(subscription)
-            s.world.advance(6)
-            s.peer.reply(s.peer.received[-1], "answer")
-            s.world.settle()
-            assert call.result() == "answer"
-        else:
-            s.world.advance(20)
-            with pytest.raises(TimeoutError, match="the peer allows 1 session"):
-                call.result()
+        assert len(first.received) == sent
+        s.world.advance(6)
+        first.reply(first.received[-1], "answer")
+        s.world.settle()
+        assert call.result() == "answer"
+        assert subscription.attached
+        assert s.peer is not first and len(s.peer.outbound) == len(names)
+        # Others follow it.
+        further = s.client.subscribe(lambda addresser: [Node("b")], 10, print)
+        s.world.settle()
+        assert further.attached and "b" in s.peer.outbound
 
 
 def test_links_that_are_not_used_make_room():
