@@ -632,18 +632,28 @@ class Listener(base.Listener):
         if unique_id is None:
             return self._kind(self._client, arrival, request)
         known = self.known(request.reply_to)
-        if unique_id in known:
+        if self._kind.may_come_again:
+            is_copy = unique_id in known
+        else:
+            is_copy = True
+            try:
+                with self.hub.lock:  # another thread may have a copy in its hands
+                    is_copy = unique_id in known
+                    if not is_copy:
+                        known.add(unique_id)
+            except BaseException:
+                if not is_copy:
+                    known.discard(unique_id)
+                raise
+        if is_copy:
             self._drop_copy(arrival, unique_id)
             return None
-        message = self._kind(self._client, arrival, request)
-        if not self._kind.may_come_again:
-            try:
-                with self.hub.lock:
-                    known.add(unique_id)
-            except BaseException:
+        try:
+            return self._kind(self._client, arrival, request)
+        except BaseException:
+            if not self._kind.may_come_again:
                 known.discard(unique_id)
-                raise
-        return message
+            raise
 
     def poll(
         self,

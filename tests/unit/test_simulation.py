@@ -21,6 +21,7 @@ KEPT = {
     21: "replies were lost in a session that was deaf, and nobody noticed",
     117: "a wait had a gap, in the simulation alone",
     34: "a link was attached in a session that the bus had ended",
+    11: "two threads had a copy of a request each, and both executed it",
     1795976283004: "a timer of a process that was frozen could not be cancelled any "
     "more, in the simulation alone",
 }
