@@ -614,6 +614,7 @@ class Client:
             self._links.values,
             context.flush,
             self.connection.leave,
+            hasty=self.connection.after_silence,
         )
         if self.replies.waiting or any(
             entry.is_call for link in self._links.values() for entry in link.pending

@@ -194,9 +194,11 @@ class ReceivingLink(WantedLink[Receiver]):
         # Where a refusal ends the session, it may have been meant for another link.
         meant = self.alone or not context.bus.refusal_ends_session
         self.alone = not was_up
-        if was_up:
+        stalled = isinstance(error, SessionStalled)
+        if was_up or stalled:
+            # What was not answered was not refused: at once, in another session.
             delay = min(delay, FIRST_PAUSE)
-        if not isinstance(error, SessionStalled):
+        if not stalled:
             self.forget_declarations()
         if not was_up and is_full(error) and self._owner.displace():
             return

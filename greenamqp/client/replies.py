@@ -220,7 +220,11 @@ class Replies(WantedLink[Receiver]):
         self.refusal = f"the link for replies was closed: {reason}"
         self.forget_declarations()
         self._address_lost(self.refusal, self.survives or self.node.outlives_link)
-        if isinstance(error, SessionStalled) or (gone and self._given is not None):
+        stalled = isinstance(error, SessionStalled)
+        watch = self._context.watch
+        if stalled and watch is not None and watch.hasty:
+            self.want()  # it may soon be served by another node
+        elif stalled or (gone and self._given is not None):
             self._elsewhere()
             self.want()
         elif was_up:

@@ -130,6 +130,12 @@ class SendingLink(WantedLink[Sender]):
         handles = link.handles if link is not None else ()
         return any(not entry.done for entry in (*self.pending, *handles))
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether all that waits for its outcome may be sent again."""
+        handles = self.link.handles if self.link is not None else ()
+        return all(entry.done or entry.repeatable for entry in handles)
+
     def describe(self) -> dict[str, typing.Any]:
         """See :func:`greenamqp.describe`."""
         link = self.link

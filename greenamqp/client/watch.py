@@ -10,6 +10,12 @@ detached, and go on in others.  Which of them was at fault is not known; each th
 waited for something has a session of its own from then on, until it has got an answer.
 If that does not help a link that sends, the connection is left: see `pursuit`.
 
+A node that was left because it was silent is frozen, or cut off: the others take up to
+ten seconds to agree that its queues are led elsewhere, and what is asked of such a
+queue before that may never be answered.  So for HASTE_LASTS seconds over the next
+connection an attach, and an outcome of what may be sent again, is waited for no longer
+than HASTE, in one new session after the other.
+
 All this is for a bus that answers.  One that is frozen, or that holds back all who
 publish because its memory or disk is full, answers nothing, and to send again would
 only make copies.  So before anything is left the bus is asked for a session, which
@@ -32,6 +38,14 @@ from greenamqp.hubs import Hub, Timer
 LOG = logging.getLogger("greenamqp.client")
 
 
+#: How long an answer is waited for after a silent host was left.  Seconds.
+HASTE = 2.0
+
+#: For so long after its successor was connected to.  RabbitMQ's nodes take ten seconds
+#: to notice that another one stands still, which began before.  Seconds.
+HASTE_LASTS = 15.0
+
+
 class Sending(typing.Protocol):
     """A link that sends, over any number of links of the engine in turn."""
 
@@ -42,6 +56,10 @@ class Sending(typing.Protocol):
     def missed(self) -> bool:
         """Whether anybody waits for what its link was given, or for the link."""
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether all that waits for its outcome may be sent again."""
+
 
 class Watch:
     """See the module.  One for each connection; hub's context or lock.
@@ -51,6 +69,7 @@ class Watch:
     :param senders: the links that send, whose outcomes are waited for
     :param left: called after links were given up
     :param leave: leaves the connection, for the reason given
+    :param hasty: whether the connection before was left as its host was silent
     """
 
     def __init__(
@@ -64,6 +83,7 @@ class Watch:
         senders: typing.Callable[[], typing.Iterable[Sending]],
         left: typing.Callable[[], None],
         leave: typing.Callable[[str], None],
+        hasty: bool = False,
     ) -> None:
         self._hub = hub
         self._where = where
@@ -86,9 +106,11 @@ class Watch:
         self._mute = False
         # Whether it takes no messages, in new sessions either.
         self._full = False
+        self._asked_at = 0.0
         self._timer: Timer | None = None
+        self._hasty_until = hub.now() + HASTE_LASTS if hasty else 0.0
         if patience is not None:
-            self._look_later(patience)
+            self._look_later()
 
     def stop(self) -> None:
         """The connection is gone."""
@@ -109,25 +131,38 @@ class Watch:
             self._heard[link.session] = self._hub.now()
         return waited
 
-    def _look_later(self, patience: float) -> None:
-        self._timer = self._hub.call_at(self._hub.now() + patience / 2, self._look)
+    @property
+    def hasty(self) -> bool:
+        """Whether answers are waited for but briefly."""
+        return self._hub.now() < self._hasty_until
+
+    @property
+    def _shortest(self) -> float:
+        assert self._patience is not None
+        return min(HASTE, self._patience) if self.hasty else self._patience
+
+    def _look_later(self) -> None:
+        pause = self._shortest / 2
+        self._timer = self._hub.call_at(self._hub.now() + pause, self._look)
 
     def _look(self) -> None:
         patience = self._patience
         assert patience is not None
-        self._look_later(patience)
-        late = self._late(patience)
+        self._look_later()
+        late = self._late()
         if self._full and not late:
             self._full = False
             LOG.warning("%s takes messages again", self._where)
         if self._asking:
-            self._found_mute()
+            if self._hub.now() >= self._asked_at + patience / 2:
+                self._found_mute()
         elif late:
+            self._asked_at = self._hub.now()
             self._asking = self._connection.probe(self._answers)
             if self._asking:
                 self._left()
             else:
-                self._give_up(late, patience)  # no session is left to ask for
+                self._give_up(late)  # no session is left to ask for
 
     # -- does the bus answer at all?
 
@@ -147,11 +182,10 @@ class Watch:
 
     def _answered_at_all(self) -> None:
         self._asking = False
-        patience = self._patience
-        if patience is None:
+        if self._patience is None:
             return
         if not self._mute:
-            self._give_up(self._late(patience), patience)
+            self._give_up(self._late())
             return
         self._mute = False
         LOG.warning("%s answers again", self._where)
@@ -163,19 +197,20 @@ class Watch:
 
     # -- who waits too long
 
-    def _late(self, patience: float) -> dict[Link, Sending | None]:
+    def _late(self) -> dict[Link, Sending | None]:
         """The links that have waited for one thing for too long; which sending link
         that is."""
-        now = self._hub.now()
+        now, hasty, shortest = self._hub.now(), self.hasty, self._shortest
         late: dict[Link, Sending | None] = {}
         senders = {
             sender.link: sender for sender in self._senders() if sender.link is not None
         }
         for link, since in self._attaching.items():
-            if since > now - patience:
+            if since > now - shortest:
                 break
             sender = senders.get(typing.cast(Sender, link))
-            if self._heard.get(link.session, since) <= now - self._pause(sender):
+            pause = self._pause(sender, hasty)
+            if self._heard.get(link.session, since) <= now - pause:
                 late[link] = sender
         if not self._attaching:
             self._heard.clear()
@@ -192,26 +227,29 @@ class Watch:
         for thing, each, sender in waiting:
             before, since = self._waits.get(each, (None, now))
             waits[each] = (thing, since if before is thing else now)
-            if before is thing and since <= now - self._pause(sender):
+            again = hasty and sender is not None and sender.repeatable
+            if before is thing and since <= now - self._pause(sender, again):
                 late[each] = sender
         self._waits = waits
         return late
 
-    def _pause(self, sender: Sending | None) -> float:
+    def _pause(self, sender: Sending | None, hasty: bool) -> float:
         """How long it may wait."""
         assert self._patience is not None
+        if hasty:
+            return self._shortest
         if sender is None:
             return self._patience
         return self._pursuits.pause(sender.destination, self._patience)
 
-    def _give_up(self, late: dict[Link, Sending | None], patience: float) -> None:
+    def _give_up(self, late: dict[Link, Sending | None]) -> None:
         """The bus answers, but not these."""
         if not late:
             return
-        now = self._hub.now()
+        now, patience, hasty = self._hub.now(), self._shortest, self.hasty
         elsewhere = False
         for link, sender in list(late.items()):
-            if sender is None:
+            if sender is None or hasty:
                 continue
             pursued = sender.destination in self._pursuits
             if pursued and sender.link is not None and sender.link.held_back:

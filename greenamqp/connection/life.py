@@ -145,6 +145,8 @@ class BusConnection:
         self._came_up = 0
         # Since when it is wanted and not up, and for how long it was before.
         self._down_since: float | None = None
+        #: Whether the latest one that was up ended as its host was silent.
+        self.after_silence = False
         self._down_before = 0.0
         if patience is None:
             patience = CONNECT_TIMEOUT if len(hosts) == 1 else CONNECT_TIMEOUT_OF_MANY
@@ -580,6 +582,7 @@ class BusConnection:
         self.state = State.WAITING
         if was_up:
             self._down_since = self.hub.now()
+            self.after_silence = self.engine is not None and self.engine.silent
         self._discard_engine()
         self._owner.connection_lost(self.last_failure)
         LOG.warning(

@@ -111,6 +111,8 @@ _LINK_INIT = lib.PN_LINK_INIT
 _LINK_REMOTE_DETACH = lib.PN_LINK_REMOTE_DETACH
 _TRANSPORT_ERROR = lib.PN_TRANSPORT_ERROR
 _NULL = capi.NULL
+#: What proton calls a peer that was silent for longer than our idle time-out.
+_SILENT = "local-idle-timeout expired"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,6 +350,12 @@ class Connection(ConnectionEvents):
     def remote_idle_timeout(self) -> float:
         """Seconds within which the peer wants to hear from us; 0: it does not care."""
         return lib.pn_transport_get_remote_idle_timeout(self._transport) / 1000.0
+
+    @property
+    def silent(self) -> bool:
+        """Whether it ended as the peer was silent for too long."""
+        condition = capi.condition_of(lib.pn_transport_condition(self._transport))
+        return condition is not None and condition[1] == _SILENT
 
     @property
     def remote_opened(self) -> bool:
@@ -712,7 +720,7 @@ class Connection(ConnectionEvents):
         if condition is None:
             return "the connection was closed without a reason"
         name, text = condition
-        if text == "local-idle-timeout expired":
+        if text == _SILENT:
             # Ours; proton's name for it would accuse the peer of something else.
             return (
                 f"the peer was silent for longer than the idle time-out of "

@@ -11,6 +11,7 @@ from oslo_messaging import Target, exceptions
 from greenamqp.buses import identify
 from greenamqp.client import Destination
 from greenamqp.client.pursuit import FORGOTTEN_AFTER, LONGEST, Pursuits
+from greenamqp.client.watch import HASTE, HASTE_LASTS
 from greenamqp.connection.failover import Host
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, Message, Sender
@@ -410,3 +411,91 @@ def test_a_bus_that_takes_no_messages_in_new_sessions_either_is_not_left(
         assert task.result() is None
         assert caplog.text.count("takes messages again") == 1
         assert len(s.network.peers) == 1
+
+
+# -- after a host that was silent
+
+SILENT = 5
+HOSTS = [Host("one", 5672), Host("two", 5672)]
+
+
+def frozen(s, **network):
+    """The host stands still, and is left; so is what the next one says of itself."""
+    s.network.default = {"product": "RabbitMQ", **network}
+    s.peer.silent = True
+    successor(s)
+
+
+def successor(s):
+    """Until the next connection is there."""
+    for _ in range(10 * (SILENT + 10)):
+        s.world.advance(0.1)
+        if len(s.network.peers) == 2 and s.client.connection.state is State.UP:
+            break
+    first, second = (hostname for _, hostname, _ in s.network.attempts)
+    assert first != second
+
+
+def test_the_successor_of_a_silent_host_is_not_waited_for_as_long():
+    with rabbit(hosts=HOSTS, silent_host_timeout=SILENT, link_retry_delay=60) as s:
+        s.up()
+        consumer = Consumer(s, "queue")
+        s.world.settle()
+        frozen(s, answer=False)
+        s.peer.answer = True  # to other attaches than that
+        s.world.advance(2 * HASTE)
+        assert consumer.subscription.attached
+        # Over the same connection.
+        assert len(s.network.peers) == 2
+
+
+def test_what_may_be_sent_again_is_in_one_new_session_after_the_other():
+    with rabbit(hosts=HOSTS, silent_host_timeout=SILENT) as s:
+        s.up()
+        s.notify("x", destination=GOOD)
+        s.world.settle()
+        frozen(s, outcome=lambda message: None)
+        task = s.notify("bad", destination=BAD, timeout=600)
+        s.world.advance(4 * HASTE)
+        assert received(s, "bad")[1] >= 3
+        assert len(s.network.peers) == 2
+        s.peer.outcome = lambda message: ACCEPTED
+        s.world.advance(2 * HASTE)
+        assert task.result() is None
+
+
+def test_what_must_not_arrive_twice_has_its_time_there_too():
+    with rabbit(hosts=HOSTS, silent_host_timeout=SILENT) as s:
+        s.up()
+        frozen(s, outcome=lambda message: None)
+        task = s.cast("bad", destination=BAD, timeout=600)
+        s.world.advance(PATIENCE - 0.1)
+        assert not task.done
+        (only,) = (each for each in s.peer.received if each.message.body == "bad")
+        only.link.settle(only.delivery)
+        s.world.settle()
+        assert task.result() is None
+
+
+def test_replies_keep_their_place_there():
+    with rabbit(hosts=HOSTS, silent_host_timeout=SILENT) as s:
+        s.up()
+        frozen(s, answer=False)
+        s.call(timeout=900, destination=Destination.of(Target(topic="t"), "rpc"))
+        s.world.settle()
+        first = s.client.replies._name
+        s.world.advance(2 * HASTE)
+        assert s.client.replies._name == first
+        s.world.advance(HASTE_LASTS + NOTICED)
+        assert s.client.replies._name != first
+
+
+def test_a_connection_that_was_cut_is_followed_by_one_with_patience():
+    with rabbit(hosts=HOSTS, silent_host_timeout=SILENT) as s:
+        s.up()
+        s.network.default = {"product": "RabbitMQ", "answer": False}
+        s.peer.cut()
+        successor(s)
+        Consumer(s, "queue")
+        s.world.advance(3 * HASTE)
+        assert len(s.peer.unanswered) == 1
