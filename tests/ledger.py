@@ -63,13 +63,22 @@ class Arrivals:
             }
 
 
+#: The error of what was on its way when the sending was given up.
+PENDING = "still pending"
+
+
 class Sending:
     """Sends numbered notifications and calls, in turn, from many threads at once.
 
+    Each thread is a caller of its own, whose numbers are `caller`, `caller + threads`
+    and so on.
+
     :param topic: of the servers and listeners that have :class:`Arrivals`
-    :param messages: so many of either
+    :param messages: so many of either; None: until it is stopped
     :param timeout: seconds that a call may take
     :param tell: called with how many of them all have ended, now and then
+    :param kinds: what is sent: "notify", "call" or both
+    :param pause: seconds from the end of one to the next
     """
 
     #: How often `tell` is called: after so many.
@@ -79,53 +88,77 @@ class Sending:
         self,
         transport: typing.Any,
         topic: str,
-        messages: int,
+        messages: int | None,
         threads: int,
         timeout: float,
-        tell: typing.Callable[[int], None],
+        tell: typing.Callable[[int], None] = lambda ended: None,
         filling: str = "x" * 1000,
+        kinds: typing.Sequence[str] = ("notify", "call"),
+        pause: float = 0.0,
     ) -> None:
         self._transport = transport
         self._topic = topic
         self._client = oslo_messaging.get_rpc_client(
             transport, oslo_messaging.Target(topic=topic), timeout=timeout
         )
+        self._messages = messages
         self._filling = filling
         self._tell = tell
+        self._kinds = kinds
+        self._pause = pause
         self._lock = threading.Lock()
-        # In turn, so that neither kind is done long before the other.
-        self._left = itertools.product(range(messages), ("notify", "call"))
+        self._stopped = threading.Event()
         self._ended = 0
         # When each began and ended, and the error it ended with or None.
         self._notes: dict[str, list[tuple[int, float, float, str | None]]] = {
             "notify": [],
             "call": [],
         }
+        # By caller, what it has begun and not ended: kind, number, instant.
+        self._begun: dict[int, tuple[str, int, float]] = {}
         self._wrong: list[list[typing.Any]] = []
-        self._threads = [threading.Thread(target=self._work) for _ in range(threads)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(caller, threads), daemon=True)
+            for caller in range(threads)
+        ]
 
-    def run(self) -> None:
-        """Send all of it."""
+    def start(self) -> None:
+        """Begin to send."""
         for thread in self._threads:
             thread.start()
+
+    def join(self) -> None:
+        """Wait until all of it is sent."""
         for thread in self._threads:
             thread.join()
 
-    def _work(self) -> None:
+    def stop(self, patience: float) -> None:
+        """Begin nothing more, and wait so many seconds for what has begun."""
+        self._stopped.set()
+        deadline = time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self, caller: int, callers: int) -> None:
         send = {"notify": self._notify, "call": self._call}
-        while True:
-            with self._lock:
-                number, kind = next(self._left, (None, ""))
-            if number is None:
+        numbers: typing.Iterable[int] = itertools.count(caller, callers)
+        if self._messages is not None:
+            numbers = range(caller, self._messages, callers)
+        # In turn, so that neither kind is done long before the other.
+        for number, kind in ((n, kind) for n in numbers for kind in self._kinds):
+            if self._stopped.wait(self._pause):
                 return
             begun = time.monotonic()
+            with self._lock:
+                self._begun[caller] = kind, number, begun
             error = None
             try:
                 send[kind](number)
             except Exception as exc:
                 error = f"{type(exc).__name__}: {exc}"
-            self._notes[kind].append((number, begun, time.monotonic(), error))
             with self._lock:
+                del self._begun[caller]
+                self._notes[kind].append((number, begun, time.monotonic(), error))
                 self._ended += 1
                 ended = self._ended
             if ended % self.STEP == 0:
@@ -154,8 +187,14 @@ class Sending:
             self._wrong.append([number, answer])
 
     def ledger(self) -> dict[str, typing.Any]:
-        """All of it; instants are the machine's monotonic clock."""
-        return {"wrong": self._wrong, **self._notes}
+        """All of it; instants are the machine's monotonic clock.  What has not ended
+        ends now, with the error PENDING."""
+        now = time.monotonic()
+        with self._lock:
+            notes = {kind: list(each) for kind, each in self._notes.items()}
+            for kind, number, begun in self._begun.values():
+                notes[kind].append((number, begun, now, PENDING))
+            return {"wrong": list(self._wrong), **notes}
 
 
 class Figures(typing.TypedDict):
@@ -166,57 +205,36 @@ class Figures(typing.TypedDict):
     not_accepted: dict[str, int]
     arrived: int
     lost: list[int]
-    doubled: int
+    doubled: list[int]
     calls: int
     answered: int
     call_errors: dict[str, int]
     wrong_replies: list[list[typing.Any]]
-    executed_twice: int
+    executed: int
+    executed_twice: list[int]
     longest_call: float
-    longest_notification: float
-    seconds: float
-    back_after: dict[str, float | None]
 
 
-def compare(
-    sent: dict[str, typing.Any],
-    got: dict[str, typing.Any],
-    broken: float | None = None,
-) -> Figures:
-    """The ledger of a :class:`Sending` against that of its :class:`Arrivals`.
-
-    :param broken: the instant at which something was broken: `back_after` then has how
-        many seconds later the first notification and call ended well that were begun
-        after it
-    """
+def compare(sent: dict[str, typing.Any], got: dict[str, typing.Any]) -> Figures:
+    """The ledger of a :class:`Sending` against that of its :class:`Arrivals`."""
     notified, executed = dict(got["notified"]), dict(got["executed"])
     accepted = {number for number, _, _, error in sent["notify"] if error is None}
-    every = sent["notify"] + sent["call"]
-    back: dict[str, float | None] = {}
-    for kind in ("notify", "call") if broken is not None else ():
-        well = [
-            ended
-            for _, begun, ended, error in sent[kind]
-            if error is None and begun > broken
-        ]
-        back[kind] = min(well) - broken if well else None
     return {
         "sent": len(sent["notify"]),
         "accepted": len(accepted),
         "not_accepted": _errors(sent["notify"]),
         "arrived": len(notified),
         "lost": sorted(accepted - notified.keys()),
-        "doubled": sum(count > 1 for count in notified.values()),
+        "doubled": sorted(n for n, count in notified.items() if count > 1),
         "calls": len(sent["call"]),
         "answered": sum(error is None for _, _, _, error in sent["call"]),
         "call_errors": _errors(sent["call"]),
         "wrong_replies": sent["wrong"],
-        "executed_twice": sum(count > 1 for count in executed.values()),
-        "longest_call": _longest(sent["call"]),
-        "longest_notification": _longest(sent["notify"]),
-        "seconds": max(ended for _, _, ended, _ in every)
-        - min(begun for _, begun, _, _ in every),
-        "back_after": back,
+        "executed": len(executed),
+        "executed_twice": sorted(n for n, count in executed.items() if count > 1),
+        "longest_call": max(
+            (ended - begun for _, begun, ended, _ in sent["call"]), default=0.0
+        ),
     }
 
 
@@ -225,7 +243,3 @@ def _errors(notes: list[list[typing.Any]]) -> dict[str, int]:
     return dict(
         collections.Counter(error for _, _, _, error in notes if error).most_common()
     )
-
-
-def _longest(notes: list[list[typing.Any]]) -> float:
-    return max((ended - begun for _, begun, ended, _ in notes), default=0.0)

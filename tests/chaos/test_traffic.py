@@ -9,6 +9,7 @@ from tests.chaos.brokers import Broker
 from tests.chaos.forwarder import Forwarder
 from tests.chaos.workers import Worker
 from tests.functional.certificates import Authority
+from tests.ledger import compare
 
 #: Seconds by which a call may end after its time-out, however busy the machine; the
 #: figure that is printed is far below.
@@ -19,8 +20,7 @@ def run(
     world: str,
     broker,
     capsys,
-    notifications: int,
-    calls: int,
+    messages: int,
     *,
     client_cut: float = 0,
     server_cut: float = 0,
@@ -34,9 +34,9 @@ def run(
     timeout: float = 20,
     wait: float = 120,
 ) -> dict:
-    """Let a client and a server talk while their connections are cut every so many
-    seconds, or so often after some of their traffic; checks what may never be, prints
-    the figures, returns the ledgers."""
+    """Let a client and a server talk, with as many notifications and calls, while
+    their connections are cut every so many seconds, or so often after some of their
+    traffic; checks what may never be, prints the figures and returns them."""
 
     def url(forwarder: Forwarder) -> str:
         return f"amqp://127.0.0.1:{forwarder.port}/{query}"
@@ -44,9 +44,8 @@ def run(
     with contextlib.ExitStack() as stack:
         near = stack.enter_context(Forwarder(broker.port))
         far = stack.enter_context(Forwarder(broker.port))
-        common = {"options": {}, "pause": pause}
         server = stack.enter_context(
-            Worker(world, "traffic:server", url=url(far), **common)
+            Worker(world, "traffic:server", url=url(far), pause=pause)
         )
         server.expect("ready")
         client = stack.enter_context(
@@ -54,11 +53,10 @@ def run(
                 world,
                 "traffic:client",
                 url=url(near),
-                notifications=notifications,
-                calls=calls,
+                messages=messages,
                 threads=threads,
                 timeout=timeout,
-                **common,
+                pause=pause,
             )
         )
         client.expect("ready")
@@ -77,39 +75,26 @@ def run(
             pass
         near.cut_every(0)
         far.cut_every(0)
-        server.tell(accepted=sent["accepted"])
+        accepted = [number for number, _, _, error in sent["notify"] if error is None]
+        server.tell(accepted=accepted)
         got = server.expect("ledger", wait)
         cuts = near.figures()["accepted"] - 1, far.figures()["accepted"] - 1
         for each in (client, server):
             each.finish()
 
-    figures = {
-        "notifications": notifications,
-        "accepted": len(sent["accepted"]),
-        "not accepted": sent["failed"],
-        "lost": len(got["missing"]),
-        "came twice": len(got["twice"]),
-        "sent again": len(sent["again"]),
-        "calls": calls,
-        **sent["outcomes"],
-        "wrong replies": len(sent["wrong"]),
-        "executed": got["executed"],
-        "executed twice": len(got["executed_twice"]),
-        "longest call": f"{sent['longest']:.1f} s of {timeout:g} s",
-        "reconnects": f"client {cuts[0]}, server {cuts[1]}",
-        "seconds": f"{sent['seconds']:.1f}",
-    }
+    figures = {**compare(sent, got), "again": sent["again"], "cuts": cuts}
     with capsys.disabled():
-        print(f"\n    {world}: " + ", ".join(f"{k} {v}" for k, v in figures.items()))
+        shown = {k: len(v) if isinstance(v, list) else v for k, v in figures.items()}
+        print(f"\n    {world}: " + ", ".join(f"{k} {v}" for k, v in shown.items()))
 
-    assert got["missing"] == []
-    assert sent["wrong"] == []
-    assert sum(sent["outcomes"].values()) == calls
-    assert sent["longest"] <= timeout + LATE
-    assert sent["outcomes"]["answered"] > 0
+    assert figures["lost"] == []
+    assert figures["wrong_replies"] == []
+    assert figures["sent"] == figures["calls"] == messages
+    assert figures["longest_call"] <= timeout + LATE
+    assert figures["answered"] > 0
     # A call that was answered was executed.
-    assert got["executed"] >= sent["outcomes"]["answered"]
-    return {"sent": sent, "got": got, "cuts": cuts}
+    assert figures["executed"] >= figures["answered"]
+    return figures
 
 
 def limits(count: int) -> list[int]:
@@ -118,48 +103,49 @@ def limits(count: int) -> list[int]:
     return [20_000 + 7919 * number % 60_000 for number in range(count)]
 
 
-def check_client_side(ledgers: dict) -> None:
+def check_client_side(figures: dict) -> None:
     """With the client's connection alone being cut: what came twice was sent twice,
     because its outcome was not known; and no request was executed twice."""
-    assert set(ledgers["got"]["twice"]) <= set(ledgers["sent"]["again"])
-    assert ledgers["got"]["executed_twice"] == []
+    assert set(figures["doubled"]) <= set(figures["again"])
+    assert figures["executed_twice"] == []
+
+
+def check_all_well(figures: dict, messages: int) -> None:
+    """All was accepted and answered, and no request was executed twice."""
+    assert figures["accepted"] == figures["answered"] == messages
+    assert figures["executed_twice"] == []
 
 
 def test_the_client_is_cut(any_world, broker, capsys):
-    ledgers = run(
-        any_world, broker, capsys, 1500, 1500, client_resets=40, pause=0.02, threads=4
+    figures = run(
+        any_world, broker, capsys, 1500, client_resets=40, pause=0.02, threads=4
     )
-    check_client_side(ledgers)
-    assert ledgers["cuts"][0] > 0
+    check_client_side(figures)
+    assert figures["cuts"][0] > 0
 
 
 def test_the_server_is_cut(any_world, broker, capsys):
-    ledgers = run(
-        any_world, broker, capsys, 1500, 1500, server_resets=40, pause=0.02, threads=4
+    figures = run(
+        any_world, broker, capsys, 1500, server_resets=40, pause=0.02, threads=4
     )
-    assert ledgers["sent"]["failed"] == {}
-    assert len(ledgers["sent"]["accepted"]) == 1500
     # A reply that was cut off is sent again, and a request that comes again is known.
-    assert ledgers["sent"]["outcomes"] == {"answered": 1500}
-    assert ledgers["got"]["executed_twice"] == []
-    assert ledgers["cuts"][1] > 0
+    check_all_well(figures, 1500)
+    assert figures["cuts"][1] > 0
 
 
 def test_every_byte_on_its_own(any_world, broker, capsys):
-    ledgers = run(any_world, broker, capsys, 60, 60, split=1, threads=2)
-    assert len(ledgers["sent"]["accepted"]) == 60
-    assert ledgers["sent"]["outcomes"] == {"answered": 60}
-    assert ledgers["got"]["twice"] == ledgers["got"]["executed_twice"] == []
+    figures = run(any_world, broker, capsys, 60, split=1, threads=2)
+    check_all_well(figures, 60)
+    assert figures["doubled"] == []
 
 
 def test_cut_and_split_within_tls(any_world, tmp_path, capsys):
     authority = Authority(tmp_path)
     with Broker("--tls-cert", authority.issue("127.0.0.1")) as broker:
-        ledgers = run(
+        figures = run(
             any_world,
             broker,
             capsys,
-            200,
             200,
             client_resets=8,
             split=97,
@@ -167,32 +153,22 @@ def test_cut_and_split_within_tls(any_world, tmp_path, capsys):
             pause=0.02,
             threads=4,
         )
-    check_client_side(ledgers)
-    assert ledgers["cuts"][0] > 0
+    check_client_side(figures)
+    assert figures["cuts"][0] > 0
 
 
 def test_a_slow_line(any_world, broker, capsys):
-    ledgers = run(any_world, broker, capsys, 20, 20, delay=0.02, threads=2)
-    assert len(ledgers["sent"]["accepted"]) == 20
-    assert ledgers["sent"]["outcomes"] == {"answered": 20}
-    assert ledgers["got"]["twice"] == ledgers["got"]["executed_twice"] == []
+    figures = run(any_world, broker, capsys, 20, delay=0.02, threads=2)
+    check_all_well(figures, 20)
+    assert figures["doubled"] == []
 
 
 @pytest.mark.chaos
 def test_20000_and_20000_while_both_are_cut(any_world, broker, capsys):
-    run(
-        any_world,
-        broker,
-        capsys,
-        20_000,
-        20_000,
-        client_cut=3.1,
-        server_cut=4.3,
-        wait=600,
-    )
+    run(any_world, broker, capsys, 20_000, client_cut=3.1, server_cut=4.3, wait=600)
 
 
 @pytest.mark.chaos
 def test_20000_and_20000_while_the_client_is_cut(any_world, broker, capsys):
-    ledgers = run(any_world, broker, capsys, 20_000, 20_000, client_cut=3.1, wait=600)
-    check_client_side(ledgers)
+    figures = run(any_world, broker, capsys, 20_000, client_cut=3.1, wait=600)
+    check_client_side(figures)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The short form of tests.integration.kills, and queues that do not answer.
+"""Buses that are killed in the middle of traffic, and queues that do not answer.
 
 Each starts a bus of its own, since it is killed.
 """
@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import os
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 
 import oslo_messaging
 import pytest
 from oslo_messaging import Target
 
+from tests.chaos import faults
 from tests.functional.world import WORLDS
-from tests.integration import kills
 from tests.integration.rabbit import PATIENCE, conf, unique
 from tools.buses import Bus
-
-MESSAGES = 3000
-TIMEOUT = 60.0
 
 
 @pytest.fixture
@@ -38,11 +36,17 @@ def started() -> Iterator[Callable[[str], Bus]]:
         bus.stop()
 
 
-def killed(bus: Bus, capsys: pytest.CaptureFixture, **arguments: object) -> None:
-    figures = kills.run(bus, messages=MESSAGES, timeout=TIMEOUT, **arguments)
+def killed(bus: Bus, capsys: pytest.CaptureFixture, world: str, **query: str) -> None:
+    """Kill each node in turn, in the middle of traffic."""
+    url = bus.url() + "?addressing_mode=declared&" + urllib.parse.urlencode(query)
+    plan = [("kill", node) for node in range(bus.kind.nodes)]
+    windows, ledgers = faults.play(
+        bus, {"declared": url}, plan, world=world, callers=16, pause=0.01
+    )
+    rows = faults.figures(windows, ledgers["declared"], callers=16)
     with capsys.disabled():
-        print(f"\n{bus.kind.name}, {arguments}:\n{kills.text(figures)}")
-    kills.check(figures, MESSAGES, TIMEOUT)
+        print(f"\n{bus.kind.name}, {world}, {query}:\n{faults.table({world: rows})}")
+    faults.check(rows)
 
 
 def rabbitmq() -> str:
@@ -53,8 +57,7 @@ def rabbitmq() -> str:
 @pytest.mark.parametrize("queues", ["classic", "quorum"])
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_broker_is_killed(started, world, queues, capsys):
-    options = {"addressing_mode": "declared", "rabbit_queue_type": queues}
-    killed(started(rabbitmq()), capsys, world=world, options=options)
+    killed(started(rabbitmq()), capsys, world, rabbit_queue_type=queues)
 
 
 @pytest.mark.proves("failover")
@@ -66,12 +69,13 @@ def test_a_node_of_a_cluster_is_killed_and_another_host_takes_over(
     kind = rabbitmq().replace("rabbitmq-4.0", "rabbitmq-cluster").replace(
         "rabbitmq-4.3", "rabbitmq-cluster-4.3"
     )
-    options = {
-        "addressing_mode": "declared",
-        "rabbit_queue_type": "quorum",
-        "rabbit_transient_queue_type": transient,
-    }
-    killed(started(kind), capsys, options=options, one_node=True)
+    killed(
+        started(kind),
+        capsys,
+        "threads",
+        rabbit_queue_type="quorum",
+        rabbit_transient_queue_type=transient,
+    )
 
 
 def test_a_queue_without_a_leader_holds_up_no_other(started):

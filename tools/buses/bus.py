@@ -303,6 +303,18 @@ class Bus:
             if process is not None:
                 process.kill()
 
+    def signal(self, number: int, node: int) -> None:
+        """Send a signal to one node, counted from 0: SIGSTOP freezes it."""
+        process = self._process(self._known(), str(node))
+        if process is not None:
+            process.signal(number)
+
+    def wait_gone(self, node: int) -> None:
+        """Wait for the end of a node that was told to end."""
+        process = self._process(self._known(), str(node))
+        if process is not None and not process.wait_gone(_STOP_TIMEOUT):
+            raise BusError(f"node {node + 1} of {self.instance} does not end")
+
     def control(self, *arguments: str, node: int = 0) -> str:
         """Run the broker's own command line tool; its output.
 
