@@ -21,6 +21,9 @@ WORLDS ?= threads gevent eventlet eventlet-asyncio
 # Message buses and worlds of the integration tests, for instance
 #   make integration INTEGRATION="rabbitmq-4.0 artemis eventlet"
 INTEGRATION ?=
+# The short form of the faults of a real cluster.
+CHAOS ?= --bus rabbitmq-cluster --queues quorum --drivers greenamqp,rabbit \
+    --faults kill,freeze,alarm,close,delete-queues,delete-exchanges,kill-queues
 # Message buses that `make buses` installs.
 BUSES ?= rabbitmq-4.0 artemis
 # Further arguments of the short comparison, for instance
@@ -39,7 +42,7 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 
 # Two commands must not fill one environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test integration buses style docs cover bench clean
+.PHONY: help demo test integration chaos buses style docs cover bench clean
 .PHONY: environments list-tests
 # All of `make test`, the longest first.
 TESTS := $(WORLDS:%=test-%) test-unit test-chaos test-simulation test-oslo
@@ -49,6 +52,7 @@ help:
 	@echo "make demo   run the main job on an embedded broker and show its figures"
 	@echo "make test   run all tests but those that need a foreign message bus"
 	@echo "make integration  run them on the message buses, which it installs and starts"
+	@echo "make chaos  what faults of a RabbitMQ cluster cost, beside rabbit://"
 	@echo "make style  ruff and mypy"
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make cover  the tests with a report of what they leave out"
@@ -84,6 +88,10 @@ python-%:
 
 integration: $(VENV)/.test
 	$(BIN)/python -m tests.integration $(INTEGRATION) $(if $(PYTEST),-- $(PYTEST))
+
+# For minutes: not to be mistaken for test-chaos.
+chaos: $(VENV)/.test
+	$(BIN)/python -W ignore -m tests.chaos.faults $(CHAOS)
 
 integration-%: $(VENV)/.test
 	$(BIN)/python -m tests.integration $* $(INTEGRATION) $(if $(PYTEST),-- $(PYTEST))

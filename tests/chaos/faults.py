@@ -65,7 +65,7 @@ BACK = 0.8
 #: Drivers by name: the scheme of their URL, and what its query has.
 DRIVERS = {
     "greenamqp": ("amqp", ""),
-    "declared": ("amqp", "addressing_mode=declared"),
+    "declared": ("amqp", "addressing_mode=declared&rabbit_queue_type={queues}"),
     "rabbit": ("rabbit", ""),
 }
 
@@ -613,8 +613,8 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
         urls = {}
         for driver in drivers:
             scheme, query = DRIVERS[driver]
-            query = "&".join(filter(None, (query, QUEUES[arguments.queues])))
-            urls[driver] = f"{address(scheme)}?{query}"
+            query = query.format(queues=arguments.queues)
+            urls[driver] = f"{address(scheme)}?{query}&{QUEUES[arguments.queues]}"
         nodes = [int(node) - 1 for node in (arguments.nodes or "").split(",") if node]
         nodes = nodes or list(range(count))
         if arguments.long:
