@@ -156,6 +156,13 @@ def test_promises_that_are_not_kept(changed, promise):
         faults.check([row(**changed)])
 
 
+def test_what_went_with_its_queue_is_no_broken_promise():
+    gone = row(got={"notified": [], "executed": []}) | {"fault": "kill"}
+    faults.check([gone], "classic")
+    with pytest.raises(faults.Broken, match="whose send returned arrives"):
+        faults.check([gone], "quorum")
+
+
 def test_a_seed_repeats_the_faults():
     def plan(seed):
         return list(faults._plans(["kill", "close"], [0, 1, 2], 5.0, seed))
