@@ -465,6 +465,15 @@ _failover = [
         "after which the next one is taken; idle_timeout where that is shorter, or 0. "
         "0: idle_timeout alone counts.",
     ),
+    cfg.BoolOpt(
+        "repeat_calls",
+        default=False,
+        help="Send the request of a call again where its outcome was lost with the "
+        "connection, also to a topic of several servers. Without, the call waits: if "
+        "the request was lost, until its time-out. With, it may be executed twice, by "
+        "two servers, as with the rabbit:// driver. To one server it is always sent "
+        "again: that executes one of the two.",
+    ),
 ]
 
 _queues = [

@@ -134,7 +134,17 @@ class SendingLink(WantedLink[Sender]):
     def repeatable(self) -> bool:
         """Whether all that waits for its outcome may be sent again."""
         handles = self.link.handles if self.link is not None else ()
-        return all(entry.done or entry.repeatable for entry in handles)
+        calls = self._repeats_calls and self._replies.survives
+        return all(
+            entry.done or entry.repeatable or (entry.is_call and calls)
+            for entry in handles
+        )
+
+    @property
+    def _repeats_calls(self) -> bool:
+        # One server knows a copy as such; of several another one may get it, and
+        # executes it.
+        return bool(self.destination.server) or self._context.options.repeat_calls
 
     def describe(self) -> dict[str, typing.Any]:
         """See :func:`greenamqp.describe`."""
@@ -572,9 +582,8 @@ class SendingLink(WantedLink[Sender]):
                 continue
             entry.last_reason = reason
             if entry.is_call and self._replies.survives:
-                # If it arrived its reply will, too.  One server knows a copy as such;
-                # of several another one may get it, and executes it.
-                if self.destination.server and entry.may_retry():
+                # If it arrived its reply will, too.
+                if self._repeats_calls and entry.may_retry():
                     typing.cast(Call, entry).in_doubt = True
                     again.append(entry)
                 continue

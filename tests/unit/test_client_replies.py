@@ -145,6 +145,17 @@ def test_a_request_that_any_server_may_get_is_not_sent_again(s):
     assert answered(s, task, first)
 
 
+def test_a_request_that_any_server_may_get_is_sent_again_if_that_is_wanted():
+    with fakes.setting(network=KEEPS, repeat_calls=True) as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        task, first = called(s, ANY)
+        s.lose()
+        (again,) = s.peer.received
+        assert again.message.id == first.message.id
+        assert answered(s, task, first)
+
+
 def test_a_request_without_retries_is_not_sent_again(s):
     s.peer.outcome = lambda message: None
     task, first = called(s, ONE, retries=0)

@@ -429,6 +429,22 @@ def test_silent_host_timeout(seconds):
         assert len(s.network.attempts) == 2
 
 
+@effect("repeat_calls")
+@pytest.mark.parametrize("repeat", [True, False])
+def test_repeat_calls(repeat):
+    with fakes.driver(repeat_calls=repeat) as s:
+        s.network.default = {"product": "greenamqp", "outcome": lambda message: None}
+        call = s.call(timeout=100)
+        s.world.settle()
+        (first,) = s.peer.received
+        s.peer.cut()
+        s.world.advance(5)
+        assert len(s.peer.received) == int(repeat)
+        s.peer.reply(first, '{"response": 1}')
+        s.world.settle()
+        assert call.result() == 1
+
+
 @effect("trace")
 @pytest.mark.parametrize("trace", [True, False])
 def test_trace(trace, capfd):
