@@ -218,9 +218,11 @@ class Replies(WantedLink[Receiver]):
         else:
             LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
-        self.forget_declarations()
-        self._address_lost(self.refusal, self.survives or self.node.outlives_link)
         stalled = isinstance(error, SessionStalled)
+        if not stalled:
+            # Nodes agree on no declaration while one of them stands still.
+            self.forget_declarations()
+        self._address_lost(self.refusal, self.survives or self.node.outlives_link)
         watch = self._context.watch
         if stalled and watch is not None and watch.hasty:
             self.want()  # it may soon be served by another node

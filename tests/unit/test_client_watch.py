@@ -11,6 +11,7 @@ from oslo_messaging import Target, exceptions
 from greenamqp.buses import identify
 from greenamqp.client import Destination
 from greenamqp.client.pursuit import FORGOTTEN_AFTER, LONGEST, Pursuits
+from greenamqp.client.replies import Replies
 from greenamqp.client.watch import HASTE, HASTE_LASTS
 from greenamqp.connection.failover import Host
 from greenamqp.connection.state import State
@@ -477,7 +478,9 @@ def test_what_must_not_arrive_twice_has_its_time_there_too():
         assert task.result() is None
 
 
-def test_replies_keep_their_place_there():
+def test_replies_keep_their_place_there(monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(Replies, "forget_declarations", forgotten.append)
     with rabbit(hosts=HOSTS, silent_host_timeout=SILENT) as s:
         s.up()
         frozen(s, answer=False)
@@ -486,6 +489,8 @@ def test_replies_keep_their_place_there():
         first = s.client.replies._name
         s.world.advance(2 * HASTE)
         assert s.client.replies._name == first
+        # To declare its queue anew would take until the frozen node is back.
+        assert forgotten == []
         s.world.advance(HASTE_LASTS + NOTICED)
         assert s.client.replies._name != first
 
