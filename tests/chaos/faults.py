@@ -56,8 +56,10 @@ GRACE = 1.0
 #: Seconds of traffic before the first fault: what the rate is then is the usual one.
 BEFORE = 5.0
 
-#: Seconds of traffic after the end of each fault.
+#: Seconds of traffic after the end of each fault, and after its beginning beyond the
+#: time-out of the calls: what was in flight then has ended before the next fault.
 AFTER = 15.0
+BEYOND = 5.0
 
 #: The share of the usual rate that counts as being back.
 BACK = 0.8
@@ -340,7 +342,8 @@ def play(
             workers[name].expect("ready", PATIENCE)
         for name in senders:
             workers[name].tell(go=True)
-        windows = _faults(Field(bus, list(topics.values()), workers), plan)
+        field = Field(bus, list(topics.values()), workers)
+        windows = _faults(field, plan, timeout + BEYOND)
         windows[-1].until = time.monotonic()
         for name in senders:
             workers[name].tell(stop=True)
@@ -360,7 +363,7 @@ def play(
     return windows, ledgers
 
 
-def _faults(field: Field, plan: Plan) -> list[Window]:
+def _faults(field: Field, plan: Plan, lasting: float) -> list[Window]:
     time.sleep(BEFORE)
     windows: list[Window] = []
     for name, node in plan:
@@ -372,7 +375,7 @@ def _faults(field: Field, plan: Plan) -> list[Window]:
         time.sleep(fault.seconds)
         fault.end(field, node)
         windows.append(Window(name, node, begin, time.monotonic()))
-        time.sleep(AFTER)
+        time.sleep(max(AFTER, begin + lasting - time.monotonic()))
     return windows
 
 
@@ -580,7 +583,7 @@ def _plans(
     while seconds < minutes * 60:
         name = rng.choice(names)
         plan.append((name, rng.choice(nodes)))
-        seconds += FAULTS[name].seconds + AFTER
+        seconds += max(FAULTS[name].seconds + AFTER, TIMEOUT + BEYOND)
     yield plan
 
 
