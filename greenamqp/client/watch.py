@@ -14,7 +14,8 @@ A node that was left because it was silent is frozen, or cut off: the others tak
 ten seconds to agree that its queues are led elsewhere, and what is asked of such a
 queue before that may never be answered.  So for HASTE_LASTS seconds over the next
 connection an attach, and an outcome of what may be sent again, is waited for no longer
-than HASTE, in one new session after the other.
+than HASTE, in one new session after the other.  Where HASTY_SESSIONS of them did not
+help a link that sends, the connection is left all the same: over the next host they do.
 
 All this is for a bus that answers.  One that is frozen, or that holds back all who
 publish because its memory or disk is full, answers nothing, and to send again would
@@ -44,6 +45,10 @@ HASTE = 2.0
 #: For so long after its successor was connected to.  RabbitMQ's nodes take ten seconds
 #: to notice that another one stands still, which began before.  Seconds.
 HASTE_LASTS = 15.0
+
+#: Sessions in which one destination gets no outcome meanwhile: by then the others have
+#: long agreed.
+HASTY_SESSIONS = 4
 
 
 class Sending(typing.Protocol):
@@ -109,6 +114,8 @@ class Watch:
         self._asked_at = 0.0
         self._timer: Timer | None = None
         self._hasty_until = hub.now() + HASTE_LASTS if hasty else 0.0
+        # By destination: in how many sessions in haste there was no outcome.
+        self._in_vain: dict[object, int] = {}
         if patience is not None:
             self._look_later()
 
@@ -249,7 +256,12 @@ class Watch:
         now, patience, hasty = self._hub.now(), self._shortest, self.hasty
         elsewhere = False
         for link, sender in list(late.items()):
-            if sender is None or hasty:
+            if sender is None:
+                continue
+            if hasty:
+                count = self._in_vain.get(sender.destination, 0) + 1
+                self._in_vain[sender.destination] = count
+                elsewhere |= count >= HASTY_SESSIONS and sender.missed
                 continue
             pursued = sender.destination in self._pursuits
             if pursued and sender.link is not None and sender.link.held_back:

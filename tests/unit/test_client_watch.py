@@ -12,7 +12,7 @@ from greenamqp.buses import identify
 from greenamqp.client import Destination
 from greenamqp.client.pursuit import FORGOTTEN_AFTER, LONGEST, Pursuits
 from greenamqp.client.replies import Replies
-from greenamqp.client.watch import HASTE, HASTE_LASTS
+from greenamqp.client.watch import HASTE, HASTE_LASTS, HASTY_SESSIONS
 from greenamqp.connection.failover import Host
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, Message, Sender
@@ -463,6 +463,19 @@ def test_what_may_be_sent_again_is_in_one_new_session_after_the_other():
         s.peer.outcome = lambda message: ACCEPTED
         s.world.advance(2 * HASTE)
         assert task.result() is None
+
+
+def test_where_new_sessions_do_not_help_there_the_host_after_it_is_asked():
+    hosts = [*HOSTS, Host("three", 5672)]
+    with rabbit(hosts=hosts, silent_host_timeout=SILENT) as s:
+        s.up()
+        frozen(s, outcome=lambda message: None)
+        s.network.default = {"product": "RabbitMQ"}
+        task = s.notify("bad", destination=BAD, timeout=600)
+        s.world.advance(2 * HASTY_SESSIONS * HASTE)
+        assert task.result() is None
+        assert len({name for _, name, _ in s.network.attempts}) == 3
+        assert received(s, "bad")[1] == HASTY_SESSIONS
 
 
 def test_what_must_not_arrive_twice_has_its_time_there_too():
