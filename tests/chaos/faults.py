@@ -685,7 +685,7 @@ def _bus(
             yield broker, lambda scheme: broker.url, 1
         return
     bus = Bus(arguments.bus, arguments.instance or f"{arguments.bus}-{os.getpid()}")
-    running = bus.exists
+    running = bus.exists()
     bus.start()
     try:
         yield bus, bus.url, bus.kind.nodes
