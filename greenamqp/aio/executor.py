@@ -11,7 +11,7 @@ import typing
 from oslo_messaging._drivers import base
 
 from greenamqp.executor import PoolExecutor, _Entry
-from greenamqp.hubs.asyncio import AsyncioHub
+from greenamqp.hubs.coroutines import CoroutineHub
 
 LOG = logging.getLogger(__name__)
 
@@ -24,16 +24,16 @@ class TaskExecutor(PoolExecutor):
     has a copy of the context in which the executor was made.
     """
 
-    hub: AsyncioHub
+    hub: CoroutineHub
 
-    def __init__(self, hub: AsyncioHub, size: int) -> None:
+    def __init__(self, hub: CoroutineHub, size: int) -> None:
         super().__init__(hub, size)
         self._context = contextvars.copy_context()
 
     def _engage(self) -> None:
         if not self._coming:
             self._coming = True
-            self.hub.loop.call_soon(self._begin, context=self._context)
+            self.hub.event_loop.call_soon(self._begin, context=self._context)
 
     def _begin(self) -> None:
         """Begin as many tasks as there are batches, and may be tasks."""
@@ -54,7 +54,7 @@ class TaskExecutor(PoolExecutor):
                 entry.active += 1
                 self._at_work += 1
                 self._active += 1
-                task = hub.loop.create_task(
+                task = hub.event_loop.create_task(
                     self._run(entry, messages), context=self._context.copy()
                 )
                 self._workers[task] = entry

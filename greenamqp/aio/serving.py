@@ -20,6 +20,8 @@ from oslo_messaging._drivers import base
 from oslo_messaging.notify import dispatcher as notify_dispatcher
 from oslo_messaging.rpc import dispatcher as rpc_dispatcher
 
+from greenamqp import hubs
+from greenamqp.hubs.coroutines import CoroutineHub
 from greenamqp.listener import RpcIncoming
 from greenamqp.server import RPCDispatcher
 
@@ -65,7 +67,8 @@ async def invoke(
     if getattr(function, "in_place", False):
         result = function(*args, **kwargs)
     else:
-        result = await asyncio.to_thread(_futureproof, function, args, kwargs)
+        hub = typing.cast(CoroutineHub, hubs.get("asyncio"))
+        result = await hub.call_outside(_futureproof, function, args, kwargs)
     if inspect.isawaitable(result):
         result = await result
     return result

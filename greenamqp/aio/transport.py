@@ -8,13 +8,13 @@ import typing
 
 from greenamqp import hubs
 from greenamqp.driver import GreenAMQPDriver
-from greenamqp.hubs.asyncio import AsyncioHub
+from greenamqp.hubs.coroutines import CoroutineHub
 from greenamqp.server import driver_of
 
 _Transport = typing.TypeVar("_Transport")
 
 
-def hub_of(transport: typing.Any) -> tuple[GreenAMQPDriver, AsyncioHub]:
+def hub_of(transport: typing.Any) -> tuple[GreenAMQPDriver, CoroutineHub]:
     """The driver of a transport, and the hub of the running loop that it is on, from
     now on if it is new.
 
@@ -24,11 +24,11 @@ def hub_of(transport: typing.Any) -> tuple[GreenAMQPDriver, AsyncioHub]:
     """
     driver = driver_of(transport)
     mine = hubs.get("asyncio")
-    assert isinstance(mine, AsyncioHub)
+    assert isinstance(mine, CoroutineHub)
     hub = driver.use_hub(mine)
     if hub is mine:
         return driver, mine
-    if isinstance(hub, AsyncioHub):
+    if isinstance(hub, CoroutineHub):
         where = "belongs to another asyncio loop"
     else:
         where = f"is on the {hub.name} hub"
@@ -48,7 +48,7 @@ async def cleanup(transport: typing.Any) -> None:
     if closing is None:
         return
     hub, steps = closing
-    if isinstance(hub, AsyncioHub):
+    if isinstance(hub, CoroutineHub):
         await hub.drive(steps)
     else:
         hub.complete(steps)

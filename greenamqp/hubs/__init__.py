@@ -46,7 +46,8 @@ def get(name: str | Hub = "auto") -> Hub:
     """The hub of that name for the calling thread, made if need be; a hub itself.
 
     After a fork the child gets one of its own.  ``asyncio``, which the option does not
-    know, is that of the loop that runs in the calling thread.
+    know, is that of the loop that runs in the calling thread: where eventlet runs in
+    it, eventlet's.
 
     :raises ValueError: for an unknown name
     :raises RuntimeError: if no asyncio loop runs in the calling thread
@@ -59,9 +60,14 @@ def get(name: str | Hub = "auto") -> Hub:
     if name == "eventlet":
         from eventlet.hubs import get_hub
 
+        mine = (name, id(get_hub()))
+        if hasattr(get_hub(), "loop"):  # which runs coroutines, too
+            from greenamqp.hubs.eventlet_asyncio import EventletAsyncioHub
+
+            return _cached(mine, EventletAsyncioHub)
         from greenamqp.hubs.eventlet import EventletHub
 
-        return _cached((name, id(get_hub())), EventletHub)
+        return _cached(mine, EventletHub)
     if name == "gevent":
         from gevent.hub import get_hub as get_gevent_hub
 
@@ -73,12 +79,14 @@ def get(name: str | Hub = "auto") -> Hub:
 
         from greenamqp.hubs.asyncio import AsyncioHub
 
-        mine = (name, get_running_loop())
-        if mine not in _hubs:
+        loop = get_running_loop()
+        if (name, loop) not in _hubs:
+            if getattr(native.eventlet_loop(), "loop", None) is loop:
+                return get("eventlet")
             for key, other in list(_hubs.items()):
-                if isinstance(other, AsyncioHub) and other.loop.is_closed():
+                if isinstance(other, AsyncioHub) and other.event_loop.is_closed():
                     del _hubs[key]
-        return _cached(mine, AsyncioHub)
+        return _cached((name, loop), AsyncioHub)
     if name == "threads":
         from greenamqp.hubs.threads import ThreadsHub
 

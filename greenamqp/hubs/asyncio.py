@@ -3,7 +3,7 @@
 
 Its callbacks run in the loop's thread, as callbacks of the loop.  Coroutines of that
 loop wait by awaiting `FutureWaiter.woken`; to block there would stop the loop, so that
-`Hub.run` is refused.  `AsyncioHub.drive` takes steps to their end for a coroutine.
+`Hub.run` is refused.
 
 Output is written by a callback of the loop that is scheduled when the first of it is
 there.  Tasks that were woken before run before it: what a batch of replies sets off
@@ -27,19 +27,18 @@ from greenamqp.hubs.base import (
     Callback,
     EngagedError,
     Flushable,
-    Hub,
     Steps,
     Timer,
-    Waiter,
     Watch,
 )
+from greenamqp.hubs.coroutines import STOPS_THE_LOOP, AwaitableWaiter, CoroutineHub
 
 LOG = logging.getLogger(__name__)
 
 _Result = typing.TypeVar("_Result")
 
 
-class FutureWaiter(Waiter):
+class FutureWaiter(AwaitableWaiter):
     """A waiter of one task."""
 
     __slots__ = ("_future", "_hub", "_woken")
@@ -50,7 +49,6 @@ class FutureWaiter(Waiter):
         self._future: asyncio.Future[None] | None = None
 
     async def woken(self, deadline: float | None) -> bool:
-        """As `wait`, for a coroutine of the hub's loop."""
         hub = self._hub
         while not self._woken:
             if hub.inherited:
@@ -59,7 +57,7 @@ class FutureWaiter(Waiter):
                 if deadline <= hub.now():
                     return False
                 hub._alarm.add(self, deadline)
-            self._future = hub.loop.create_future()
+            self._future = hub.event_loop.create_future()
             try:
                 await self._future
             finally:
@@ -78,7 +76,7 @@ class FutureWaiter(Waiter):
         hub = self._hub
         if hub.foreign():
             return asyncio.run_coroutine_threadsafe(
-                self.woken(deadline), hub.loop
+                self.woken(deadline), hub.event_loop
             ).result()
         if not self._woken:
             if deadline is None or deadline > hub.now():
@@ -91,7 +89,7 @@ class FutureWaiter(Waiter):
         if not self._woken:
             self._woken = True
             if self._hub.foreign():  # work that was spawned
-                self._hub.loop.call_soon_threadsafe(self.look)
+                self._hub.event_loop.call_soon_threadsafe(self.look)
             else:
                 self.look()
 
@@ -116,7 +114,7 @@ class _Timer(Timer):
         # By a delay: not every loop's clock is ours, and uvloop's stands still within
         # a turn.
         delay = max(0.0, self._instant - self._hub.now())
-        self._handle = self._hub.loop.call_later(delay, self._run)
+        self._handle = self._hub.event_loop.call_later(delay, self._run)
 
     def _run(self) -> None:
         if self._hub.now() < self._instant:
@@ -135,7 +133,7 @@ class _Watch(Watch):
         self._hub = hub
         self.fd = fd
         hub._watches[fd] = self
-        hub.loop.add_reader(fd, self._tell, on_readable)
+        hub.event_loop.add_reader(fd, self._tell, on_readable)
 
     def _tell(self, callback: Callback) -> None:
         # The loop has called all that is due in one turn.
@@ -148,15 +146,15 @@ class _Watch(Watch):
     def want_write(self, on_writable: Callback | None) -> None:
         if self._is_open():
             if on_writable is None:
-                self._hub.loop.remove_writer(self.fd)
+                self._hub.event_loop.remove_writer(self.fd)
             else:
-                self._hub.loop.add_writer(self.fd, self._tell, on_writable)
+                self._hub.event_loop.add_writer(self.fd, self._tell, on_writable)
 
     def close(self) -> None:
         if self._is_open():
             del self._hub._watches[self.fd]
-            self._hub.loop.remove_reader(self.fd)
-            self._hub.loop.remove_writer(self.fd)
+            self._hub.event_loop.remove_reader(self.fd)
+            self._hub.event_loop.remove_writer(self.fd)
 
 
 def logged(function: typing.Callable[..., object], *args: object) -> None:
@@ -167,7 +165,7 @@ def logged(function: typing.Callable[..., object], *args: object) -> None:
         LOG.exception("work that the asyncio hub was given failed")
 
 
-class AsyncioHub(Hub):
+class AsyncioHub(CoroutineHub):
     """See the module.  Made in a coroutine of the loop that it belongs to."""
 
     name = "asyncio"
@@ -175,7 +173,7 @@ class AsyncioHub(Hub):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.get_running_loop()
+        self.event_loop = asyncio.get_running_loop()
         self._get_ident = native.original("threading", "get_ident")
         self._allocate_lock = native.original("threading", "Lock")
         self._thread = self._get_ident()
@@ -197,32 +195,12 @@ class AsyncioHub(Hub):
 
     def check_may_wait(self) -> None:
         super().check_may_wait()
-        raise EngagedError(
-            "this would stop the asyncio loop, which would have to move on meanwhile: "
-            "await what greenamqp.aio offers instead, or call it in another thread"
-        )
-
-    async def drive(self, steps: Steps[_Result]) -> _Result:
-        """As `run`, for a coroutine of the hub's loop.
-
-        To cancel it ends the steps at their wait: what is not sent yet is withdrawn.
-        """
-        self.check()
-        try:
-            waiter, deadline = next(steps)
-            while True:
-                woken = await typing.cast(FutureWaiter, waiter).woken(deadline)
-                waiter, deadline = steps.send(woken)
-        except StopIteration as end:
-            return typing.cast(_Result, end.value)
-        except BaseException:
-            steps.close()
-            raise
+        raise EngagedError(STOPS_THE_LOOP)
 
     def do(self, steps: Steps[_Result]) -> _Result:
         if self.foreign():
             return asyncio.run_coroutine_threadsafe(
-                self.drive(steps), self.loop
+                self.drive(steps), self.event_loop
             ).result()
         return self.run(steps)
 
@@ -230,7 +208,7 @@ class AsyncioHub(Hub):
         self.call_inside(lambda: self._begin(steps))
 
     def _begin(self, steps: Steps[object]) -> None:
-        task: asyncio.Task[object] = self.loop.create_task(self._logged(steps))
+        task: asyncio.Task[object] = self.event_loop.create_task(self._logged(steps))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -246,7 +224,7 @@ class AsyncioHub(Hub):
     def current(self) -> typing.Hashable:
         if self.foreign():
             return self._get_ident()
-        return asyncio.current_task(self.loop)
+        return asyncio.current_task(self.event_loop)
 
     # -- the loop
 
@@ -288,12 +266,17 @@ class AsyncioHub(Hub):
     def call_at(self, instant: float, callback: Callback) -> Timer:
         return _Timer(self, instant, callback)
 
+    async def call_outside(
+        self, function: typing.Callable[..., _Result], *args: typing.Any
+    ) -> _Result:
+        return await asyncio.to_thread(function, *args)
+
     def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
-        self.loop.run_in_executor(None, logged, function, *args)
+        self.event_loop.run_in_executor(None, logged, function, *args)
 
     def deliver(self, function: Callback) -> None:
         # In place: a stock server's callback only hands over to a thread.
-        self.loop.call_soon(logged, function)
+        self.event_loop.call_soon(logged, function)
 
     def off_thread(
         self,
@@ -305,9 +288,9 @@ class AsyncioHub(Hub):
     def call_inside(self, callback: Callback) -> None:
         self._calls.append(callback)
         try:
-            self.loop.call_soon_threadsafe(self._run_calls)
+            self.event_loop.call_soon_threadsafe(self._run_calls)
         except RuntimeError:
-            if not self.loop.is_closed():
+            if not self.event_loop.is_closed():
                 raise
             self._calls.clear()  # nobody will ever do it
 
@@ -325,7 +308,7 @@ class AsyncioHub(Hub):
         async def run() -> typing.Any:
             return function(*args)
 
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result()
+        return asyncio.run_coroutine_threadsafe(run(), self.event_loop).result()
 
     # -- flushing
 
@@ -339,7 +322,7 @@ class AsyncioHub(Hub):
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self.loop.call_soon(self._flush)
+            self.event_loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False

@@ -177,6 +177,10 @@ class Hub(abc.ABC):
         """Whether somebody can wait here, with `do`.  From anywhere."""
         return not self.engaged()
 
+    def may_log(self) -> bool:
+        """Whether logging handlers, which may take their time, may run here."""
+        return not self.engaged()
+
     def check_may_wait(self) -> None:
         """Nothing, where the hub's waiters can wait.
 

@@ -41,8 +41,8 @@ class Hub(typing.Protocol):
     def in_use(self) -> bool:
         """Whether it runs for somebody."""
 
-    def engaged(self) -> bool:
-        """Whether the calling thread is within the hub's context or lock."""
+    def may_log(self) -> bool:
+        """Whether handlers may run here: not within the hub's context or lock."""
 
     def call_inside(self, callback: typing.Callable[[], None]) -> None:
         """Run it in the hub's context, soon."""
@@ -101,7 +101,7 @@ class _Outside(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is handled in place."""
-        hub = next((hub for hub in self.hubs if hub.engaged()), None)
+        hub = next((hub for hub in self.hubs if not hub.may_log()), None)
         about_another = is_muted() or in_handler()
         if hub is None and not self._waiting:
             if about_another:

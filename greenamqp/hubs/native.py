@@ -50,6 +50,12 @@ def original(module: str, name: str) -> typing.Any:
     return getattr(importlib.import_module(module), name)
 
 
+def eventlet_loop() -> typing.Any:
+    """What eventlet calls the hub of the calling thread; None if there is none yet."""
+    threadlocal = getattr(sys.modules.get("eventlet.hubs"), "_threadlocal", None)
+    return getattr(threadlocal, "hub", None)
+
+
 class _EventletLoop:
     """Remembers, in a child, which eventlet loop its thread had before the fork.
 
@@ -62,8 +68,7 @@ class _EventletLoop:
         fork.tell(self)
 
     def forked(self) -> None:
-        threadlocal = getattr(sys.modules.get("eventlet.hubs"), "_threadlocal", None)
-        loop = getattr(threadlocal, "hub", None)
+        loop = eventlet_loop()
         self.inherited = None if loop is None else weakref.ref(loop)
 
 

@@ -196,6 +196,43 @@ def test_the_programs_of_coroutines(the_bus, tmp_path):
     assert client.returncode == 0
 
 
+PATCHED = "import eventlet\neventlet.monkey_patch()\n"
+
+
+@pytest.mark.needs("amqp", "processes")
+@pytest.mark.proves("demo")
+@pytest.mark.parametrize(
+    ("step", "first", "loop"),
+    [
+        ("moving_eventlet", "", "epolls"),
+        ("moving_eventlet", "", "asyncio"),
+        ("moving_server", "", "asyncio"),
+        ("moving_method", "", "asyncio"),
+        ("moving_coroutines", "", None),
+        ("moving_threads", PATCHED, "epolls"),
+        ("moving_threads", "", None),
+    ],
+)
+def test_each_step_away_from_eventlet(the_bus, tmp_path, step, first, loop):
+    _write_programs(the_bus, tmp_path, step, "moving_client")
+    program = tmp_path / f"{step}.py"
+    program.write_text(first + program.read_text())
+    environment = {**os.environ, "EVENTLET_HUB": loop} if loop else None
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", f"{step}.py"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        preexec_fn=buses.die_with_parent,
+    ) as server:
+        assert server.stdout.readline() == "serving\n"
+        client = _run_program(tmp_path, "moving_client")
+        server.kill()
+    assert client.stdout == "20\n", client.stderr
+    assert client.returncode == 0
+
+
 @pytest.mark.needs("amqp", "processes")
 @pytest.mark.proves("demo")
 def test_the_programs_of_the_first_steps(the_bus, tmp_path):

@@ -344,7 +344,7 @@ class AsyncioEnv(Env):
         return result
 
     def spawn(self, function):
-        task = self.hub.loop.create_task(self.within(function))
+        task = self.hub.event_loop.create_task(self.within(function))
         self.tasks.append(task)
         return task
 
@@ -672,7 +672,7 @@ def a_task_that_is_cancelled_ends_its_steps(env):
         finally:
             ended.append("withdrawn")
 
-    task = env.hub.loop.create_task(env.hub.drive(steps()))
+    task = env.hub.event_loop.create_task(env.hub.drive(steps()))
     env.pause()
     assert env.hub._alarm.deadlines
     task.cancel()
@@ -682,6 +682,59 @@ def a_task_that_is_cancelled_ends_its_steps(env):
         ended.append("cancelled")
     assert ended == ["withdrawn", "cancelled"]
     assert not env.hub._alarm.deadlines
+
+
+@check(("eventlet-asyncio",))
+def tasks_wait_beside_green_threads(env):
+    import asyncio
+
+    from eventlet.asyncio import spawn_for_awaitable
+
+    from greenamqp import hubs
+
+    hub = env.hub
+    ended = []
+
+    def steps(waiter, deadline):
+        try:
+            return (yield waiter, deadline)
+        finally:
+            ended.append(waiter)
+
+    async def tasks():
+        assert hubs.get("asyncio") is hub
+        assert not hub.engaged()
+        assert not hub.may_wait()
+        woken, late, cancelled = hub.waiter(), hub.waiter(), hub.waiter()
+        for take in (hub.run, hub.do):
+            try:
+                take(steps(late, None))
+            except hubs.EngagedError as exc:
+                assert "asyncio" in str(exc)
+            else:
+                raise AssertionError("not raised")
+        env.spawn(woken.wake)
+        assert await hub.drive(steps(woken, None)) is True
+        woken.wake()
+        assert await woken.woken(None) is True
+        assert await hub.drive(steps(late, hub.now() + 0.01)) is False
+        task = asyncio.create_task(hub.drive(steps(cancelled, hub.now() + FAR)))
+        await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+        assert not hub._alarm.deadlines
+        green = hub.waiter()
+        waiting = asyncio.create_task(hub.call_outside(green.wait, hub.now() + FAR))
+        await asyncio.sleep(0)
+        with hub.lock:
+            green.wake()
+        assert await waiting is True
+        return [woken, late, cancelled, "cancelled"]
+
+    assert spawn_for_awaitable(tasks()).wait() == ended
 
 
 @check(LOOPS)

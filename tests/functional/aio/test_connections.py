@@ -12,6 +12,7 @@ from oslo_messaging import Target
 
 import greenamqp
 from greenamqp import aio
+from tests.functional.aio.conftest import in_thread
 from tests.functional.test_reconnect import EAGER, forwarder, url
 from tests.functional.test_tls import authority, front, options
 
@@ -46,7 +47,7 @@ def test_a_lost_connection_is_made_again(run, rpc, topic, forwarder, url):
             client = aio.RPCClient(transport, Target(topic=topic, server="s"))
             for turn in range(3):
                 assert await until_answered(client, turn) == turn
-                assert await asyncio.to_thread(forwarder.cut) >= 1
+                assert await in_thread(forwarder.cut) >= 1
 
     run(test)
 
@@ -58,15 +59,15 @@ def test_calls_meanwhile_wait_for_the_connection(run, rpc, topic, forwarder, url
             async with rpc(url=url, options=EAGER) as transport:
                 client = aio.RPCClient(transport, Target(topic=topic, server="s"))
                 assert await client.call({}, "echo", value="before") == "before"
-                await asyncio.to_thread(forwarder.refuse)
-                await asyncio.to_thread(forwarder.cut)
+                await in_thread(forwarder.refuse)
+                await in_thread(forwarder.cut)
                 calls = [
                     asyncio.create_task(client.call({}, "echo", value=number))
                     for number in range(20)
                 ]
                 while greenamqp.is_connected(transport):
                     await asyncio.sleep(0.01)
-                await asyncio.to_thread(forwarder.accept)
+                await in_thread(forwarder.accept)
                 assert await asyncio.gather(*calls) == list(range(20))
 
     run(test)
@@ -113,7 +114,7 @@ def test_who_forgets_to_clean_up_is_warned(run, topic):
     from tests.functional import buses
 
     async def test():
-        broker = await asyncio.to_thread(buses.EmbeddedBroker)
+        broker = await in_thread(buses.EmbeddedBroker)
         cfg.CONF([])
         transport = oslo_messaging.get_rpc_transport(cfg.CONF, broker.url)
         await aio.RPCClient(transport, Target(topic=topic)).cast({}, "note")
@@ -125,6 +126,6 @@ def test_who_forgets_to_clean_up_is_warned(run, topic):
         assert any(each.category is ResourceWarning for each in caught)
         while len(os.listdir("/proc/self/fd")) >= before:
             await asyncio.sleep(0.01)
-        await asyncio.to_thread(broker.stop)
+        await in_thread(broker.stop)
 
     run(test)

@@ -8,6 +8,7 @@ from oslo_messaging import Target
 
 import greenamqp
 from greenamqp import aio
+from tests.functional.aio.conftest import in_thread
 from tests.functional.harness import Notified, Recorder
 
 pytestmark = pytest.mark.needs("store")
@@ -68,7 +69,7 @@ def test_from_a_stock_notifier(bus, run, notifications, topic):
             await server.listen_for_notifications([Target(topic=topic)], [endpoint])
             notifier = bus.notifier(topics=[topic])
             for number in range(50):
-                await asyncio.to_thread(notifier.info, {}, "event", {"number": number})
+                await in_thread(notifier.info, {}, "event", {"number": number})
             await endpoint.all.wait()
             assert sorted(endpoint.numbers) == list(range(50))
 

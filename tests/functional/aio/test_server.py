@@ -11,6 +11,7 @@ from oslo_messaging import Target
 from oslo_messaging.rpc.client import RemoteError
 
 from greenamqp import aio
+from tests.functional.aio.conftest import in_thread
 from tests.functional.errors import Custom
 from tests.functional.harness import WAIT
 
@@ -84,10 +85,6 @@ def serving(run, rpc, topic, unique):
     return serving
 
 
-def in_thread(function, *args, **kwargs):
-    return asyncio.create_task(asyncio.to_thread(function, *args, **kwargs))
-
-
 def test_endpoints_of_each_kind(bus, serving):
     async def test(server, endpoint, target):
         client = bus.client(target)
@@ -147,7 +144,7 @@ def test_so_many_are_served_at_a_time(bus, serving):
             await endpoint.entered.wait()
             await asyncio.sleep(0)
         # What comes beyond does not keep others of the loop waiting.
-        assert await asyncio.to_thread(lambda: "free") == "free"
+        assert await in_thread(lambda: "free") == "free"
         endpoint.gate.set()
         assert await asyncio.gather(*calls) == ["held"] * 5
         assert endpoint.most == 2
