@@ -20,6 +20,10 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     ),
     "predecessor": ("oslo.messaging[amqp1]==14.9.3", "eventlet", "gevent"),
     "rabbit": ("oslo.messaging>=18.3", "eventlet", "gevent"),
+    "peers": (
+        *("python-qpid-proton", "aio-pika>=10"),
+        "rabbitmq-amqp-python-client>=1.0",
+    ),
 }
 
 #: What decides what is installed for greenamqp beside the above.
@@ -33,6 +37,9 @@ _TELLING = (
     "pyngus",
     "kombu",
     "amqp",
+    "rabbitmq-amqp-python-client",
+    "aio-pika",
+    "aiormq",
     "eventlet",
     "gevent",
     "greenlet",

@@ -23,7 +23,7 @@ class Side:
     :param hub: eventlet, gevent, threads, blocking, or for coroutines asyncio, uvloop
     :param bus: which URL it gets: "bus", "rabbit", or "rabbit-amqp" for AMQP 1.0 on
         the same RabbitMQ
-    :param stack: oslo, proton or nothing; see the worker
+    :param stack: oslo, proton, nothing, or the library of a peer; see the worker
     :param server: stock or own; see the worker
     :param baseline: the name of the side that its figures are set against
     """
@@ -42,6 +42,8 @@ class Side:
             cell.targets != 1 or cell.load not in ("call", "cast", "notify")
         ):
             return "the floor has simple loads only"
+        if self.name.startswith("peer/") and cell.load != "call":
+            return "the peers make calls only"
         if (
             self.stack == "oslo"
             and self.server == "stock"
@@ -81,9 +83,11 @@ def _all() -> typing.Iterator[Side]:
         )
     for hub in ("eventlet", "gevent", "threads"):
         yield Side(f"predecessor/{hub}", "predecessor", hub)
-    for hub in ("eventlet", "threads"):
-        against = f"rabbit/{hub}"
-        yield Side(f"rabbit/{hub}", "rabbit", hub, bus="rabbit")
+    for hub in ("eventlet", "threads", "asyncio"):
+        against = "rabbit/threads"
+        if hub != "asyncio":
+            against = f"rabbit/{hub}"
+            yield Side(against, "rabbit", hub, bus="rabbit")
         yield Side(
             f"greenamqp-rabbit/{hub}",
             "greenamqp",
@@ -92,6 +96,9 @@ def _all() -> typing.Iterator[Side]:
             server="own",
             baseline=against,
         )
+    yield Side("peer/proton-blocking", "peers", "threads", stack="proton-blocking")
+    for stack, hub in (("rabbitmq-amqp", "threads"), ("aio-pika", "asyncio")):
+        yield Side(f"peer/{stack}", "peers", hub, bus="rabbit-amqp", stack=stack)
     yield Side("floor/proton", "greenamqp", "threads", stack="proton")
     yield Side("floor/oslo-eventlet", "greenamqp", "eventlet", stack="nothing")
     yield Side("floor/oslo-threads", "greenamqp", "threads", stack="nothing")

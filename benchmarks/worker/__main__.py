@@ -36,6 +36,11 @@ def main():
     plan = json.loads(plan_text)
     if side.stack == "proton":
         _floor(role, side, control)
+    elif side.stack not in ("oslo", "nothing"):
+        from peers import STACKS
+
+        client, server = STACKS[side.stack]
+        (client if role == "client" else server)(side).run(control)
     elif hub in ("asyncio", "uvloop"):
         from coroutines import CoroutineClient, CoroutineServers
 

@@ -23,6 +23,11 @@ def hub_of(transport: typing.Any) -> tuple[GreenAMQPDriver, CoroutineHub]:
         used elsewhere before: in another loop, or without one
     """
     driver = driver_of(transport)
+    client = driver.client
+    if client is not None:
+        used = client.hub
+        if isinstance(used, CoroutineHub) and used.is_at_home():
+            return driver, used
     mine = hubs.get("asyncio")
     assert isinstance(mine, CoroutineHub)
     hub = driver.use_hub(mine)

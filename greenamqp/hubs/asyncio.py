@@ -5,9 +5,9 @@ Its callbacks run in the loop's thread, as callbacks of the loop.  Coroutines of
 loop wait by awaiting `FutureWaiter.woken`; to block there would stop the loop, so that
 `Hub.run` is refused.
 
-Output is written by a callback of the loop that is scheduled when the first of it is
-there.  Tasks that were woken before run before it: what a batch of replies sets off
-leaves in one write.
+What a single task sends is written at once.  Where several were woken together, what
+they send, or whatever need not hurry, is written by a callback of the loop that runs
+after them: what a batch of replies sets off leaves in one write.
 
 It makes no thread.  What may block (a name lookup, a logging handler) runs in the
 loop's own executor.
@@ -24,6 +24,7 @@ from greenamqp import interrupts
 from greenamqp.hubs import native
 from greenamqp.hubs.alarm import Alarm
 from greenamqp.hubs.base import (
+    WRITE_INTERVAL,
     Callback,
     EngagedError,
     Flushable,
@@ -96,6 +97,7 @@ class FutureWaiter(AwaitableWaiter):
     def look(self) -> None:
         """Have the task look whether it was woken, or is late."""
         if self._future is not None and not self._future.done():
+            self._hub._woken += 1
             self._future.set_result(None)
 
 
@@ -182,6 +184,10 @@ class AsyncioHub(CoroutineHub):
         self._calls: collections.deque[Callback] = collections.deque()
         # Whether a callback of the loop is on its way that writes.
         self._scheduled = False
+        # When output leaves that somebody waits for, if that is not called by then.
+        self._write_at = 0.0
+        # How many tasks the wake-up that runs, or ran last, has woken.
+        self._woken = 0
         # The loop has weak references alone.
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -245,6 +251,7 @@ class AsyncioHub(CoroutineHub):
         if self.inherited:
             return
         self.busy = True
+        self._woken = 0
         try:
             with self.lock:
                 callback()
@@ -257,7 +264,7 @@ class AsyncioHub(CoroutineHub):
             raise
         finally:
             self.busy = False
-            if self._dirty:
+            if self._dirty or self._woken > 1:
                 self._schedule()  # behind the tasks that were woken
 
     def watch(self, fd: int, on_readable: Callback) -> Watch:
@@ -312,6 +319,15 @@ class AsyncioHub(CoroutineHub):
 
     # -- flushing
 
+    def flush_now(self, pump: Flushable) -> None:
+        if self._scheduled:
+            now = self.now()
+            if now < self._write_at:
+                self.flush_soon(pump)
+                return
+            self._write_at = now + WRITE_INTERVAL
+        super().flush_now(pump)
+
     def flush_soon(self, pump: Flushable) -> None:
         if not pump.dirty:
             pump.dirty = True
@@ -322,6 +338,7 @@ class AsyncioHub(CoroutineHub):
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
+            self._write_at = self.now() + WRITE_INTERVAL
             self.event_loop.call_soon(self._flush)
 
     def _flush(self) -> None:

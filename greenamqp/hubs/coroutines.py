@@ -34,6 +34,10 @@ class CoroutineHub(Hub):
     #: the loop
     event_loop: asyncio.AbstractEventLoop
 
+    def is_at_home(self) -> bool:
+        """Whether a coroutine of the hub's loop calls, not one of another."""
+        return asyncio.get_running_loop() is self.event_loop and not self.inherited
+
     @abc.abstractmethod
     def waiter(self) -> AwaitableWaiter:
         """A new waiter."""

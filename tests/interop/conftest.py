@@ -37,9 +37,9 @@ class Failed(Exception):
 class Party:
     """A party.py at work in one of the environments."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, *arguments: str) -> None:
         self._process, self._stderr = buses.spawn(
-            [python, str(HERE / "party.py")],
+            [python, str(HERE / "party.py"), *arguments],
             {k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         )
 
@@ -106,7 +106,8 @@ def bus(request, tmp_path_factory):
 
 @pytest.fixture
 def party(bus, pythons):
-    """Start a party on the ``old`` or the ``new`` side, connected to the bus."""
+    """Start a party on the ``old`` or the ``new`` side, or on the latter with
+    ``coroutines``, connected to the bus."""
     started = []
     url, conf_file = bus
     drivers = {
@@ -115,7 +116,9 @@ def party(bus, pythons):
     }
 
     def start(side, exmods=()):
-        made = Party(pythons[side])
+        coroutines = side == "coroutines"
+        side = "new" if coroutines else side
+        made = Party(pythons[side], *["coroutines"] * coroutines)
         started.append(made)
         driver = made.ask("open", url=url, conf_file=conf_file, exmods=exmods)
         assert driver == drivers[side]
@@ -126,7 +129,9 @@ def party(bus, pythons):
         made.kill()
 
 
-@pytest.fixture(params=["old-to-new", "new-to-old"])
+@pytest.fixture(
+    params=["old-to-new", "new-to-old", "old-to-coroutines", "coroutines-to-old"]
+)
 def sides(request):
     """(who calls or sends, who serves or listens)."""
     return request.param.split("-to-")

@@ -2,7 +2,8 @@
 """One side of a conversation, as a program that either environment can run.
 
 It knows oslo.messaging alone.  ``python party.py`` reads one JSON object per line and
-answers each with one line: ``{"ok": VALUE}`` or ``{"error": ...}``.  Commands:
+answers each with one line: ``{"ok": VALUE}`` or ``{"error": ...}``.  ``python party.py
+coroutines`` does the same by greenamqp.aio, in a loop of its own.  Commands:
 
 ``open``      url, conf_file: which transport to use; says what driver it got
 ``serve``     topic, server, exchange: start an RPC server
@@ -13,6 +14,7 @@ answers each with one line: ``{"ok": VALUE}`` or ``{"error": ...}``.  Commands:
 ``close``     stop servers, clean the transport up
 """
 
+import asyncio
 import json
 import sys
 import threading
@@ -192,8 +194,70 @@ class Party:
             }
 
 
+class Coroutines(Party):
+    """As Party, in the loop of a thread; endpoints' methods run in further ones."""
+
+    def __init__(self):
+        super().__init__()
+        from greenamqp import aio
+
+        self._aio = aio
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def _do(self, awaitable):
+        return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result()
+
+    def serve(self, topic, server, exchange=None):
+        target = Target(topic=topic, server=server, exchange=exchange)
+        made = self._aio.Server(self.rpc)
+        self._do(made.listen(target, [Endpoint(server, self.events)]))
+        self.servers.append(made)
+
+    def listen(self, topics, pool=None, exchange=None):
+        targets = [Target(topic=topic, exchange=exchange) for topic in topics]
+        endpoints = [Notified(self.events)]
+        made = self._aio.Server(self.notifications)
+        self._do(
+            made.listen_for_notifications(
+                targets, endpoints, pool=pool, allow_requeue=True
+            )
+        )
+        self.servers.append(made)
+
+    def _client(self, target, timeout=None, monitor=None, retry=None):
+        return self._aio.RPCClient(
+            self.rpc,
+            Target(**target),
+            timeout=timeout,
+            call_monitor_timeout=monitor,
+            retry=retry,
+        )
+
+    def call(self, *args, **kwargs):
+        return self._do(super().call(*args, **kwargs))
+
+    def cast(self, target, method, arguments=None, context=None, **options):
+        client = self._client(target, **options)
+        self._do(client.cast(context or {}, method, **(arguments or {})))
+
+    def notify(
+        self, topic, event, payload, context=None, driver="messagingv2", level="info"
+    ):
+        notifier = self._aio.Notifier(
+            self.notifications, "publisher", driver=driver, topics=[topic], retry=9
+        )
+        self._do(getattr(notifier, level)(context or {}, event, payload))
+
+    def close(self):
+        for server in self.servers:
+            self._do(server.stop())
+        for transport in (self.rpc, self.notifications):
+            self._do(self._aio.cleanup(transport))
+
+
 def main():
-    party = Party()
+    party = Coroutines() if sys.argv[1:] == ["coroutines"] else Party()
     for line in sys.stdin:
         print(json.dumps(party.answer(line)), flush=True)
 

@@ -1658,8 +1658,7 @@ def the_flush_comes_after_the_waiters_that_were_woken(env):
     def body(index):
         waiters[index] = env.hub.waiter()
         assert waiters[index].wait(env.hub.now() + FAR)
-        if env.hub.name != "asyncio":  # for which a task is outside of the wake-up
-            env.hub.flush_now(pump)
+        env.hub.flush_now(pump)
         env.hub.flush_soon(pump)
         order.append(index)
 
