@@ -169,6 +169,47 @@ def test_time_outs(run, rpc, target, unique):
     run(test)
 
 
+@pytest.mark.needs("call_monitor", "ttl")
+def test_that_nobody_works_on_a_call_is_noticed(run, rpc, target, unique):
+    async def test():
+        async with rpc() as transport:
+            client = aio.RPCClient(
+                transport, target, timeout=WAIT, call_monitor_timeout=1
+            )
+            with pytest.raises(oslo_messaging.MessagingTimeout, match="heartbeat"):
+                await client.prepare(server=unique("nobody")).call({}, "echo", value=1)
+            assert await client.call({}, "echo", value=2) == 2
+            assert nothing_waits(transport)
+
+    run(test)
+
+
+@pytest.mark.needs("call_monitor")
+def test_heartbeats_keep_a_long_call_alive(run, bus, rpc, topic, unique):
+    gate = Gate()
+
+    class Slow:
+        def hold(self, ctxt):
+            gate.enter()
+            return "held"
+
+    bus.server(Slow(), Target(topic=topic, server=unique("server")))
+
+    async def test():
+        async with rpc() as transport:
+            client = aio.RPCClient(transport, Target(topic=topic), timeout=WAIT)
+            client = client.prepare(call_monitor_timeout=2)
+            held = asyncio.create_task(client.call({}, "hold"))
+            await in_thread(gate.wait_entered)
+            # Twice its patience.
+            done, _ = await asyncio.wait([held], timeout=4)
+            assert not done
+            gate.open()
+            assert await held == "held"
+
+    run(test)
+
+
 def test_a_late_reply_is_nobodys(run, bus, rpc, topic, unique):
     gate = Gate()
 

@@ -127,6 +127,34 @@ def test_what_endpoints_raise(bus, serving, caplog):
     assert failed.levelname == "ERROR"  # and the expected one is none
 
 
+def test_versions_and_namespaces(bus, run, rpc, topic, unique):
+    class Plain:
+        target = Target(version="1.3")
+
+        async def name(self, ctxt):
+            return "plain"
+
+    class Spaced(Plain):
+        target = Target(namespace="space", version="2.1")
+
+        async def name(self, ctxt):
+            return "spaced"
+
+    async def test():
+        async with rpc() as transport, aio.Server(transport) as server:
+            target = Target(topic=topic, server=unique("server"))
+            await server.listen(target, [Plain(), Spaced()])
+            client = aio.RPCClient(transport, Target(topic=topic))
+            assert await client.prepare(version="1.2").call({}, "name") == "plain"
+            spaced = client.prepare(namespace="space", version="2.0")
+            assert await spaced.call({}, "name") == "spaced"
+            for version in ("1.4", "2.0"):
+                with pytest.raises(RemoteError, match="UnsupportedVersion"):
+                    await client.prepare(version=version).call({}, "name")
+
+    run(test)
+
+
 def test_an_access_policy(bus, serving):
     async def test(server, endpoint, target):
         client = bus.client(target)
