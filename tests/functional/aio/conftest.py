@@ -69,10 +69,10 @@ def others():
 def run(request):
     """Runs a coroutine function in a loop, within WAIT; nothing of it is left."""
 
-    def run(test, *args):
+    def run(test, patience=WAIT):
         async def guarded():
-            async with asyncio.timeout(WAIT):
-                result = await test(*args)
+            async with asyncio.timeout(patience):
+                result = await test()
             left = others()
             assert not left, f"tasks are left: {left}"
             return result

@@ -176,7 +176,7 @@ def test_that_nobody_works_on_a_call_is_noticed(run, rpc, target, unique):
             client = aio.RPCClient(
                 transport, target, timeout=WAIT, call_monitor_timeout=1
             )
-            with pytest.raises(oslo_messaging.MessagingTimeout, match="heartbeat"):
+            with pytest.raises(oslo_messaging.MessagingTimeout):
                 await client.prepare(server=unique("nobody")).call({}, "echo", value=1)
             assert await client.call({}, "echo", value=2) == 2
             assert nothing_waits(transport)
@@ -258,7 +258,7 @@ def test_calls_that_are_cancelled_at_any_moment(run, rpc, target):
             assert await client.call({}, "echo", value="after") == "after"
             assert nothing_waits(transport)
 
-    run(test)
+    run(test, patience=10 * WAIT)
 
 
 def test_who_blocks_the_loop_is_refused(run, rpc, target):
