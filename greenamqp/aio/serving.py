@@ -28,8 +28,8 @@ from greenamqp.server import RPCDispatcher
 LOG = logging.getLogger(__name__)
 
 _Function = typing.TypeVar("_Function", bound=typing.Callable[..., typing.Any])
-_REQUEUE = notify_dispatcher.NotificationResult.REQUEUE
-_HANDLED = notify_dispatcher.NotificationResult.HANDLED
+_REQUEUE: str = notify_dispatcher.NotificationResult.REQUEUE
+_HANDLED: str = notify_dispatcher.NotificationResult.HANDLED
 
 
 def in_place(function: _Function) -> _Function:
@@ -208,7 +208,9 @@ class Notifications(notify_dispatcher.NotificationDispatcher):
     def _callbacks(self, priority: str) -> list[tuple[typing.Any, typing.Any]]:
         if priority not in notify_dispatcher.PRIORITIES:
             LOG.warning("a notification of the unknown priority %r", priority)
-        return self._callbacks_by_priority.get(priority, [])
+        callbacks: dict[str, list[tuple[typing.Any, typing.Any]]]
+        callbacks = self._callbacks_by_priority
+        return callbacks.get(priority, [])
 
     async def _notify(
         self, callback: typing.Callable[..., typing.Any], *args: typing.Any

@@ -176,9 +176,11 @@ class AsyncioHub(CoroutineHub):
     def __init__(self) -> None:
         super().__init__()
         self.event_loop = asyncio.get_running_loop()
-        self._get_ident = native.original("threading", "get_ident")
+        self._get_ident: typing.Callable[[], int] = native.original(
+            "threading", "get_ident"
+        )
         self._allocate_lock = native.original("threading", "Lock")
-        self._thread = self._get_ident()
+        self._thread: int = self._get_ident()
         self._alarm: Alarm[FutureWaiter] = Alarm(self, FutureWaiter.look)
         self._watches: dict[int, _Watch] = {}
         self._calls: collections.deque[Callback] = collections.deque()
