@@ -117,8 +117,8 @@ def _went_down(self, right=WantedLink.went_down):
     return right(self)
 
 
-def _give_up(self, late, patience, right=Watch._give_up):
-    right(self, {link: late[link] for link in late if not link.alone}, patience)
+def _give_up(self, late, right=Watch._give_up):
+    right(self, {link: late[link] for link in late if not link.alone})
 
 
 def _patch(place, name, planted):
