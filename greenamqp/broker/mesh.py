@@ -50,12 +50,12 @@ class _Beyond:
 
     def __init__(self, view: _View, vhost: str, name: str) -> None:
         self.credit = _ALWAYS
-        self.listed = False
+        self.unsettled = 0
         self._view = view
-        self._place = (vhost, name)
+        self.place = (vhost, name)
 
     def deliver(self, transit: Transit, data: bytes, settled: bool) -> None:
-        self._view.pass_on(*self._place, transit, data, settled)
+        self._view.pass_on(self, transit, data, settled)
 
 
 class _View:
@@ -68,8 +68,8 @@ class _View:
         self._alive = True
         self._news: dict[tuple[str, str], None] = {}
         self._timer: Timer | None = None
-        # Messages that the other has and did not settle: a set that keeps the order.
-        self._under_way: dict[Transit, None] = {}
+        # Messages that the other has and did not settle, and who they went to.
+        self._under_way: dict[Transit, _Beyond] = {}
         other.on_receivers = self._changed
         for vhost, namespace in other.routers():
             for address in namespace.addresses.values():
@@ -143,21 +143,23 @@ class _View:
     # -- messages
 
     def pass_on(
-        self, vhost: str, name: str, transit: Transit, data: bytes, settled: bool
+        self, beyond: _Beyond, transit: Transit, data: bytes, settled: bool
     ) -> None:
         """Have the neighbour deliver a message to its own receivers."""
-        address = self._there(vhost, name) if self._alive else None
+        address = self._there(*beyond.place) if self._alive else None
         if address is not None:
             if not settled:
-                self._under_way[transit] = None
+                self._under_way[transit] = beyond
+                beyond.unsettled += 1
             address.send(self, transit, data, settled, farther=False)
         elif not settled:
             transit.outcome(RELEASED)
 
     def settle(self, token: Transit, result: Result) -> None:
         """The neighbour knows the outcome of what was passed on to it."""
-        if token in self._under_way:
-            del self._under_way[token]
+        beyond = self._under_way.pop(token, None)
+        if beyond is not None:
+            beyond.unsettled -= 1
             token.outcome(result)
 
     def passed(self, token: Transit) -> None:

@@ -58,12 +58,12 @@ class Refused(Exception):
         self.description = description
 
 
-def routable_kind(address: str) -> Kind | None:
-    """What a routable address of oslo.messaging says of itself, None for others."""
+def routable_word(address: str) -> str:
+    """What a routable address of oslo.messaging says of itself, "" for others."""
     if not address.startswith(_ROUTABLE):
-        return None
+        return ""
     parts = address.split("/", 4)
-    return _ROUTABLE_KINDS.get(parts[3]) if len(parts) > 3 else None
+    return parts[3] if len(parts) > 3 else ""
 
 
 def check_address(address: str, settings: Settings) -> None:
@@ -239,7 +239,7 @@ class Namespace:
             if any(prefix in name for prefix in settings.topic_prefixes):
                 return Kind.TOPIC
             return None
-        kind = routable_kind(name)
+        kind = _ROUTABLE_KINDS.get(routable_word(name))
         if kind is not None:
             return kind
         return Kind.TOPIC if name.startswith(settings.topic_prefixes) else Kind.QUEUE

@@ -4,14 +4,17 @@
 A message goes from a sender's link straight to a receiver's, and the receiver's
 outcome goes back to the sender: settlement is end to end.  A sender gets credit only
 while there is a receiver; what is left of it when the last receiver goes stays, until
-the sender's next message, for nobody, has its link drained.  An unsettled message that
-finds receivers but none with credit waits, and is counted in its sender's window; a
-settled one is dropped.
+the sender's next message, for nobody, has its link drained.
 
-An address is either *multicast* (each receiver gets a copy, and the sender hears one
-outcome for all) or not (one receiver gets the message, in turn).  Of several outcomes
-of a multicast message the first of accepted, modified, rejected and released that any
-receiver gave goes to the sender.
+Which receiver gets a message is decided when it comes, whoever has credit: by the
+:class:`Distribution` of its address.  For the credit of that one it then waits, though
+others have some, and though its sender leaves; it comes back only if the receiver
+leaves.  What is unsettled is counted in its sender's window.  What is settled waits as
+well, but when BACKLOG messages wait for a receiver already, those of them that are
+settled are dropped, but for the first.
+
+Of several outcomes of a multicast message the first of rejected, accepted, modified and
+released that any receiver gave goes to the sender.
 
 All of it belongs to one thread: see :class:`greenamqp.broker.Broker`.
 """
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import enum
 import logging
 import typing
 
@@ -27,14 +31,36 @@ from greenamqp import chance
 from greenamqp.broker.namespace import (
     Refused,
     check_address,
-    routable_kind,
+    routable_word,
 )
 from greenamqp.broker.settings import Settings
-from greenamqp.broker.store import Kind, Usage
+from greenamqp.broker.store import Usage
 
 LOG = logging.getLogger(__name__)
 
 _TEMPORARY = "amqp:/_topo/0/"
+
+# Messages that may wait for a receiver before settled ones are dropped, and that a
+# balanced address gives a receiver before all others are as busy.
+BACKLOG = 250
+
+
+class Distribution(enum.Enum):
+    """Which receivers of an address get a message."""
+
+    #: in turn; those of this router, if it has any
+    CLOSEST = enum.auto()
+    #: whoever has the fewest that wait for it or for its outcome
+    BALANCED = enum.auto()
+    #: all, and the sender hears one outcome
+    MULTICAST = enum.auto()
+
+
+_ROUTABLE = {
+    "unicast": Distribution.CLOSEST,
+    "anycast": Distribution.BALANCED,
+    "multicast": Distribution.MULTICAST,
+}
 
 
 def is_temporary(name: str) -> bool:
@@ -59,7 +85,7 @@ RELEASED = Result("released")
 LOST = Result("modified", (True, False))
 
 # Which outcome of several a sender hears.
-_RANK = {"accepted": 0, "modified": 1, "rejected": 2, "released": 3}
+_RANK = {"rejected": 0, "accepted": 1, "modified": 2, "released": 3}
 
 
 class Sender(typing.Protocol):
@@ -79,8 +105,10 @@ class Receiver(typing.Protocol):
     """Who gets messages."""
 
     credit: int
-    #: kept by the address: whether it waits among those that have credit
-    listed: bool
+
+    @property
+    def unsettled(self) -> int:
+        """Messages that it has, and gave no outcome of."""
 
     def deliver(self, transit: Transit, data: bytes, settled: bool) -> None:
         """Send the message; its outcome goes to Transit.outcome.  Costs a credit."""
@@ -89,20 +117,29 @@ class Receiver(typing.Protocol):
 class Transit:
     """A message on its way."""
 
-    __slots__ = ("best", "data", "open", "sender", "settled", "token")
+    __slots__ = ("best", "data", "multicast", "open", "sender", "settled", "token")
 
     def __init__(
-        self, sender: Sender, token: typing.Any, data: bytes, settled: bool
+        self,
+        sender: Sender,
+        token: typing.Any,
+        data: bytes,
+        settled: bool,
+        multicast: bool,
+        receivers: int,
     ) -> None:
         self.sender = sender
         self.token = token
         self.data = data
         self.settled = settled
-        self.open = 1  # receivers whose outcome is due
+        self.multicast = multicast
+        self.open = receivers  # whose outcome is due
         self.best: Result | None = None
 
     def outcome(self, result: Result) -> None:
         """What one receiver made of it."""
+        if self.multicast and result.name == "rejected":
+            result = Result("rejected")  # nobody is told why
         best = self.best
         if best is None or _RANK[result.name] < _RANK[best.name]:
             self.best = best = result
@@ -120,20 +157,17 @@ class RouterAddress:
     def __init__(
         self,
         name: str,
-        multicast: bool,
+        distribution: Distribution,
         on_receivers: typing.Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
-        self.multicast = multicast
+        self.distribution = distribution
         self._on_receivers = on_receivers
-        self.receivers: list[Receiver] = []
+        #: the next one first, with what waits for its credit
+        self.receivers: dict[Receiver, collections.deque[Transit]] = {}
         #: the receivers that another router has, as one
         self.beyond: Receiver | None = None
         self.senders: dict[Sender, None] = {}
-        self._ready: collections.deque[Receiver] = collections.deque()
-        # Messages that wait for credit: of all receivers, or, multicast, of one each.
-        self._pending: collections.deque[Transit] = collections.deque()
-        self._backlog: dict[Receiver, collections.deque[Transit]] = {}
 
     def __repr__(self) -> str:
         return f"<RouterAddress {self.name!r}>"
@@ -152,17 +186,8 @@ class RouterAddress:
             sender.give_credit()
 
     def detach_sender(self, sender: Sender) -> None:
-        """`sender` is gone, and what it sent that nobody has yet."""
+        """`sender` is gone; what it sent is not."""
         self.senders.pop(sender, None)
-        self.drop(sender)
-
-    def drop(self, sender: Sender) -> None:
-        """Forget what `sender` sent and no receiver has."""
-        for waiting in (self._pending, *self._backlog.values()):
-            if waiting:
-                kept = [transit for transit in waiting if transit.sender is not sender]
-                waiting.clear()
-                waiting.extend(kept)
 
     def send(
         self,
@@ -171,60 +196,73 @@ class RouterAddress:
         data: bytes,
         settled: bool,
         farther: bool = True,
-    ) -> None:
+    ) -> Transit | None:
         """Pass a message on; the sender hears of its outcome, now or later.
 
         :param farther: whether it may go to another router; if not, it came from there
+        :return: None: there is no receiver
         """
-        beyond = self.beyond if farther else None
-        if not self.receivers and beyond is None:
+        takers = self._takers(self.beyond if farther else None)
+        if not takers:
             if settled:
                 sender.passed(token)
             else:
                 sender.settle(token, RELEASED)
-            return
-        transit = Transit(sender, token, data, settled)
-        if self.multicast:
-            self._multicast(transit, beyond)
-        elif not self.receivers:
-            assert beyond is not None
-            self._deliver(beyond, transit)
-        elif self._ready:
-            receiver = self._ready.popleft()
-            self._deliver(receiver, transit)
-            if receiver.credit > 0:
-                self._ready.append(receiver)
-            else:
-                receiver.listed = False
-        elif not settled:
-            self._pending.append(transit)
-            return
+            return None
+        multicast = self.distribution is Distribution.MULTICAST
+        transit = Transit(sender, token, data, settled, multicast, len(takers))
+        for receiver in takers:
+            self._give(receiver, transit)
         if settled:
             sender.passed(token)
+        return transit
 
-    def _multicast(self, transit: Transit, beyond: Receiver | None) -> None:
-        transit.open = len(self.receivers) + (beyond is not None)
+    def _takers(self, beyond: Receiver | None) -> list[Receiver]:
+        """Who gets the next message."""
+        own = list(self.receivers)
+        others = [] if beyond is None else [beyond]
+        if self.distribution is Distribution.MULTICAST:
+            return others + own
+        if not own:
+            return others
+        if self.distribution is Distribution.CLOSEST:
+            self._rotate()
+            return own[:1]
+        load = {each: self._load(each) for each in own}
         if beyond is not None:
-            self._deliver(beyond, transit)
-        for receiver in list(self.receivers):
-            if receiver.credit > 0 and not self._backlog[receiver]:
-                self._deliver(receiver, transit)
-            elif not transit.settled:
-                self._backlog[receiver].append(transit)
+            load[beyond] = beyond.unsettled + 1  # it is farther away
+        idlest = min(load, key=lambda each: load[each])
+        if load[idlest] == 0:
+            self._rotate()
+        return [idlest]
 
-    @staticmethod
-    def _deliver(receiver: Receiver, transit: Transit) -> None:
-        receiver.deliver(transit, transit.data, transit.settled)
+    def _rotate(self) -> None:
+        """Another receiver is the next one."""
+        first = next(iter(self.receivers))
+        self.receivers[first] = self.receivers.pop(first)
+
+    def _load(self, receiver: Receiver) -> int:
+        """What waits for a receiver, or for an outcome from it."""
+        return receiver.unsettled + len(self.receivers[receiver])
+
+    def _give(self, receiver: Receiver, transit: Transit) -> None:
+        backlog = self.receivers.get(receiver)
+        if backlog is None or (receiver.credit > 0 and not backlog):
+            receiver.deliver(transit, transit.data, transit.settled)
+            return
+        if transit.settled and len(backlog) >= BACKLOG:
+            first = backlog.popleft()
+            kept = [each for each in backlog if not each.settled]
+            backlog.clear()
+            backlog.extend([first, *kept])
+        backlog.append(transit)
 
     # -- receivers
 
     def attach_receiver(self, receiver: Receiver) -> None:
         """`receiver` gets messages once it has credit: `ready`."""
-        receiver.listed = False
         first = not self.receivers
-        self.receivers.append(receiver)
-        if self.multicast:
-            self._backlog[receiver] = collections.deque()
+        self.receivers[receiver] = collections.deque()
         if first:
             self._give_credit()
             if self._on_receivers is not None:
@@ -241,38 +279,20 @@ class RouterAddress:
             self._give_credit()
 
     def detach_receiver(self, receiver: Receiver) -> None:
-        """`receiver` is gone; who it had messages of hears from its link."""
-        self.receivers.remove(receiver)
-        if receiver.listed:
-            receiver.listed = False
-            self._ready.remove(receiver)
-        for transit in self._backlog.pop(receiver, ()):
+        """`receiver` is gone, and has given all outcomes that there will be."""
+        for transit in self.receivers[receiver]:
             transit.outcome(RELEASED)
-        if not self.receivers:
-            pending, self._pending = self._pending, collections.deque()
-            for transit in pending:
-                transit.outcome(RELEASED)
-            if self._on_receivers is not None:
-                self._on_receivers(self.name)
+        # Not before: each outcome brings credit, also the last one.
+        del self.receivers[receiver]
+        if not self.receivers and self._on_receivers is not None:
+            self._on_receivers(self.name)
 
     def ready(self, receiver: Receiver) -> None:
         """`receiver` has credit."""
-        if self.multicast:
-            backlog = self._backlog[receiver]
-            while backlog and receiver.credit > 0:
-                self._deliver(receiver, backlog.popleft())
-            return
-        while self._pending and receiver.credit > 0:
-            self._deliver(receiver, self._pending.popleft())
-        if receiver.credit > 0 and not receiver.listed:
-            receiver.listed = True
-            self._ready.append(receiver)
-
-    def not_ready(self, receiver: Receiver) -> None:
-        """`receiver` has no credit any more."""
-        if receiver.listed:
-            receiver.listed = False
-            self._ready.remove(receiver)
+        backlog = self.receivers[receiver]
+        while backlog and receiver.credit > 0:
+            transit = backlog.popleft()
+            receiver.deliver(transit, transit.data, transit.settled)
 
 
 class RouterNamespace:
@@ -313,26 +333,32 @@ class RouterNamespace:
         check_address(name, self.settings)
         if not name:
             raise Refused("amqp:invalid-field", "the address is empty")
-        kind = routable_kind(name)
-        multicast = kind is Kind.TOPIC or (
-            kind is None and name.startswith(self.settings.topic_prefixes)
-        )
-        return self._make(name, multicast)
+        return self._make(name, self._distribution(name))
+
+    def _distribution(self, name: str) -> Distribution:
+        word = routable_word(name)
+        if word in _ROUTABLE:
+            return _ROUTABLE[word]
+        if name.startswith(self.settings.topic_prefixes):
+            return Distribution.MULTICAST
+        if name.startswith(self.settings.queue_prefixes):
+            return Distribution.CLOSEST
+        return Distribution.BALANCED
 
     def make_dynamic(self) -> RouterAddress:
         """A temporary address, which goes with its receiver."""
         unique = bytes.fromhex(chance.unique())
-        coded = base64.b64encode(unique, altchars=b"+_").decode().rstrip("=")
-        name = f"{_TEMPORARY}{self._router_id}/temp.{coded}"
-        return self._make(name, False)
+        coded = base64.b64encode(unique, altchars=b"+_").decode()
+        name = f"{_TEMPORARY}{self._router_id}/temp.{coded[:15]}"
+        return self._make(name, Distribution.CLOSEST)
 
-    def _make(self, name: str, multicast: bool) -> RouterAddress:
+    def _make(self, name: str, distribution: Distribution) -> RouterAddress:
         if self._usage.addresses >= self.settings.max_addresses:
             raise Refused(
                 "amqp:resource-limit-exceeded",
                 f"there are {self.settings.max_addresses} addresses already",
             )
-        address = RouterAddress(name, multicast, self._on_receivers)
+        address = RouterAddress(name, distribution, self._on_receivers)
         self.addresses[name] = address
         self._usage.addresses += 1
         return address
@@ -343,11 +369,6 @@ class RouterNamespace:
             if self.addresses.get(address.name) is address:
                 del self.addresses[address.name]
                 self._usage.addresses -= 1
-
-    def drop(self, sender: Sender) -> None:
-        """A sender to any address is gone, and what it sent that nobody has yet."""
-        for address in self.addresses.values():
-            address.drop(sender)
 
     def forget_idle(self) -> None:
         """What nobody is attached to is forgotten already."""

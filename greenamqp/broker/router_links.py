@@ -40,7 +40,7 @@ _OUTCOMES = {
 class RouterReceiver(Endpoint):
     """A link on which the router sends."""
 
-    __slots__ = ("address", "credit", "limit", "listed", "namespace", "settled")
+    __slots__ = ("address", "credit", "limit", "namespace", "settled")
 
     link: Sender
 
@@ -55,7 +55,6 @@ class RouterReceiver(Endpoint):
         self.namespace = namespace
         self.address = address
         self.credit = 0
-        self.listed = False
         self.limit = link.max_message_size
         self.settled = link.remote_settle_mode is SettleMode.SETTLED
         link.on_credit = self._on_credit
@@ -66,13 +65,15 @@ class RouterReceiver(Endpoint):
 
     def _on_credit(self, link: Sender) -> None:
         self.credit = link.credit
-        if not self.listed:
-            self.address.ready(self)
+        self.address.ready(self)
 
     def _on_drain(self, link: Sender) -> None:
         self.credit = 0
-        self.address.not_ready(self)
         link.drained()
+
+    @property
+    def unsettled(self) -> int:
+        return self.link.unsettled
 
     def deliver(self, transit: Transit, data: bytes, settled: bool) -> None:
         if 0 < self.limit < len(data):
@@ -121,25 +122,22 @@ class RouterReceiver(Endpoint):
         transit.outcome(result)
 
     def _gone(self, failed: bool) -> None:
-        transits = self.link.abandon()
-        self.address.detach_receiver(self)
-        for transit in transits:
+        for transit in self.link.abandon():
             transit.outcome(LOST)
+        self.address.detach_receiver(self)
         self.namespace.release(self.address)
 
 
 class _RouterIncoming(Incoming):
     """A link on which the router receives: what is unsettled counts in its window."""
 
-    __slots__ = ("_settled", "namespace", "open")
+    __slots__ = ("_open", "namespace")
 
     def __init__(self, peer: Peer, namespace: RouterNamespace, link: Receiver) -> None:
         super().__init__(peer, link)
         self.namespace = namespace
-        #: messages whose outcome is due
-        self.open = 0
-        # What its sender has settled, and some receiver not yet.
-        self._settled: set[typing.Any] = set()
+        # Messages whose outcome is due.
+        self._open: dict[typing.Any, Transit] = {}
         link.on_drained = self._on_drained
         link.on_settled = self._on_settled
 
@@ -149,25 +147,21 @@ class _RouterIncoming(Incoming):
 
     def _on_settled(self, link: Receiver, delivery: typing.Any) -> None:
         """Its sender waits for no outcome: it counts in the window no longer."""
-        self._settled.add(delivery)
-        self.open -= 1
+        self._open.pop(delivery).settled = True
+        link.settle(delivery)
         self.top_up()
         self.peer.touch()
 
     def top_up(self) -> None:
-        self._grant(self.window - self.open)
+        self._grant(self.window - len(self._open))
 
     def give_credit(self) -> None:
         self.top_up()
 
     def settle(self, token: typing.Any, result: Result) -> None:
+        self._open.pop(token, None)
         if self not in self.peer.links:
             return
-        if token in self._settled:
-            self._settled.remove(token)
-            self.link.settle(token)
-            return
-        self.open -= 1
         detail = result.detail
         if result.name == "modified":
             self.link.settle(
@@ -188,9 +182,9 @@ class _RouterIncoming(Incoming):
 
     def _send(self, address: RouterAddress, delivery: typing.Any, data: bytes) -> None:
         settled = self.link.presettled(delivery)
-        if not settled:
-            self.open += 1
-        address.send(self, delivery, data, settled)
+        transit = address.send(self, delivery, data, settled)
+        if transit is not None and transit.open and not settled:
+            self._open[delivery] = transit
 
 
 class RouterSender(_RouterIncoming):
@@ -249,7 +243,7 @@ class AnonymousRouterSender(_RouterIncoming):
         self.top_up()
 
     def _gone(self, failed: bool) -> None:
-        self.namespace.drop(self)
+        """What it sent is on its way."""
 
 
 def attach(peer: Peer, namespace: RouterNamespace, link: typing.Any) -> None:

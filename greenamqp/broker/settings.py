@@ -50,11 +50,11 @@ class Product:
         return properties
 
 
-def _router(name: str, version: str) -> Product:
+def _router(name: str, version: str, *more: str) -> Product:
     return Product(
         name,
         version,
-        offered_capabilities=("ANONYMOUS-RELAY", "qd.streaming-links"),
+        offered_capabilities=("ANONYMOUS-RELAY", "qd.streaming-links", *more),
         router=True,
         credit=250,
         idle_timeout=16.0,
@@ -67,7 +67,7 @@ PRODUCTS = {
     for product in (
         Product("greenamqp", _version()),
         _router("qpid-dispatch-router", "1.19.0"),
-        _router("skupper-router", "3.4.2"),
+        _router("skupper-router", "3.4.2", "qd.connection_trunking"),
         Product(
             "qpid-cpp",
             "1.40.0",

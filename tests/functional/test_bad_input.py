@@ -125,7 +125,8 @@ class TestMessages:
             for address, good in ways.items():
                 caplog.clear()
                 ident = f"id-of-the-bad-one-{which}"
-                assert sender.send(address, body, id=ident) == sender.of_bad, which
+                said = sender.send(address, body, id=ident, reply_to="somewhere")
+                assert said == sender.of_bad, which
                 # What follows on the same address comes after the bad one.
                 good({}, "echo", value=[which, address])
                 echo.got.wait_for(
@@ -143,6 +144,18 @@ class TestMessages:
         bus.stop_servers()
         assert again.got.items == ["again"] * 3
         assert reports(caplog, "id-of-the-bad-one") == 0
+
+    def test_bad_casts_are_dropped(self, bus, target, sender, caplog):
+        """As any cast on a router they are accepted when they arrive."""
+        transport = bus.rpc_transport(EXCHANGE, options=LEGACY)
+        echo = Echo()
+        bus.server(echo, target, transport)
+        address = f"unicast.{EXCHANGE}.{target.topic}"
+        for which, body in BAD_BODIES.items():
+            assert sender.send(address, body, id=which) == "accepted", which
+        bus.client(Target(topic=target.topic), transport).cast({}, "echo", value=1)
+        assert echo.got.wait(1) == [1]
+        assert reports(caplog, address) == len(BAD_BODIES)
 
     def test_bad_notifications_are_rejected(self, bus, topic, sender, caplog):
         transport = bus.notification_transport(EXCHANGE, options=LEGACY)

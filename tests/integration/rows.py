@@ -124,6 +124,12 @@ ROWS: dict[str, Row] = {
             product="qpid-dispatch-router",
             oslo=False,
         ),
+        Row(
+            "skupper-router",
+            "as a skupper router",
+            product="skupper-router",
+            oslo=False,
+        ),
         Row("qpid-cpp", "as qpidd", product="qpid-cpp"),
     )
 }

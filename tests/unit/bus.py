@@ -1,9 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A broker without sockets, and clients on fake wires: for the broker's unit tests."""
+"""A broker without sockets, and clients on fake wires: for the broker's unit tests.
+
+Or a real message bus that a URL names, and clients with sockets: so that the same tests
+say whether the broker does as that one does.
+"""
 
 from __future__ import annotations
 
+import os
+import select
+import socket
+import time
+import urllib.parse
+
 import proton
+import pytest
 
 from greenamqp.broker.core import Core
 from greenamqp.broker.settings import Settings
@@ -15,7 +26,10 @@ from greenamqp.engine import (
     SettleMode,
     Terminus,
 )
-from tests.unit.wire import RawPeer, Recorder, Wire
+from tests.unit.wire import RawPeer, Recorder, Wire, feed, output
+
+#: The URL of a real router that the tests of the broker as a router are to run on.
+ROUTER = os.environ.get("GREENAMQP_TEST_ROUTER", "")
 
 
 class Bus:
@@ -128,6 +142,68 @@ class Client:
     def close(self) -> None:
         self.engine.close()
         self.bus.run()
+
+
+class RealBus:
+    """A message bus at a URL, as far as its clients see it.
+
+    When it has no more to say is not known: it has been quiet for a while.
+    """
+
+    QUIET = 0.1
+
+    def __init__(self, url: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        self._place = (parts.hostname, parts.port or 5672)
+        self.clients: dict[RealClient, socket.socket] = {}
+
+    def client(self, container: str = "client") -> RealClient:
+        handler = Recorder()
+        engine = Connection(container, handler)
+        engine.open()
+        client = RealClient(self, engine, None, handler)
+        self.clients[client] = socket.create_connection(self._place)
+        self.run()
+        return client
+
+    def run(self) -> None:
+        """Move bytes until nobody has had more to say for a while."""
+        while self.clients:
+            for client, sock in self.clients.items():
+                while data := output(client.engine):
+                    sock.sendall(data)
+            found = {sock: client for client, sock in self.clients.items()}
+            readable, _, _ = select.select(list(found), [], [], self.QUIET)
+            if not readable:
+                break
+            for sock in readable:
+                if data := sock.recv(1 << 20):
+                    feed(found[sock].engine, data, time.monotonic())
+                else:
+                    self.leave(found[sock])
+
+    def __getattr__(self, name: str):
+        pytest.skip(f"a real bus has no {name}")
+
+    def leave(self, client: RealClient) -> None:
+        self.clients.pop(client).close()
+
+    def close(self) -> None:
+        for client in list(self.clients):
+            client.close()
+
+
+class RealClient(Client):
+    """One connection to a RealBus."""
+
+    def cut(self) -> None:
+        self.bus.leave(self)
+        self.bus.run()
+
+    def close(self) -> None:
+        super().close()
+        if self in self.bus.clients:
+            self.bus.leave(self)
 
 
 class Taking:

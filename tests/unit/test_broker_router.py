@@ -8,8 +8,10 @@ import pytest
 from greenamqp.broker.namespace import Refused
 from greenamqp.broker.router import (
     ACCEPTED,
+    BACKLOG,
     LOST,
     RELEASED,
+    Distribution,
     Result,
     RouterAddress,
     RouterNamespace,
@@ -39,7 +41,6 @@ class Sends:
 class Receives:
     def __init__(self, address, credit=0):
         self.credit = 0
-        self.listed = False
         self.transits = []
         self.got = []
         self.address = address
@@ -57,20 +58,48 @@ class Receives:
         self.got.append((data, settled))
         self.transits.append(transit)
 
+    @property
+    def unsettled(self):
+        return len(self.transits)
+
+    @property
+    def numbers(self):
+        return [data[0] for data, _ in self.got]
+
+    def accept(self):
+        """All that it has."""
+        while self.transits:
+            self.transits.pop(0).outcome(ACCEPTED)
+
     def leave(self):
+        while self.transits:
+            self.transits.pop(0).outcome(LOST)
         self.address.detach_receiver(self)
-        for transit in self.transits:
-            transit.outcome(LOST)
+
+
+def send(address, sender, *numbers, settled=False):
+    for number in numbers:
+        address.send(sender, number, bytes([number % 256]), settled)
+
+
+@pytest.fixture(params=[Distribution.CLOSEST, Distribution.BALANCED])
+def anycast(request):
+    return RouterAddress("a", request.param)
 
 
 @pytest.fixture
-def anycast():
-    return RouterAddress("a", multicast=False)
+def closest():
+    return RouterAddress("c", Distribution.CLOSEST)
+
+
+@pytest.fixture
+def balanced():
+    return RouterAddress("b", Distribution.BALANCED)
 
 
 @pytest.fixture
 def multicast():
-    return RouterAddress("m", multicast=True)
+    return RouterAddress("m", Distribution.MULTICAST)
 
 
 def test_a_sender_gets_credit_when_the_first_receiver_comes(anycast):
@@ -116,27 +145,57 @@ def test_receivers_take_turns(anycast):
     ]
 
 
-def test_without_credit_unsettled_waits_and_settled_is_dropped(anycast):
-    sender, receiver = Sends(), Receives(anycast)
-    anycast.send(sender, 1, b"waits", settled=False)
-    anycast.send(sender, 2, b"dropped", settled=True)
-    assert receiver.got == [] and sender.gone == [2]
-    receiver.grant(5)
-    assert receiver.got == [(b"waits", False)]
-    anycast.send(sender, 3, b"settled", settled=True)
-    assert receiver.got[-1] == (b"settled", True)
-    assert sender.gone == [2, 3]
-    assert sender.outcomes == []
+def test_what_finds_no_credit_waits(anycast, multicast):
+    for address in (anycast, multicast):
+        sender, receiver = Sends(), Receives(address)
+        send(address, sender, 1)
+        send(address, sender, 2, settled=True)
+        assert receiver.got == [] and sender.gone == [2]
+        receiver.grant(5)
+        assert receiver.got == [(b"\x01", False), (b"\x02", True)]
+        send(address, sender, 3, settled=True)
+        assert receiver.got[-1] == (b"\x03", True)
+        assert sender.outcomes == []
 
 
-def test_what_waits_goes_to_whoever_has_credit_first(anycast):
+def test_settled_messages_that_are_too_many_are_dropped(anycast, multicast):
+    """All that wait, but for the first; what is not settled stays."""
+    for address in (anycast, multicast):
+        sender, receiver = Sends(), Receives(address)
+        send(address, sender, *range(BACKLOG - 1), settled=True)
+        send(address, sender, BACKLOG - 1)
+        send(address, sender, BACKLOG, BACKLOG + 1, settled=True)
+        receiver.grant(1000)
+        expected = [0, BACKLOG - 1, BACKLOG, BACKLOG + 1]
+        assert receiver.numbers == [number % 256 for number in expected]
+
+
+def test_closest_goes_by_turns_whoever_has_credit(closest):
     sender = Sends()
-    one, other = Receives(anycast), Receives(anycast)
-    for number in range(4):
-        anycast.send(sender, number, b"x", settled=False)
-    other.grant(1)
-    one.grant(2)
-    assert (len(one.got), len(other.got)) == (2, 1)
+    stuck, idle = Receives(closest), Receives(closest, 100)
+    send(closest, sender, *range(6))
+    assert idle.numbers == [1, 3, 5]
+    stuck.grant(100)
+    assert stuck.numbers == [0, 2, 4]
+
+
+def test_balanced_goes_to_the_idlest(balanced):
+    sender = Sends()
+    stuck, idle = Receives(balanced), Receives(balanced, 100)
+    for number in range(7):
+        send(balanced, sender, number)
+        idle.accept()
+    assert idle.numbers == [1, 2, 3, 4, 5, 6]
+    stuck.grant(100)
+    assert stuck.numbers == [0], "it waited for this one alone"
+
+
+def test_balanced_fills_all_alike(balanced):
+    sender = Sends()
+    receivers = [Receives(balanced), Receives(balanced, 100)]
+    send(balanced, sender, *range(10))
+    receivers[0].grant(100)
+    assert [len(each.got) for each in receivers] == [5, 5]
 
 
 def test_the_last_receiver_that_leaves_releases_what_waits(anycast):
@@ -151,27 +210,38 @@ def test_the_last_receiver_that_leaves_releases_what_waits(anycast):
     ]
 
 
+def test_each_outcome_brings_credit_also_when_the_last_receiver_leaves(anycast):
+    class Credited(Sends):
+        def settle(self, token, result):
+            super().settle(token, result)
+            assert anycast.reachable
+
+    sender, receiver = Credited(), Receives(anycast, 1)
+    send(anycast, sender, 1, 2)
+    receiver.leave()
+    assert len(sender.outcomes) == 2 and not anycast.reachable
+
+
 def test_a_receiver_that_leaves_another_behind(anycast):
+    """What waited for it comes back; what waits for the other stays."""
     sender = Sends()
     one, other = Receives(anycast, 1), Receives(anycast)
-    anycast.send(sender, 1, b"x", settled=False)
-    anycast.send(sender, 2, b"x", settled=False)
+    send(anycast, sender, 1, 2, 3)
     one.leave()
-    assert sender.outcomes == [(1, LOST)]
+    assert sender.outcomes == [(1, LOST), (3, RELEASED)]
     other.grant(1)
-    assert len(other.got) == 1
+    assert other.numbers == [2]
 
 
-def test_what_a_sender_leaves_behind_is_forgotten(anycast, multicast):
+def test_what_a_sender_leaves_behind_arrives(anycast, multicast):
     for address in (anycast, multicast):
-        sender, staying = Sends(), Sends()
+        sender = Sends()
         receiver = Receives(address)
         address.attach_sender(sender)
-        address.send(sender, 1, b"gone", settled=False)
-        address.send(staying, 2, b"there", settled=False)
+        send(address, sender, 1)
         address.detach_sender(sender)
         receiver.grant(5)
-        assert receiver.got == [(b"there", False)]
+        assert receiver.numbers == [1]
 
 
 def test_multicast_copies(multicast):
@@ -189,10 +259,11 @@ def test_multicast_copies(multicast):
 @pytest.mark.parametrize(
     ("outcomes", "heard"),
     [
-        ((RELEASED, ACCEPTED, REJECTED), ACCEPTED),
-        ((RELEASED, LOST, REJECTED), LOST),
-        ((RELEASED, RELEASED, REJECTED), REJECTED),
+        ((RELEASED, ACCEPTED, REJECTED), Result("rejected")),
+        ((RELEASED, LOST, ACCEPTED), ACCEPTED),
+        ((RELEASED, RELEASED, LOST), LOST),
         ((RELEASED, RELEASED, RELEASED), RELEASED),
+        ((REJECTED,), Result("rejected")),
     ],
 )
 def test_one_outcome_for_all(multicast, outcomes, heard):
@@ -222,42 +293,25 @@ def test_multicast_waits_for_the_slow_one(multicast):
     assert sender.outcomes[2] == (2, ACCEPTED)
 
 
-def test_multicast_of_settled_messages_drops_for_the_slow_one(multicast):
-    sender = Sends()
-    slow, fast = Receives(multicast), Receives(multicast, 10)
-    multicast.send(sender, 1, b"x", settled=True)
-    slow.grant(5)
-    assert slow.got == [] and fast.got == [(b"x", True)]
-    assert sender.gone == [1]
-
-
-def test_credit_that_is_taken_back(anycast):
-    sender, receiver = Sends(), Receives(anycast, 5)
-    receiver.credit = 0
-    anycast.not_ready(receiver)
-    anycast.send(sender, 1, b"x", settled=False)
-    assert receiver.got == []
-
-
 # -- the addresses of a router
 
 
 @pytest.mark.parametrize(
-    ("name", "multicast"),
+    ("name", "distribution"),
     [
-        ("broadcast.nova.compute.all", True),
-        ("unicast.nova.compute", False),
-        ("exclusive.nova.compute.host", False),
-        ("openstack.org/om/rpc/multicast/nova/compute", True),
-        ("openstack.org/om/notify/anycast/nova/notifications.info", False),
-        ("openstack.org/om/rpc/unicast/broadcast/x", False),
-        ("anything", False),
-        ("openstack.org/om/rpc", False),
+        ("broadcast.nova.compute.all", "multicast"),
+        ("unicast.nova.compute", "closest"),
+        ("exclusive.nova.compute.host", "closest"),
+        ("openstack.org/om/rpc/multicast/nova/compute", "multicast"),
+        ("openstack.org/om/notify/anycast/nova/notifications.info", "balanced"),
+        ("openstack.org/om/rpc/unicast/broadcast/x", "closest"),
+        ("anything", "balanced"),
+        ("openstack.org/om/rpc", "balanced"),
     ],
 )
-def test_what_an_address_is(name, multicast):
+def test_what_an_address_is(name, distribution):
     namespace = RouterNamespace("", Settings(), "R", Usage(1))
-    assert namespace.resolve(name).multicast is multicast
+    assert namespace.resolve(name).distribution is Distribution[distribution.upper()]
 
 
 def test_an_address_lives_while_somebody_is_attached():
