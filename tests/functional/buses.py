@@ -21,6 +21,10 @@ from greenamqp.command.processes import die_with_parent
 
 ENV = "TRANSPORT_URL"
 
+#: The URL of a real router that the tests of what routers do are to run on, instead of
+#: on the embedded broker in the role of each.
+ROUTER = os.environ.get("GREENAMQP_TEST_ROUTER", "")
+
 #: Seconds that a helper process may take to come up or to answer. Far more than it
 #: needs; only a test that fails anyway waits that long.
 START_TIMEOUT = 60

@@ -7,7 +7,6 @@ say whether the broker does as that one does.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import time
@@ -27,9 +26,6 @@ from greenamqp.engine import (
     Terminus,
 )
 from tests.unit.wire import RawPeer, Recorder, Wire, feed, output
-
-#: The URL of a real router that the tests of the broker as a router are to run on.
-ROUTER = os.environ.get("GREENAMQP_TEST_ROUTER", "")
 
 
 class Bus:

@@ -19,15 +19,8 @@ from greenamqp.engine import (
     Terminus,
 )
 from greenamqp.engine.link import EXPIRE_NEVER
-from tests.unit.bus import (
-    ROUTER,
-    Bus,
-    RealBus,
-    decoded,
-    drains_of,
-    message,
-    send,
-)
+from tests.functional.buses import ROUTER
+from tests.unit.bus import Bus, RealBus, decoded, drains_of, message, send
 
 hold = None  # for a receiver that settles nothing by itself
 
