@@ -147,7 +147,10 @@ class _RouterIncoming(Incoming):
 
     def _on_settled(self, link: Receiver, delivery: typing.Any) -> None:
         """Its sender waits for no outcome: it counts in the window no longer."""
-        self._open.pop(delivery).settled = True
+        transit = self._open.pop(delivery, None)
+        if transit is None:
+            return  # it was settled when it was read, though it came unsettled
+        transit.settled = True
         link.settle(delivery)
         self.top_up()
         self.peer.touch()

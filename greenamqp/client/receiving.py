@@ -30,6 +30,9 @@ LOG = logging.getLogger("greenamqp.client")
 # Acknowledgements that may wait for more of them, in parts of a window.
 HELD_SHARE = 4
 
+# Credit for less than half a window waits no longer where the peer has none.  Seconds.
+DRY_DELAY = 0.05
+
 
 class Owner(typing.Protocol):
     """The subscription that a link is one of."""
@@ -66,7 +69,8 @@ class ReceivingLink(WantedLink[Receiver]):
 
     Credit goes back to the peer for what was settled, half a window at a time: one
     flow frame then serves many messages, and a slow consumer holds no more than its
-    window.
+    window.  Less goes back after DRY_DELAY if the peer has none: workers that are busy
+    for long would otherwise keep a part of the window from those who send.
 
     :ivar awaited: whether senders wait for what becomes of their messages here, since
         nothing is stored between them and us
@@ -74,6 +78,7 @@ class ReceivingLink(WantedLink[Receiver]):
     """
 
     __slots__ = (
+        "_dry_timer",
         "_held",
         "_held_timer",
         "_owner",
@@ -92,6 +97,8 @@ class ReceivingLink(WantedLink[Receiver]):
         # What is acknowledged, and waits for more to be settled with it.
         self._held: list[Delivery] = []
         self._held_timer: Timer | None = None
+        # Set while the peer has no credit, and less than half a window is to go back.
+        self._dry_timer: Timer | None = None
 
     def describe(self) -> dict[str, typing.Any]:
         """See :func:`greenamqp.describe`."""
@@ -223,6 +230,8 @@ class ReceivingLink(WantedLink[Receiver]):
             link.settle(delivery, RELEASED)
             return
         self._owner.on_message(self, delivery, data)
+        if self._returned and link.credit <= 0:
+            self._dry(link)
 
     def _dropped(self, link: Receiver, reason: str) -> None:
         self.give_back(link)
@@ -304,6 +313,9 @@ class ReceivingLink(WantedLink[Receiver]):
         if self._held_timer is not None:
             self._held_timer.cancel()
             self._held_timer = None
+        if self._dry_timer is not None:
+            self._dry_timer.cancel()
+            self._dry_timer = None
 
     def give_back(self, link: Receiver) -> None:
         """One more message may come."""
@@ -311,9 +323,26 @@ class ReceivingLink(WantedLink[Receiver]):
             return
         self._returned += 1
         if self._returned * 2 >= self._owner.window:
-            link.flow(self._returned)
-            self._returned = 0
-            self._context.flush_soon()
+            self._return(link)
+        elif link.credit <= 0:
+            self._dry(link)
+
+    def _return(self, link: Receiver) -> None:
+        link.flow(self._returned)
+        self._returned = 0
+        self._context.flush_soon()
+
+    def _dry(self, link: Receiver) -> None:
+        """The peer has no credit."""
+        if self._dry_timer is None and link is self.link and not self._owner.stopped:
+            hub = self._context.hub
+            self._dry_timer = hub.call_at(hub.now() + DRY_DELAY, self._dry_for_a_while)
+
+    def _dry_for_a_while(self) -> None:
+        self._dry_timer = None
+        link = self.link
+        if link is not None and self._returned and link.credit <= 0:
+            self._return(link)
 
     # -- the end
 

@@ -2,9 +2,10 @@
 """What becomes of casts on a router: nobody listens, a server is stuck, all are busy.
 
     python -m tests.functional.world WORLD tests.chaos.routers [--url amqp://HOST]
-        [--product skupper-router] [nobody] [stuck] [busy] [burst]
+        [--product skupper-router] [--window 100] [nobody] [stuck] [busy] [burst]
 
-Without a URL it is the embedded broker in the role of that product.
+Without a URL it is the embedded broker in the role of that product.  The window is the
+servers' ``rpc_server_credit``.
 """
 
 from __future__ import annotations
@@ -59,12 +60,13 @@ class Endpoint:
 class Casts:
     """Casts to one topic, and what their sender was told of each."""
 
-    def __init__(self, url: str, **options: object) -> None:
+    def __init__(self, url: str, window: int, **options: object) -> None:
         self.accepted: list[int] = []
         self.failed: dict[int, str] = {}
         self.seconds = 0.0
         self.topic = f"casts-{uuid.uuid4().hex}"
         self._url = url
+        self._window = window
         self._transports: list[oslo_messaging.Transport] = []
         self._servers: list[oslo_messaging.MessageHandlingServer] = []
         self._transport = self._connect(options)
@@ -77,9 +79,9 @@ class Casts:
         self._transports.append(made)
         return made
 
-    def serve(self, name: str, endpoint: Endpoint, **options: object) -> None:
+    def serve(self, name: str, endpoint: Endpoint) -> None:
         server = oslo_messaging.get_rpc_server(
-            self._connect(options),
+            self._connect({"rpc_server_credit": self._window}),
             Target(topic=self.topic, server=name),
             [endpoint],
             executor=world.executors()[0],
@@ -108,8 +110,8 @@ class Casts:
             transport.cleanup()
 
 
-def nobody(url: str) -> bool:
-    with contextlib.closing(Casts(url)) as casts:
+def nobody(url: str, window: int) -> bool:
+    with contextlib.closing(Casts(url, window)) as casts:
         for number, (what, target) in enumerate(
             {
                 "a fanout": {"fanout": True},
@@ -124,10 +126,10 @@ def nobody(url: str) -> bool:
     return set(casts.failed) == {2, 3}
 
 
-def stuck(url: str) -> bool:
+def stuck(url: str, window: int) -> bool:
     gate = threading.Event()
     healthy = [Endpoint(), Endpoint()]
-    with contextlib.closing(Casts(url)) as casts:
+    with contextlib.closing(Casts(url, window)) as casts:
         for name, endpoint in zip("abc", [*healthy, Endpoint(gate=gate)], strict=True):
             casts.serve(name, endpoint)
         begun = time.monotonic()
@@ -145,9 +147,9 @@ def stuck(url: str) -> bool:
     return len(casts.accepted) == 300 and executed == [300, 300]
 
 
-def busy(url: str) -> bool:
+def busy(url: str, window: int) -> bool:
     endpoint = Endpoint(seconds=12.0)
-    with contextlib.closing(Casts(url, default_send_timeout=5)) as casts:
+    with contextlib.closing(Casts(url, window, default_send_timeout=5)) as casts:
         casts.serve("s", endpoint)
         threads = []
         for number in range(200):
@@ -161,9 +163,9 @@ def busy(url: str) -> bool:
     return _account("200 casts to a server that takes 12 s for each", casts, endpoint)
 
 
-def burst(url: str) -> bool:
+def burst(url: str, window: int) -> bool:
     endpoint = Endpoint()
-    with contextlib.closing(Casts(url)) as casts:
+    with contextlib.closing(Casts(url, window)) as casts:
         casts.serve("s", endpoint)
 
         def caller(first: int) -> None:
@@ -205,6 +207,7 @@ def main() -> int:
     )
     parser.add_argument("--url")
     parser.add_argument("--product", default="skupper-router")
+    parser.add_argument("--window", type=int, default=100)
     parser.add_argument("cases", nargs="*", help=", ".join(CASES))
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -216,7 +219,7 @@ def main() -> int:
         results = {}
         for name in options.cases or CASES:
             print(name, flush=True)
-            results[name] = CASES[name](url.rstrip("/"))
+            results[name] = CASES[name](url.rstrip("/"), options.window)
     print("as promised" if all(results.values()) else f"not so: {results}")
     return int(not all(results.values()))
 

@@ -21,6 +21,7 @@ from greenamqp.engine import (
 from greenamqp.engine.link import EXPIRE_NEVER
 from tests.functional.buses import ROUTER
 from tests.unit.bus import Bus, RealBus, decoded, drains_of, message, send
+from tests.unit.wire import feed, output
 
 hold = None  # for a receiver that settles nothing by itself
 
@@ -1026,6 +1027,22 @@ def test_router_what_its_sender_settles_while_it_waits_arrives(router, address):
     router.run()
     assert receiver.bodies == [*range(200)] * 2
     assert receiver.link.presettled(receiver.held[-1])
+
+
+def test_router_settled_by_its_sender_before_it_is_read(caplog):
+    bus = Bus(product=ROUTERS[0])
+    receiver = bus.client().receiver("x", take=hold)
+    client = bus.client()
+    sender = client.sender("x")
+    for body in ("m", "n"):
+        sender.send(message(body), body)
+    data = output(client.engine)
+    sender.settle_oldest()
+    sender.settle_oldest()
+    feed(client.peer.engine, data + output(client.engine))
+    bus.run()
+    assert receiver.bodies == ["m", "n"] and receiver.link.presettled(receiver.held[0])
+    assert sender.credit == 250 and not caplog.records
 
 
 def test_router_presettled_stays_settled(router):

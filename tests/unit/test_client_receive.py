@@ -5,6 +5,7 @@ import pytest
 from oslo_messaging import Target
 
 from greenamqp.buses import Node
+from greenamqp.client.receiving import DRY_DELAY
 from greenamqp.client.wanted import FIRST_PAUSE
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED, Message, capi
@@ -183,6 +184,43 @@ def test_credit_comes_back_for_what_was_settled_in_halves(window, credits):
             s.world.settle()
             seen.append(s.peer.outbound["a"].credit)
         assert seen == credits
+
+
+def test_less_than_half_comes_back_where_the_peer_has_none():
+    """After a moment, for there may be more."""
+    with fakes.setting() as s:
+        consumer = attached(s, "a", window=10)
+        link = s.peer.outbound["a"]
+        for number in range(10):
+            s.peer.send("a", Message(str(number)))
+        s.world.settle()
+        assert consumer.settle() and consumer.settle()
+        s.world.settle()
+        assert link.credit == 0
+        s.world.advance(DRY_DELAY)
+        assert link.credit == 2
+        # It has some: what is settled meanwhile waits for half a window, or for that
+        # to be used up.
+        assert consumer.settle()
+        s.world.advance(60)
+        assert link.credit == 2
+        for number in range(2):
+            s.peer.send("a", Message(str(number)))
+        s.world.advance(DRY_DELAY)
+        assert link.credit == 1
+
+
+def test_no_credit_comes_back_from_who_has_stopped():
+    with fakes.setting() as s:
+        consumer = attached(s, "a", window=10)
+        for number in range(10):
+            s.peer.send("a", Message(str(number)))
+        s.world.settle()
+        assert consumer.settle()
+        consumer.subscription.stop()
+        assert consumer.settle()
+        s.world.advance(60)
+        assert s.peer.outbound["a"].credit == 0
 
 
 @pytest.mark.parametrize("outcome", [ACCEPTED, RELEASED, REJECTED, MODIFIED])
