@@ -436,7 +436,9 @@ class SendingLink(WantedLink[Sender]):
     ) -> None:
         attaching = self._answered(link)
         reason = str(error) if error is not None else "the peer detached the link"
-        if not was_up and is_full(error) and self._make_room():
+        # A router refuses a link in that it attaches and detaches it.
+        unused = not was_up or (self._context.bus.is_router and not link.unsettled)
+        if unused and is_full(error) and self._make_room():
             self._wait_for_room(reason)
             return
         self._context.notices.add(

@@ -13,7 +13,14 @@ from greenamqp.buses import Node, Service
 from greenamqp.client import Destination, absence, client
 from greenamqp.client.sending import LONGEST_ROUTER_PAUSE
 from greenamqp.connection.state import State
-from greenamqp.engine import ACCEPTED, MODIFIED, REJECTED, RELEASED, Message
+from greenamqp.engine import (
+    ACCEPTED,
+    MODIFIED,
+    REJECTED,
+    RELEASED,
+    LinkState,
+    Message,
+)
 from greenamqp.engine.connection import LINKS_PER_SESSION
 from tests.unit import fakes
 
@@ -601,6 +608,29 @@ def test_late_while_the_first_attempt_runs():
         s.network.delay = 100.0
         task = s.notify()
         assert "bus:5672: still not connected" in late(s, task)
+
+
+def test_links_that_are_not_in_use_make_room_where_a_router_allows_no_more():
+    """It refuses a link in that it attaches and then detaches it."""
+    with fakes.setting(network=ROUTER) as s:
+        s.up()
+        s.cast(destination=Destination.reply("idle"))
+        s.world.settle()
+        idle = s.peer.inbound["idle"]
+        allow = s.peer.link_requested
+
+        def look(connection, link):
+            if idle.state is LinkState.ATTACHED:
+                link.accept()
+                link.close("amqp:resource-limit-exceeded", "disallowed by policy")
+            else:
+                allow(connection, link)
+
+        s.peer.link_requested = look
+        task = s.cast(destination=Destination.reply("other"))
+        s.world.advance(2)
+        assert task.result() is None
+        assert idle.state is LinkState.DETACHED
 
 
 def test_late_while_the_link_is_refused():
