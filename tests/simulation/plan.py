@@ -8,7 +8,7 @@ import random
 # Seconds of virtual time.
 TROUBLE = 40.0
 PEACE = 20.0
-LAST = 10.0  # of peace, at the least
+LAST, LONGEST = 10.0, 100.0  # of peace at the least, and of a run at the most
 CALL_TIMEOUT = 8.0
 
 # After so long without a fault a call has to succeed: a bus needs up to 16 s to see
@@ -106,7 +106,7 @@ class Plan:
     @property
     def length(self) -> float:
         """When nobody begins anything any more, seconds after the beginning."""
-        return max(TROUBLE + PEACE, self.peace_from + LAST)
+        return max(TROUBLE + PEACE, min(self.peace_from + LAST, LONGEST))
 
     @property
     def hosts(self) -> tuple[str, ...]:
