@@ -51,7 +51,7 @@ def target(bus, topic, unique, endpoint):
 def nothing_waits(transport):
     (connection,) = greenamqp.describe(transport)["connections"]
     return connection["unanswered_calls"] == 0 and not any(
-        sender["pending"] for sender in connection["senders"]
+        sender["pending"] or sender["unsettled"] for sender in connection["senders"]
     )
 
 
@@ -107,6 +107,32 @@ def test_what_the_server_raises(run, rpc, target):
                 await client.call({}, "fail", text="such a thing")
             with pytest.raises(RemoteError):
                 await client.call({}, "no_such_method")
+
+    run(test)
+
+
+@pytest.mark.needs("mandatory")
+def test_a_request_to_nobody_may_fail_at_once(run, rpc, unique):
+    options = oslo_messaging.TransportOptions(at_least_once=True)
+
+    async def test():
+        async with rpc() as transport:
+            client = aio.RPCClient(transport, Target(topic=unique("nobody")))
+            client = client.prepare(transport_options=options)
+            with pytest.raises(oslo_messaging.MessageUndeliverable):
+                await client.call({}, "echo", value=1)
+            with pytest.raises(oslo_messaging.MessageUndeliverable):
+                await client.cast({}, "echo", value=1)
+
+    run(test)
+
+
+def test_retries_are_taken(run, rpc, target):
+    async def test():
+        async with rpc() as transport:
+            for retry in (None, -1, 0, 3):
+                client = aio.RPCClient(transport, target, retry=retry, timeout=WAIT)
+                assert await client.call({}, "echo", value=retry) == retry
 
     run(test)
 
