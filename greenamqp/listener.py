@@ -497,7 +497,7 @@ class Listener(base.Listener):
         is stored on the way: a cast would fail that is executed later; a notifier would
         send the next one of a batch only when the batch was handed over."""
         if self._kind.may_come_again:
-            return self.batch_size > 1
+            return bool(self.batch_size > 1)
         return not message.reply_to
 
     def put_back(self, arrival: _Arrival) -> bool:

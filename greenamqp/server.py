@@ -44,9 +44,8 @@ _Process = typing.Callable[[list[base.IncomingMessage]], object]
 def _is_compatible(version: str | None, wanted: str) -> bool:
     """Whether an endpoint of that version takes a request for another: the same few
     pairs all the time."""
-    return rpc_dispatcher.RPCDispatcher._is_compatible(
-        Target(version=version), wanted
-    )
+    target = Target(version=version)
+    return bool(rpc_dispatcher.RPCDispatcher._is_compatible(target, wanted))
 
 
 class RPCDispatcher(rpc_dispatcher.RPCDispatcher):

@@ -206,7 +206,8 @@ def _section(data: bytes, at: int) -> tuple[int, int]:
 
 def _uint64(data: bytes, at: int) -> int:
     high, low = _uint32(data, at)[0], _uint32(data, at + 4)[0]
-    return high << 32 | low
+    value: int = high << 32 | low
+    return value
 
 
 def _list(data: bytes, at: int) -> tuple[int, int, int]:

@@ -213,7 +213,9 @@ def remote_exception(failure: typing.Any, allowed_modules: list[str]) -> Excepti
     :raises BadMessage: if it describes none
     """
     try:
-        return common.deserialize_remote_exception(failure, allowed_modules)
+        rebuilt: Exception
+        rebuilt = common.deserialize_remote_exception(failure, allowed_modules)
+        return rebuilt
     except RecursionError:
         raise BadMessage("the failure is nested too deeply") from None
     except Exception as exc:

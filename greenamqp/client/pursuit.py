@@ -45,7 +45,8 @@ class Pursuits:
     def pause(self, destination: typing.Hashable, patience: float) -> float:
         """Seconds that the next outcome is waited for."""
         steps, _ = self._taken.get(destination, (0, 0.0))
-        return min(patience * 2 ** min(max(0, steps - 1), 16), max(LONGEST, patience))
+        doubled: int = 2 ** min(max(0, steps - 1), 16)
+        return min(patience * doubled, max(LONGEST, patience))
 
     def step(self, destination: typing.Hashable, now: float) -> bool:
         """It was waited for in vain.  Returns whether a new session is not enough."""

@@ -63,7 +63,9 @@ class _Version(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: object):
         super().__init__(option_strings, dest, nargs=0, help=str(kwargs["help"]))
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self, parser: argparse.ArgumentParser, *_asked: object, **_how: object
+    ) -> None:
         print(f"greenamqp {_version()}")
         parser.exit()
 
@@ -139,4 +141,5 @@ def _run(argv: Sequence[str]) -> int:
         # Left to itself argparse shows the usage of the top level, which says nothing
         # of the options of the subcommand.
         asked.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return args.run(args)
+    status: int = args.run(args)
+    return status

@@ -253,7 +253,7 @@ class TlsStream:
 
     def fileno(self) -> int:
         """The socket's descriptor."""
-        return self._socket.fileno()
+        return int(self._socket.fileno())
 
     # -- shaking hands
 
@@ -463,7 +463,7 @@ class TlsStream:
 
     def detach(self) -> int:
         """Give the socket's descriptor up, saying nothing to the peer; returns it."""
-        return self._socket.detach()
+        return int(self._socket.detach())
 
     def close(self) -> None:
         """Say goodbye as far as that goes without waiting, and close the socket."""

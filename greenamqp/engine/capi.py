@@ -31,7 +31,8 @@ import typing
 import uuid
 
 try:
-    from cproton_ffi import ffi, lib
+    from cproton_ffi import ffi as ffi
+    from cproton_ffi import lib as lib
 except ImportError as exc:  # pragma: no cover - depends on the installation
     raise ImportError(
         "greenamqp needs python-qpid-proton 0.39 or newer, built with cffi: "
@@ -41,7 +42,7 @@ except ImportError as exc:  # pragma: no cover - depends on the installation
 from proton import Array, Data, Described
 
 from greenamqp.engine import plain
-from greenamqp.engine.plain import Received
+from greenamqp.engine.plain import Received as Received
 
 REQUIRED = (
     "pn_collector_peek pn_collector_pop pn_event_type pn_event_link "
@@ -258,7 +259,7 @@ def _message_id(msgid: typing.Any) -> MessageId | None:
         raw = value.as_bytes
         return ffi.unpack(raw.start, raw.size) if raw.size else b""
     if kind == _ULONG:
-        return value.as_ulong
+        return int(value.as_ulong)
     if kind == _UUID:
         return uuid.UUID(bytes=bytes(ffi.unpack(value.as_uuid.bytes, 16)))
     return None
@@ -488,7 +489,8 @@ class Codec:
 
     def decode(self, data: bytes | bytearray | memoryview) -> Message:
         """The message that `data` holds; raises DecodeError if it holds none."""
-        return self._decode(data, self._fields)
+        message: Message = self._decode(data, self._fields)
+        return message
 
     def decode_request(self, data: bytes | bytearray | memoryview) -> Received:
         """What a request's or notification's receiver looks at: all but
@@ -535,7 +537,7 @@ class Codec:
             _message_id(lib.pn_message_get_id(msg)),
             _text(lib.pn_message_get_reply_to(msg)),
             ttl=lib.pn_message_get_ttl(msg) / 1000 or None,
-            expiry_time=lib.pn_message_get_expiry_time(msg) / 1000.0,
+            expiry_time=lib.pn_message_get_expiry_time(msg) / 1000,
         )
 
     def _reply_fields(self, msg: typing.Any) -> Received:
@@ -570,13 +572,13 @@ class Codec:
         message.content_type = _text(lib.pn_message_get_content_type(msg))
         message.content_encoding = _text(lib.pn_message_get_content_encoding(msg))
         ttl = lib.pn_message_get_ttl(msg)
-        message.ttl = ttl / 1000.0 if ttl else None
+        message.ttl = ttl / 1000 if ttl else None
         message.durable = lib.pn_message_is_durable(msg)
         message.priority = lib.pn_message_get_priority(msg)
         message.delivery_count = lib.pn_message_get_delivery_count(msg)
         message.first_acquirer = lib.pn_message_is_first_acquirer(msg)
-        message.expiry_time = lib.pn_message_get_expiry_time(msg) / 1000.0
-        message.creation_time = lib.pn_message_get_creation_time(msg) / 1000.0
+        message.expiry_time = lib.pn_message_get_expiry_time(msg) / 1000
+        message.creation_time = lib.pn_message_get_creation_time(msg) / 1000
         message.inferred = lib.pn_message_is_inferred(msg)
         message.properties = _mapping(lib.pn_message_properties(msg))
         message.annotations = _mapping(lib.pn_message_annotations(msg))

@@ -114,6 +114,8 @@ _NULL = capi.NULL
 #: What proton calls a peer that was silent for longer than our idle time-out.
 _SILENT = "local-idle-timeout expired"
 
+_SomeLink = typing.TypeVar("_SomeLink", Sender, Receiver)
+
 
 @dataclasses.dataclass(frozen=True)
 class Sasl:
@@ -331,13 +333,15 @@ class Connection(ConnectionEvents):
     @from_peer
     def remote_container(self) -> str | None:
         """The peer's container id."""
-        return self.lifecycle.remote_container
+        container: str | None = self.lifecycle.remote_container
+        return container
 
     @property
     @from_peer
     def remote_hostname(self) -> str | None:
         """The hostname of the peer's Open frame: the virtual host it asks for."""
-        return self.lifecycle.remote_hostname
+        hostname: str | None = self.lifecycle.remote_hostname
+        return hostname
 
     @property
     @from_peer
@@ -349,7 +353,8 @@ class Connection(ConnectionEvents):
     @property
     def remote_idle_timeout(self) -> float:
         """Seconds within which the peer wants to hear from us; 0: it does not care."""
-        return lib.pn_transport_get_remote_idle_timeout(self._transport) / 1000.0
+        milliseconds: int = lib.pn_transport_get_remote_idle_timeout(self._transport)
+        return milliseconds / 1000.0
 
     @property
     def silent(self) -> bool:
@@ -471,7 +476,7 @@ class Connection(ConnectionEvents):
     @property
     def finished(self) -> bool:
         """Whether all that was to be written is written, the Close included."""
-        return lib.pn_transport_pending(self._transport) < 0
+        return bool(lib.pn_transport_pending(self._transport) < 0)
 
     # -- links
 
@@ -534,13 +539,13 @@ class Connection(ConnectionEvents):
 
     def _create(
         self,
-        link: typing.Any,
+        link: _SomeLink,
         events: SenderEvents | ReceiverEvents,
         source: Terminus | None,
         target: Terminus | None,
         settle_mode: SettleMode,
         properties: dict[str, typing.Any] | None,
-    ) -> typing.Any:
+    ) -> _SomeLink:
         endpoint = link._endpoint
         tell(endpoint, events)
         pn_link = proton_link(endpoint)
@@ -785,7 +790,7 @@ class Connection(ConnectionEvents):
         link_handle: str,
         name: str,
         requested_source: str | None,
-        properties: dict,
+        properties: dict[str, typing.Any],
     ) -> None:
         endpoint = self.lifecycle.links(True)[link_handle]
         link = Sender(self, endpoint)
@@ -797,7 +802,7 @@ class Connection(ConnectionEvents):
         link_handle: str,
         name: str,
         requested_target: str | None,
-        properties: dict,
+        properties: dict[str, typing.Any],
     ) -> None:
         endpoint = self.lifecycle.links(False)[link_handle]
         link = Receiver(self, endpoint)

@@ -175,7 +175,8 @@ class ExternalConnection(GatedConnection):
         if gate.state is LoginState.FAILED:
             return 0
         gate.receive(self._given(data, size))
-        if gate.state is LoginState.FAILED:
+        # mypy does not know that receive may change it.
+        if gate.state is LoginState.FAILED:  # type: ignore[comparison-overlap]
             self.fail(gate.reason)
         elif gate.state in (LoginState.DONE, LoginState.LEFT):
             self._go_on()

@@ -244,7 +244,9 @@ class Lifecycle(pyngus.Connection):
 
     def links(self, senders: bool) -> dict[str, typing.Any]:
         """pyngus's links by name."""
-        return self._sender_links if senders else self._receiver_links
+        links: dict[str, typing.Any]
+        links = self._sender_links if senders else self._receiver_links
+        return links
 
     def free_name(self, endpoint: typing.Any, senders: bool, number: int) -> None:
         """The peer may use the link's name again.

@@ -294,7 +294,7 @@ class Link:
     @property
     def is_coordinator(self) -> bool:
         """Whether the peer wants a transaction coordinator for its target (part 4)."""
-        return self._proton.remote_target.type == lib.PN_COORDINATOR
+        return bool(self._proton.remote_target.type == lib.PN_COORDINATOR)
 
     @property
     def remote_settle_mode(self) -> SettleMode:
@@ -674,7 +674,8 @@ class Receiver(Link):
 
     def presettled(self, delivery: Delivery) -> bool:
         """Whether the peer settled the delivery when it sent it."""
-        return pn_delivery_settled(delivery)
+        settled: bool = pn_delivery_settled(delivery)
+        return settled
 
     def _abort(self, delivery: Delivery, reason: str) -> None:
         self.connection.unfinished.pop(self, None)

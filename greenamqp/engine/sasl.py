@@ -461,7 +461,8 @@ class AcceptedConnection(GatedConnection):
         if gate.state is SaslState.FAILED:
             return 0
         rest = gate.receive(self._given(data, size))
-        if gate.state is SaslState.FAILED:
+        # mypy does not know that receive may change it.
+        if gate.state is SaslState.FAILED:  # type: ignore[comparison-overlap]
             self.fail(gate.reason)
         elif gate.state is SaslState.DONE:
             self._shut = False

@@ -308,13 +308,13 @@ class AsyncioHub(CoroutineHub):
             self._wakeup(self._calls.popleft())
 
     def run_inside(
-        self, function: typing.Callable[..., typing.Any], *args: typing.Any
-    ) -> typing.Any:
+        self, function: typing.Callable[..., _Result], *args: typing.Any
+    ) -> _Result:
         self.check()
         if not self.foreign():
             return function(*args)
 
-        async def run() -> typing.Any:
+        async def run() -> _Result:
             return function(*args)
 
         return asyncio.run_coroutine_threadsafe(run(), self.event_loop).result()

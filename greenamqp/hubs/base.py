@@ -383,8 +383,8 @@ class Hub(abc.ABC):
 
     @abc.abstractmethod
     def run_inside(
-        self, function: typing.Callable[..., typing.Any], *args: typing.Any
-    ) -> typing.Any:
+        self, function: typing.Callable[..., _Result], *args: typing.Any
+    ) -> _Result:
         """Run `function` where this hub's waiters can wait, and return its result or
         raise its exception.  From any native thread, whose wait is a real one.  In an
         asyncio loop nothing can wait: see `do`."""

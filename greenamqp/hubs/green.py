@@ -26,6 +26,8 @@ from greenamqp.hubs import native
 from greenamqp.hubs.alarm import Alarm
 from greenamqp.hubs.base import Callback, Flushable, Hub, Waiter, Watch
 
+_Result = typing.TypeVar("_Result")
+
 LOG = logging.getLogger(__name__)
 
 getcurrent = greenlet.getcurrent
@@ -336,10 +338,13 @@ class GreenHub(Hub):
         return GreenWaiter(self)
 
     def foreign(self) -> bool:
-        return self._get_ident() != self._thread
+        ident: int = self._get_ident()
+        foreign: bool = ident != self._thread
+        return foreign
 
     def current(self) -> typing.Hashable:
-        return getcurrent()
+        green_thread: typing.Hashable = getcurrent()
+        return green_thread
 
     def deliver(self, function: Callback) -> None:
         if self._idle:
@@ -416,8 +421,8 @@ class GreenHub(Hub):
             self._call_soon(self._wakeup_from_outside)
 
     def run_inside(
-        self, function: typing.Callable[..., typing.Any], *args: typing.Any
-    ) -> typing.Any:
+        self, function: typing.Callable[..., _Result], *args: typing.Any
+    ) -> _Result:
         self.check()
         if not self.foreign():
             return function(*args)
@@ -435,7 +440,6 @@ class GreenHub(Hub):
 
         self.call_inside(lambda: self.spawn(run))
         done.acquire()
-        result, error = outcome
-        if error is not None:
-            raise error
-        return result
+        if outcome[1] is not None:
+            raise outcome[1]
+        return typing.cast(_Result, outcome[0])

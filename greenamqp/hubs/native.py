@@ -23,7 +23,7 @@ def eventlet_patched() -> bool:
     if "eventlet.patcher" not in sys.modules:
         return False
     patcher: typing.Any = sys.modules["eventlet.patcher"]
-    return patcher.is_monkey_patched("thread")
+    return bool(patcher.is_monkey_patched("thread"))
 
 
 def gevent_patched() -> bool:
@@ -31,7 +31,7 @@ def gevent_patched() -> bool:
     if "gevent.monkey" not in sys.modules:
         return False
     monkey: typing.Any = sys.modules["gevent.monkey"]
-    return monkey.is_module_patched("threading") or monkey.is_module_patched("_thread")
+    return any(map(monkey.is_module_patched, ("threading", "_thread")))
 
 
 def original(module: str, name: str) -> typing.Any:

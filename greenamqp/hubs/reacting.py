@@ -21,6 +21,8 @@ from greenamqp.hubs.reactor import Reactor
 
 LOG = logging.getLogger(__name__)
 
+_Result = typing.TypeVar("_Result")
+
 
 class ReactorHub(Hub):
     """Base of the threads and blocking hubs; see the module."""
@@ -106,12 +108,13 @@ class ReactorHub(Hub):
             return self._reactor.watch(fd, on_readable)
 
     def current(self) -> typing.Hashable:
-        return self._get_ident()
+        ident: int = self._get_ident()
+        return ident
 
     def foreign(self) -> bool:
         return False  # every thread may enter, under the lock
 
     def run_inside(
-        self, function: typing.Callable[..., typing.Any], *args: typing.Any
-    ) -> typing.Any:
+        self, function: typing.Callable[..., _Result], *args: typing.Any
+    ) -> _Result:
         return function(*args)

@@ -156,7 +156,7 @@ class Reactor:
 
     def fileno(self) -> int:
         """The epoll set: readable when some watch is."""
-        return self._epoll.fileno()
+        return int(self._epoll.fileno())
 
     def watch(self, fd: int, on_readable: Callback) -> _Watch:
         """As :meth:`greenamqp.hubs.base.Hub.watch`."""

@@ -81,16 +81,16 @@ class BrokerProcess:
 
     def depth(self, address: str, virtual_host: str = "") -> int:
         """See :meth:`greenamqp.broker.Broker.depth`."""
-        return self._ask(("depth", address, virtual_host))
+        return int(self._ask(("depth", address, virtual_host)))
 
     @property
     def connections(self) -> int:
         """How many connections there are."""
-        return self._ask(("connections",))
+        return int(self._ask(("connections",)))
 
     def drop_connections(self) -> int:
         """Cut all connections without a word; returns how many."""
-        return self._ask(("drop_connections",))
+        return int(self._ask(("drop_connections",)))
 
     def _ask(self, what: object) -> typing.Any:
         """:raises RuntimeError: it failed, or does not run; says why"""

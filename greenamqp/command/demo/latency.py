@@ -7,6 +7,7 @@ and one travels as a small JSON object. Pure; to be used from one thread at a ti
 """
 
 import math
+import typing
 from collections.abc import Mapping
 
 #: Buckets per doubling: the borders of a bucket are a factor of 2 ** (1 / 16), or
@@ -32,7 +33,7 @@ class Latencies:
             self._longest = max(self._longest, seconds)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
 
-    def merge(self, dumped: Mapping) -> None:
+    def merge(self, dumped: Mapping[str, typing.Any]) -> None:
         """Add what another one's :meth:`dump` gave."""
         for bucket, count in dumped["buckets"].items():
             # JSON makes text of the keys.
@@ -40,7 +41,7 @@ class Latencies:
             self._buckets[bucket] = self._buckets.get(bucket, 0) + count
         self._longest = max(self._longest, dumped["longest"])
 
-    def dump(self) -> dict:
+    def dump(self) -> dict[str, typing.Any]:
         """The histogram in JSON's types, for :meth:`merge`."""
         return {"buckets": dict(self._buckets), "longest": self._longest}
 

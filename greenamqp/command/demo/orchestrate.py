@@ -277,7 +277,9 @@ class Demo:
                 if found is not None:
                     known[process.name] = found.most(known.get(process.name))
 
-    def _on_message(self, process: processes.Process, message: dict) -> None:
+    def _on_message(
+        self, process: processes.Process, message: processes.Message
+    ) -> None:
         kind = message["type"]
         if kind == "ready":
             self._ready.add(process.name)
@@ -288,7 +290,9 @@ class Demo:
         elif kind == "report":
             self._on_report(process, message)
 
-    def _on_report(self, process: processes.Process, message: dict) -> None:
+    def _on_report(
+        self, process: processes.Process, message: processes.Message
+    ) -> None:
         picture = self._picture
         for stream, number, failed in message["sent"]:
             picture.ledger.sent(stream, number, failed)

@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+import typing
 from collections.abc import Callable, Sequence
 
 from greenamqp.command.processes import cpu_seconds, die_with_parent, stat
@@ -32,6 +33,9 @@ _LINES_KEPT = 40
 _TERMINATE_WITHIN = 5.0
 
 _READ_SIZE = 65536
+
+#: What goes between parent and process, in JSON.
+Message = dict[str, typing.Any]
 
 
 class ProcessFailed(Exception):
@@ -52,7 +56,7 @@ class Process:
     """One process of a :class:`Crew`."""
 
     def __init__(
-        self, name: str, popen: subprocess.Popen, channel: socket.socket | None
+        self, name: str, popen: subprocess.Popen[bytes], channel: socket.socket | None
     ):
         self.name = name
         self.popen = popen
@@ -73,7 +77,7 @@ class Process:
         """False once it has ended and been waited for."""
         return self.popen.returncode is None
 
-    def tell(self, message: dict) -> None:
+    def tell(self, message: Message) -> None:
         """Send it a JSON line. One that has ended does not hear it."""
         if self._channel is None:
             raise ValueError(f"process {self.name} has no channel")
@@ -137,7 +141,7 @@ class Crew:
         return process
 
     def poll(
-        self, timeout: float, on_message: Callable[[Process, dict], None]
+        self, timeout: float, on_message: Callable[[Process, Message], None]
     ) -> None:
         """Wait up to ``timeout`` seconds for something to happen and handle it.
 
@@ -160,7 +164,7 @@ class Crew:
                 raise ProcessFailed(process)
 
     def _hear(
-        self, process: Process, on_message: Callable[[Process, dict], None]
+        self, process: Process, on_message: Callable[[Process, Message], None]
     ) -> None:
         channel = process._channel
         if channel is None:

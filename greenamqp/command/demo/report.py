@@ -9,7 +9,7 @@ thread.
 import collections
 import dataclasses
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TextIO
 
 from greenamqp.command.demo import latency, plan, workload
@@ -17,6 +17,9 @@ from greenamqp.command.demo.ledger import Ledger, Verdict
 from greenamqp.command.demo.processes import Usage
 
 _TITLES_RPC = {"call": "calls", "cast": "casts", "fanout": "fanout casts"}
+
+#: By stream and receiver.
+Verdicts = dict[tuple[Hashable, str], Verdict]
 
 #: How many verdicts that are not well are shown one by one.
 _VERDICTS_SHOWN = 10
@@ -165,7 +168,7 @@ def summary(picture: Picture) -> tuple[list[str], bool]:
 
 
 def _notification_table(
-    picture: Picture, verdicts: dict[tuple, Verdict]
+    picture: Picture, verdicts: Verdicts
 ) -> list[str]:
     ledger = picture.ledger
     rows = [
@@ -203,7 +206,7 @@ def _notification_table(
     return table(rows)
 
 
-def _rpc_table(picture: Picture, verdicts: dict[tuple, Verdict]) -> list[str]:
+def _rpc_table(picture: Picture, verdicts: Verdicts) -> list[str]:
     rows = [["", "made", "failed", "received", "once", "p50", "p99", "longest"]]
     for kind, title in _TITLES_RPC.items():
         made, failed, received = _rpc_counts(picture.ledger, kind)

@@ -23,6 +23,7 @@ import socket
 import sys
 import threading
 import time
+import typing
 import uuid
 from collections.abc import Iterator
 
@@ -31,6 +32,9 @@ from oslo_config import cfg
 
 from greenamqp import options
 from greenamqp.command.demo import latency, plan, workload
+
+# A message, a payload, a context: what JSON calls an object.
+_Object = dict[str, typing.Any]
 
 #: How often a role tells its parent what it did, seconds.
 _REPORT_EVERY = 0.2
@@ -219,7 +223,7 @@ class Role:
                 cfg.CONF.set_override("rabbit_transient_queues_ttl", _TRANSIENT, group)
         return cfg.CONF
 
-    def spawn(self, target, count: int) -> None:
+    def spawn(self, target: typing.Callable[[], object], count: int) -> None:
         for _ in range(count):
             thread = threading.Thread(target=target, daemon=True)
             self._threads.append(thread)
@@ -237,7 +241,7 @@ class Role:
         return False
 
 
-def stop_servers(servers: list) -> None:
+def stop_servers(servers: typing.Sequence[typing.Any]) -> None:
     """Stop oslo.messaging servers and wait until each has dispatched what it got."""
     for server in servers:
         server.stop()
@@ -259,10 +263,24 @@ class NotificationEndpoint:
         #: The only exchange this endpoint's listener listens to; None for all.
         self._exchange = exchange
 
-    def info(self, ctxt, publisher_id, event_type, payload, metadata):
+    def info(
+        self,
+        ctxt: _Object,
+        publisher_id: str,
+        event_type: str,
+        payload: typing.Any,
+        metadata: typing.Any,
+    ) -> None:
         self._role.notified(self._pool, self._exchange, "info", payload)
 
-    def error(self, ctxt, publisher_id, event_type, payload, metadata):
+    def error(
+        self,
+        ctxt: _Object,
+        publisher_id: str,
+        event_type: str,
+        payload: typing.Any,
+        metadata: typing.Any,
+    ) -> None:
         self._role.notified(self._pool, self._exchange, "error", payload)
 
 
@@ -278,7 +296,7 @@ class Agent(Role):
         super().__init__(name, run, account)
         #: The pools to join, and whether with a listener for each exchange.
         self._pools = {pool: pool == "audit"}
-        self._listeners: list = []
+        self._listeners: list[typing.Any] = []
 
     def prepare(self) -> None:
         self._transport = oslo_messaging.get_notification_transport(
@@ -309,7 +327,7 @@ class Agent(Role):
         self._listeners.append(listener)
 
     def notified(
-        self, pool: str, exchange: str | None, priority: str, payload: dict
+        self, pool: str, exchange: str | None, priority: str, payload: _Object
     ) -> None:
         now = time.monotonic()
         tag = payload.get(_TAG, {})
@@ -349,7 +367,7 @@ class Inspector(Agent):
         }
 
     def notified(
-        self, pool: str, exchange: str | None, priority: str, payload: dict
+        self, pool: str, exchange: str | None, priority: str, payload: _Object
     ) -> None:
         tag = payload.get(_TAG, {})
         if not self.is_ours(tag.get("run")):
@@ -451,7 +469,7 @@ class Publisher(Sender):
             else:
                 self.account.failed(self._stream, number, why)
 
-    def _send(self, body: workload.Notification, tag: dict) -> str | None:
+    def _send(self, body: workload.Notification, tag: _Object) -> str | None:
         """Send one; None, or why it failed."""
         notifier = self._notifier.prepare(publisher_id=body.publisher_id)
         payload = {**body.payload, _TAG: tag}
@@ -478,21 +496,37 @@ class RPCEndpoint:
         self._topic = topic
         self._server = server
 
-    def _ours(self, ctxt: dict, server: str | None) -> bool:
+    def _ours(self, ctxt: _Object, server: str | None) -> bool:
         if server not in (None, self._server):
             self._role.account.event(f"message for {server} at {self._server}")
         return self._role.is_ours(ctxt.get("demo_run"))
 
-    def echo(self, ctxt, client, number, server, text):
+    def echo(
+        self,
+        ctxt: _Object,
+        client: str,
+        number: int,
+        server: str | None,
+        text: str,
+    ) -> _Object:
         if self._ours(ctxt, server):
             self._role.account.got(plan.call_stream(client), plan.SERVERS, number)
         return {"number": number, "server": self._server, "text": text}
 
-    def note(self, ctxt, client, number, server, text):
+    def note(
+        self,
+        ctxt: _Object,
+        client: str,
+        number: int,
+        server: str | None,
+        text: str,
+    ) -> None:
         if self._ours(ctxt, server):
             self._role.account.got(plan.cast_stream(client), plan.SERVERS, number)
 
-    def refresh(self, ctxt, client, number, text):
+    def refresh(
+        self, ctxt: _Object, client: str, number: int, text: str
+    ) -> None:
         if self._ours(ctxt, None):
             stream = plan.fanout_stream(client, self._topic)
             self._role.account.got(stream, self._server, number)

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import pathlib
 import random
+import typing
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -34,7 +35,7 @@ class Notification:
     event_type: str
     priority: str
     publisher_id: str
-    payload: dict
+    payload: dict[str, typing.Any]
 
     @property
     def size(self) -> int:
