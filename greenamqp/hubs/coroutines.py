@@ -13,8 +13,9 @@ _Result = typing.TypeVar("_Result")
 
 #: What is said to who would block it.
 STOPS_THE_LOOP = (
-    "this would stop the asyncio loop, which would have to move on meanwhile: await "
-    "what greenamqp.aio offers instead, or call it in another thread"
+    "this cannot wait for the message bus: it would stop the asyncio loop, which would "
+    "have to move on meanwhile; await what greenamqp.aio offers instead, or call it in "
+    "another thread"
 )
 
 
