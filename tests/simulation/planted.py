@@ -134,7 +134,7 @@ PLANTED = {
     "an entry is not withdrawn on a kill": _patch(Client, "_leave", _leave),
     "a reply is settled before it is handed over": _patch(Replies, "_message", _reply),
     "a back-off never ends": _patch(
-        Backoff, "next_pause", lambda self, lasted=None: 1e6
+        Backoff, "next_pause", lambda self, lasted=None, refused=False: 1e6
     ),
     "a subscription is not restored when the connection dies while declaring": _patch(
         WantedLink, "went_down", _went_down
