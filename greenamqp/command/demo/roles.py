@@ -263,25 +263,22 @@ class NotificationEndpoint:
         #: The only exchange this endpoint's listener listens to; None for all.
         self._exchange = exchange
 
-    def info(
-        self,
-        ctxt: _Object,
-        publisher_id: str,
-        event_type: str,
-        payload: typing.Any,
-        metadata: typing.Any,
-    ) -> None:
-        self._role.notified(self._pool, self._exchange, "info", payload)
+    def info(self, *notification: typing.Any) -> None:
+        self._tell("info", *notification)
 
-    def error(
+    def error(self, *notification: typing.Any) -> None:
+        self._tell("error", *notification)
+
+    def _tell(
         self,
-        ctxt: _Object,
-        publisher_id: str,
-        event_type: str,
-        payload: typing.Any,
-        metadata: typing.Any,
+        priority: str,
+        _ctxt: _Object,
+        _publisher_id: str,
+        _event_type: str,
+        payload: _Object,
+        _metadata: _Object,
     ) -> None:
-        self._role.notified(self._pool, self._exchange, "error", payload)
+        self._role.notified(self._pool, self._exchange, priority, payload)
 
 
 class Agent(Role):
