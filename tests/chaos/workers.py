@@ -290,6 +290,19 @@ class Stage:
         server.start()
         return server
 
+    def listener(self, transport: Any, topic: str, endpoint: Any) -> Any:
+        """A started stock listener for notifications."""
+        import oslo_messaging
+
+        listener = oslo_messaging.get_notification_listener(
+            transport,
+            [oslo_messaging.Target(topic=topic)],
+            [endpoint],
+            executor=self.executor,
+        )
+        listener.start()
+        return listener
+
     def end(self, servers: list[Any]) -> None:
         """Stop them all and wait for it."""
 

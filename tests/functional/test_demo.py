@@ -178,20 +178,27 @@ def _run_program(folder, name):
     )
 
 
+def _served(folder, server, client, environment=None):
+    """What became of the program `client` while `server` serves."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", f"{server}.py"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment,
+        preexec_fn=buses.die_with_parent,
+    ) as serving:
+        assert serving.stdout.readline() == "serving\n"
+        done = _run_program(folder, client)
+        serving.kill()
+    return done
+
+
 @pytest.mark.needs("amqp", "processes")
 @pytest.mark.proves("demo")
 def test_the_programs_of_coroutines(the_bus, tmp_path):
     _write_programs(the_bus, tmp_path, "asyncio_server", "asyncio_client")
-    with subprocess.Popen(
-        [sys.executable, "asyncio_server.py"],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        preexec_fn=buses.die_with_parent,
-    ) as server:
-        assert server.stdout.readline() == "serving\n"
-        client = _run_program(tmp_path, "asyncio_client")
-        server.kill()
+    client = _served(tmp_path, "asyncio_server", "asyncio_client")
     assert client.stdout == "5050\n", client.stderr
     assert client.returncode == 0
 
@@ -218,17 +225,7 @@ def test_each_step_away_from_eventlet(the_bus, tmp_path, step, first, loop):
     program = tmp_path / f"{step}.py"
     program.write_text(first + program.read_text())
     environment = {**os.environ, "EVENTLET_HUB": loop} if loop else None
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", f"{step}.py"],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-        preexec_fn=buses.die_with_parent,
-    ) as server:
-        assert server.stdout.readline() == "serving\n"
-        client = _run_program(tmp_path, "moving_client")
-        server.kill()
+    client = _served(tmp_path, step, "moving_client", environment)
     assert client.stdout == "20\n", client.stderr
     assert client.returncode == 0
 

@@ -35,13 +35,7 @@ def serve(
     transport = stage.transport(url, **options)
     endpoint = Endpoint(stage)
     server = stage.server(transport, topic, endpoint)
-    listener = oslo_messaging.get_notification_listener(
-        transport,
-        [oslo_messaging.Target(topic=topic)],
-        [endpoint],
-        executor=stage.executor,
-    )
-    listener.start()
+    listener = stage.listener(transport, topic, endpoint)
     client = stage.client(transport, topic, timeout)
 
     def call(value: object) -> None:

@@ -29,13 +29,7 @@ def receive(stage: Stage, url: str, topic: str, name: str, log: str = "") -> Non
     transport = stage.transport(url)
     arrivals = ledger.Arrivals()
     server = stage.server(transport, topic, arrivals, name)
-    listener = oslo_messaging.get_notification_listener(
-        transport,
-        [oslo_messaging.Target(topic=topic)],
-        [arrivals],
-        executor=stage.executor,
-    )
-    listener.start()
+    listener = stage.listener(transport, topic, arrivals)
     stage.say("ready")
     while stage.hear():
         stage.say("ledger", **arrivals.ledger())

@@ -44,13 +44,7 @@ def serve(stage: Stage, url: str) -> None:
     opts.set_defaults(transport.conf, executor_thread_pool_size=2)
     endpoint = Endpoint()
     server = stage.server(transport, TOPIC, endpoint)
-    listener = oslo_messaging.get_notification_listener(
-        transport,
-        [oslo_messaging.Target(topic=TOPIC)],
-        [endpoint],
-        executor=stage.executor,
-    )
-    listener.start()
+    listener = stage.listener(transport, TOPIC, endpoint)
     client = stage.client(transport, TOPIC)
     notifier = oslo_messaging.Notifier(
         transport, "publisher", driver="messagingv2", topics=[TOPIC], retry=-1

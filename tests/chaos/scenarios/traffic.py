@@ -3,8 +3,6 @@
 
 import re
 
-import oslo_messaging
-
 from greenamqp.client import sending
 from tests import ledger
 from tests.chaos.workers import Stage
@@ -18,13 +16,7 @@ def server(stage: Stage, url: str, pause: float | None) -> None:
     transport = stage.transport(url)
     arrivals = ledger.Arrivals()
     servers = [stage.server(transport, TOPIC, arrivals, f"server-{n}") for n in "01"]
-    listener = oslo_messaging.get_notification_listener(
-        transport,
-        [oslo_messaging.Target(topic=TOPIC)],
-        [arrivals],
-        executor=stage.executor,
-    )
-    listener.start()
+    listener = stage.listener(transport, TOPIC, arrivals)
     stage.say("ready")
     arrivals.await_notifications(stage.hear()["accepted"])
     stage.say("ledger", **arrivals.ledger())
