@@ -31,6 +31,13 @@ def called(s, *args, **options):
     return task, s.peer.received[-1]
 
 
+def answered(s, task, request):
+    """The peer replies to a call, which returns that."""
+    s.peer.reply(request, "answer")
+    s.world.settle()
+    assert task.result() == "answer"
+
+
 # -- the ordinary case
 
 
@@ -38,9 +45,7 @@ def test_a_call_returns_its_reply():
     with fakes.setting() as s:
         task, request = called(s, "question")
         assert request.message.body == "question"
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
         assert s.client.replies.waiting == {}
 
 
@@ -104,9 +109,7 @@ def test_a_call_waits_for_the_reply_link():
         s.peer.answer_links()
         s.world.settle()
         (request,) = s.peer.received
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_a_call_sent_settled():
@@ -114,9 +117,7 @@ def test_a_call_sent_settled():
         s.up()
         task, request = called(s, settled=True)
         assert request.settled
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_a_retried_call_takes_no_late_reply_to_an_earlier_attempt():
@@ -201,9 +202,7 @@ def test_a_reply_for_nobody(stranger, caplog):
             )
             s.world.settle()
         assert "not made here" in caplog.text
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_a_reply_that_is_no_message():
@@ -214,9 +213,7 @@ def test_a_reply_that_is_no_message():
             s.world.settle()
         assert {outcome for _, outcome in s.peer.outcomes} == {REJECTED}
         assert not task.done
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_a_second_reply_to_the_same_call():
@@ -321,9 +318,7 @@ def test_a_heartbeat_is_no_reply_to_a_call_without_monitor():
         s.peer.reply(request, None)
         s.world.advance(5)
         assert not task.done
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 # -- credit
@@ -420,9 +415,7 @@ def test_a_call_that_did_not_leave_is_sent_with_the_new_reply_address():
         s.lose()
         (request,) = s.peer.received
         assert request.message.reply_to not in old
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_a_call_at_rest_is_sent_with_the_new_reply_address():
@@ -433,9 +426,7 @@ def test_a_call_at_rest_is_sent_with_the_new_reply_address():
         s.world.settle()
         s.lose()
         (request,) = s.peer.received
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_a_call_that_rests_is_tried_again_with_the_next_connection():
@@ -450,9 +441,7 @@ def test_a_call_that_rests_is_tried_again_with_the_next_connection():
         s.world.advance(2)
         assert s.client.connection.state is State.UP
         (request,) = s.peer.received
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_the_reply_link_comes_back_only_when_it_is_needed():
@@ -464,9 +453,7 @@ def test_the_reply_link_comes_back_only_when_it_is_needed():
         s.lose()
         assert s.peer.outbound == {}
         task, request = called(s)
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 # -- a link is lost
@@ -478,9 +465,7 @@ def test_a_reply_comes_though_the_link_of_the_request_is_gone():
         s.peer.inbound[ADDRESS].close("amqp:resource-deleted", "server left")
         s.world.settle()
         assert not task.done
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_the_reply_link_is_closed_by_the_peer():
@@ -498,9 +483,7 @@ def test_the_reply_link_is_closed_by_the_peer():
         assert s.peer.received == []
         s.world.advance(FIRST_PAUSE / 2)
         (request,) = s.peer.received
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert next_one.result() == "answer"
+        answered(s, next_one, request)
 
 
 def test_a_reply_that_the_peer_aborts_returns_its_credit(caplog):
@@ -513,9 +496,7 @@ def test_a_reply_that_the_peer_aborts_returns_its_credit(caplog):
             s.world.settle()
             assert reply_link(s).credit >= 1
         assert "a reply was lost" in caplog.text
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_a_new_connection_does_not_wait_for_the_old_ones_reply_link():
@@ -526,9 +507,7 @@ def test_a_new_connection_does_not_wait_for_the_old_ones_reply_link():
         assert first.done
         s.lose()
         task, request = called(s)
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_the_reply_link_is_refused():
@@ -543,9 +522,7 @@ def test_the_reply_link_is_refused():
         del s.peer.refuse[""]
         s.world.advance(10)
         task, request = called(s)
-        s.peer.reply(request, "answer")
-        s.world.settle()
-        assert task.result() == "answer"
+        answered(s, task, request)
 
 
 def test_close_with_a_reply_link_that_waits_to_be_attached_again():
