@@ -7,8 +7,8 @@ all that follows does:
 * a classic queue lives on a node; while that is away its messages are rejected without
   a condition, and while it is frozen whoever uses it waits
 * the leader of a quorum queue moves when its node has been away for LEADER_MOVES; what
-  was sent to it has no outcome until then, and a session may lose it, and all that it
-  sends later, without a word
+  is sent to it has no outcome until then, and a session may lose what it sent before or
+  meanwhile, and all that it sends later, without a word
 * while a node is frozen nothing can be declared
 * what is refused ends the session
 * in an alarm nothing is done for a connection that has published
@@ -206,6 +206,11 @@ class Cluster:
         for queue in self.queues.values():
             if queue.quorum and not queue.node.ready and self.majority:
                 queue.node = self.run.rng.choice(ready)
+
+    def loses(self) -> bool:
+        """Whether a session loses what it sent while there was no leader."""
+        loses = self.run.plan.loses
+        return bool(loses) and self.run.rng.random() < loses
 
     @property
     def majority(self) -> bool:

@@ -86,6 +86,8 @@ class Plan:
     :ivar kills: seconds from one caller that is killed to the next, on average; 0.0:
         none is.  Only green threads can be
     :ivar most_links: what the bus takes on a connection; 0: far more than they need
+    :ivar loses: how likely a session of a cluster has lost what it sent to a queue that
+        had no leader, once it has one, and loses all that it sends later
     """
 
     seed: int
@@ -95,6 +97,7 @@ class Plan:
     actors: tuple[str, ...] = ("call",) * 5 + ("cast",) * 2 + ("notify",) * 2
     kills: float = 0.0
     most_links: int = 0
+    loses: float = 0.0
 
     @property
     def peace_from(self) -> float:
@@ -152,8 +155,9 @@ def plan(seed: int) -> Plan:
     # What came later has a chance of its own, so that the seeds before it still mean
     # what they meant.
     later = random.Random(f"other plan {seed}")
+    loses = 0.0
     if bus == "rabbitmq" and later.random() < 0.1:
-        faults = _rolling(later, made)
+        faults, loses = _rolling(later, made), 0.5
     for number, fault in enumerate(faults):
         if fault.kind == "crash" and later.random() < 0.3:
             faults[number] = dataclasses.replace(fault, kind="fork")
@@ -161,7 +165,9 @@ def plan(seed: int) -> Plan:
     if bus != "rabbitmq" and later.random() < 0.3:
         most_links = later.choice((8, 11))
     faults.sort(key=lambda each: each.at)
-    return dataclasses.replace(made, faults=tuple(faults), most_links=most_links)
+    return dataclasses.replace(
+        made, faults=tuple(faults), most_links=most_links, loses=loses
+    )
 
 
 def _rolling(rng: random.Random, made: Plan) -> list[Fault]:

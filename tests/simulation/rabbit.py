@@ -338,6 +338,9 @@ class _Publisher(_Working):
 
     def look(self) -> None:
         """Is there a leader again?"""
+        ready = [each for each in self._pending if all(q.ready for q in each[2])]
+        if ready and self.peer.cluster.loses():
+            self.peer.deaf.add(self.session)
         if self.session in self.peer.deaf:
             self._pending.clear()
         pending, self._pending = self._pending, []
