@@ -26,7 +26,8 @@ from greenamqp.connection.failover import AMQP_PORT, AMQPS_PORT, Host
 from greenamqp.connection.security import Security
 from greenamqp.engine import Message
 from greenamqp.hubs import Steps, logs
-from greenamqp.listener import Incoming, Listener, RpcIncoming
+from greenamqp.incoming import Incoming, RpcIncoming
+from greenamqp.listener import Listener
 from greenamqp.outbox import Directory, NoOutbox, Outbox
 from greenamqp.policy import Policies, QueuePolicy
 from greenamqp.transport import register_missed_options

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a ``listen()`` returns, and the messages that it gives.
+"""What a ``listen()`` returns; the messages that it gives are in ``incoming.py``.
 
 A :class:`Listener` keeps oslo.messaging's two contracts, and one of its own:
 
@@ -27,7 +27,6 @@ to the parent's; what becomes of a message is for the parent to say, so that the
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import select
@@ -36,322 +35,32 @@ import typing
 from oslo_messaging._drivers import base
 
 from greenamqp import interrupts
-from greenamqp.buses import BadMessage, Request
-from greenamqp.client import (
-    Client,
-    Destination,
-    Known,
-    ReceivingLink,
-    Subscription,
-    notices,
-)
-from greenamqp.client.observer import Processing
+from greenamqp.buses import BadMessage
+from greenamqp.client import Client, Known, ReceivingLink, Subscription, notices
 from greenamqp.engine import (
     ACCEPTED,
     REJECTED,
     RELEASED,
     DecodeError,
     Delivery,
-    Message,
     Received,
     Receiver,
 )
 from greenamqp.hubs import Hub, Steps, Timer, Waiter, native
+from greenamqp.incoming import Arrival, Incoming
 
 LOG = logging.getLogger(__name__)
-
-# A caller is not taken to wait for longer, whatever it says.  Seconds.
-LONGEST_CALL = 3600.0
 
 # The condition of what is rejected because its sender has given up.
 EXPIRED = "greenamqp:expired"
 
-# What is done to a message with an outcome, for messages to people.
-_DONE = {ACCEPTED: "acknowledged", RELEASED: "requeued"}
-
 Callback = typing.Callable[[list[base.IncomingMessage]], object]
-
-
-class _Arrival(typing.NamedTuple):
-    """A message in a listener's queue: decoded as AMQP, its body not yet looked at."""
-
-    listener: Listener
-    inlet: ReceivingLink
-    link: Receiver
-    #: None: it was accepted on arrival.
-    delivery: Delivery | None
-    message: Received
-    #: Whether it is settled already: the bus will not give it again.
-    settled: bool
-
-
-class Incoming(base.IncomingMessage):
-    """A notification, as the dispatcher gets it.
-
-    Its methods raise nothing: what fails is logged, as the base class wants it.
-    """
-
-    #: What it is, for those who observe.
-    kind = "notification"
-    #: Whether it may be other than what oslo.messaging sends.
-    may_be_foreign = False
-    #: Whether it is in order that it is done again, after a crash.
-    may_come_again = True
-
-    def __init__(self, client: Client, arrival: _Arrival, request: Request) -> None:
-        super().__init__(
-            request.context, request.message, str(request.id or request.unique_id)
-        )
-        self._client = client
-        self._arrival: _Arrival | None = arrival
-        self._unique_id = request.unique_id
-        self._observed: list[Processing] | None = None
-        if client.on_hand_out:
-            topic = arrival.listener.topic
-            told = [each(self.kind, topic, self.ctxt) for each in client.on_hand_out]
-            self._observed = [each for each in told if each is not None]
-
-    def _processed(self, error: str = "") -> None:
-        """It was replied to, acknowledged or given back; tells who observes."""
-        observed, self._observed = self._observed, None
-        for each in observed or ():
-            each.ended(error)
-
-    def acknowledge(self) -> None:
-        """Tell the message bus that the message is done with.  Does not block.
-
-        Where the bus is better off so (RabbitMQ, under a green hub), a notification's
-        acknowledgement leaves some milliseconds later, together with others.
-        """
-        if self._observed is not None:
-            self._acknowledged()
-        self._settle(ACCEPTED)
-
-    def requeue(self) -> None:
-        """Give the message back, for this or another consumer.  Does not block."""
-        if self._observed is not None:
-            self._processed()
-        self._settle(RELEASED)
-
-    def _acknowledged(self) -> None:
-        """Tell who observes: it was worked on."""
-        self._processed()
-
-    def _not_ours(self, what: str) -> bool:
-        """Whether this is a child of the process that received it; says so."""
-        hub = self._client.hub
-        if hub.inherited:
-            LOG.warning(
-                "message %s is not %s: process %s received it, of which this one was "
-                "forked",
-                self.msg_id,
-                what,
-                hub.pid,
-            )
-        return hub.inherited
-
-    def _settle(self, outcome: int) -> None:
-        hub = self._client.hub
-        if hub.inherited:
-            self._not_ours(_DONE[outcome])
-            return
-        if hub.foreign():
-            hub.run_inside(self._settle, outcome)
-            return
-        if hub.engaged():
-            hub.call_inside(functools.partial(self._settle_now, outcome))
-        else:
-            self._settle_now(outcome)
-
-    def _settle_now(self, outcome: int) -> None:
-        with self._client.hub.lock:
-            arrival, self._arrival = self._arrival, None
-            if arrival is None:
-                return
-            if LOG.isEnabledFor(logging.DEBUG):
-                LOG.debug(
-                    "message %s from %s is %s",
-                    self.msg_id,
-                    arrival.inlet.address,
-                    _DONE[outcome],
-                )
-            if self._unique_id is not None:
-                self._remember(arrival.listener, self._unique_id, outcome)
-            if outcome == RELEASED and arrival.settled:
-                if not arrival.listener.put_back(arrival):
-                    self._client.notices.add(
-                        notices.LOST, id=self.msg_id, address=arrival.inlet.address
-                    )
-                return
-            inlet, link, delivery = arrival.inlet, arrival.link, arrival.delivery
-            if outcome == ACCEPTED and self.may_come_again:
-                settled = inlet.acknowledge(link, delivery)
-            else:
-                settled = inlet.settle(link, delivery, outcome)
-            if not settled and not arrival.settled:
-                self._client.notices.add(
-                    notices.NOT_SETTLED,
-                    id=self.msg_id,
-                    address=arrival.inlet.address,
-                    outcome=_DONE[outcome],
-                )
-
-    def _remember(self, listener: Listener, unique_id: str, outcome: int) -> None:
-        """Have its copies known.  Lock."""
-        if outcome == ACCEPTED:
-            listener.known(None).add(unique_id)
 
 
 def _give_back(taken: typing.Sequence[base.IncomingMessage]) -> None:
     """What a signal handler raised came before anybody had these."""
     for message in taken:
         message.requeue()
-
-
-class AnyIncoming(Incoming):
-    """A message of any program: its JSON need not be oslo.messaging's.
-
-    ``message`` is what an oslo.messaging sender sent, or else the JSON value itself.
-    """
-
-    may_be_foreign = True
-
-
-class RpcIncoming(Incoming, base.RpcIncomingMessage):
-    """An RPC request, which may want a reply."""
-
-    kind = "RPC request"
-    # Acknowledged before it is executed, so that this happens once at the most.
-    may_come_again = False
-
-    def __init__(self, client: Client, arrival: _Arrival, request: Request) -> None:
-        super().__init__(client, arrival, request)
-        self.client_timeout = request.call_monitor_timeout
-        self._reply_to = request.reply_to
-        self._request_id = request.id
-        # A reply is in the format of its request.
-        self._format = arrival.inlet.format
-        self._at_work = bool(self._reply_to)
-        # Until when its caller waits for the reply, as far as that is known.
-        self._waited_until = 0.0
-        if self._at_work:
-            ttl = min(arrival.message.ttl or 0.0, LONGEST_CALL)
-            self._waited_until = client.hub.now() + ttl
-            with client.hub.lock:
-                client.requests_at_work += 1
-
-    def _acknowledged(self) -> None:
-        for each in self._observed or ():
-            each.begun()
-
-    def _settle_now(self, outcome: int) -> None:
-        if outcome == RELEASED:
-            self._done()  # no reply will come
-        super()._settle_now(outcome)
-
-    def _remember(self, listener: Listener, unique_id: str, outcome: int) -> None:
-        # Its copies are known since it was taken; but not if others may have it.
-        if outcome == RELEASED:
-            listener.known(self._reply_to).discard(unique_id)
-
-    def _done(self) -> bool:
-        """It is not at work any more; returns whether others are."""
-        client = self._client
-        with client.hub.lock:
-            client.requests_at_work -= self._at_work
-            self._at_work = False
-            return client.requests_at_work > 0
-
-    def reply(self, reply: typing.Any = None, failure: typing.Any = None) -> None:
-        """Send the result, or a failure (an exc_info triple), to the caller.
-
-        Does not wait for the outcome; what fails later is logged.
-        """
-        if self._observed is not None:
-            self._processed(failure[0].__name__ if failure else "")
-        if not self._reply_to:
-            LOG.debug("no reply to %s: its sender wants none", self.msg_id)
-            return
-        if self._not_ours("replied to"):
-            return
-        client = self._client
-        message = self._format.reply(
-            self._request_id, reply, failure, client.unique_id()
-        )
-        if client.hub.engaged():
-            client.hub.call_inside(functools.partial(self._reply, message))
-        else:
-            self._reply(message)
-
-    def _reply(self, message: Message) -> None:
-        options = self._client.options
-        left = self._waited_until - self._client.hub.now()
-        # The last one of a batch takes the others' replies with it in one write.
-        others = self._done()
-        self._post(
-            "RPC reply",
-            message,
-            timeout=max(options.default_reply_timeout, left),
-            retries=options.default_reply_retry,
-            settled="rpc-reply" in options.pre_settled,
-            volatile="rpc-reply-volatile" in options.pre_settled,
-            urgent=not others,
-        )
-
-    def heartbeat(self) -> None:
-        """Tell the caller that its request is being worked on.  Does not block."""
-        if not self._reply_to:
-            LOG.warning("no heartbeat for %s: it names no reply address", self.msg_id)
-            return
-        if self._not_ours("heard of again"):
-            return
-        timeout = self.client_timeout or 0
-        message = self._format.heartbeat(self._request_id, self._client.unique_id())
-        # A stale heartbeat is worse than none: it goes off with the caller's patience.
-        message.ttl = timeout or None
-        self._post(
-            "RPC heartbeat",
-            message,
-            timeout=timeout,
-            retries=0,
-            settled=True,
-        )
-
-    def _post(
-        self,
-        what: str,
-        message: Message,
-        *,
-        timeout: float,
-        retries: int,
-        settled: bool,
-        volatile: bool = False,
-        urgent: bool = True,
-    ) -> None:
-        client = self._client
-        hub = client.hub
-        if hub.foreign():
-            hub.run_inside(
-                lambda: self._post(
-                    what,
-                    message,
-                    timeout=timeout,
-                    retries=retries,
-                    settled=settled,
-                    volatile=volatile,
-                )
-            )
-            return
-        client.post(
-            what,
-            Destination.reply(typing.cast(str, self._reply_to)),
-            lambda format: message,
-            deadline=hub.now() + timeout,
-            retries=retries,
-            settled=settled,
-            volatile=volatile,
-            urgent=urgent,
-        )
 
 
 class _ReadyFd:
@@ -416,7 +125,7 @@ class Listener(base.Listener):
         self._may_be_foreign = kind.may_be_foreign
         # No deque: an empty one takes 760 bytes, of each of thousands that idle; and no
         # more is in here than the window.
-        self._queue: list[_Arrival] = []
+        self._queue: list[Arrival] = []
         # What was acknowledged of late, where messages say who they are; of requests,
         # what was taken: those that wait for a worker are executed as well, whatever
         # became of their link.  What is sent to all servers is for each listener.
@@ -474,7 +183,7 @@ class Listener(base.Listener):
             self._reject(inlet, link, delivery, None, str(exc))
             return
         settled = link.presettled(delivery)
-        arrival = _Arrival(self, inlet, link, delivery, message, settled)
+        arrival = Arrival(self, inlet, link, delivery, message, settled)
         if inlet.awaited and not settled and self._is_accepted_on_arrival(message):
             if message.expiry_time and self._is_too_late(inlet, message):
                 inlet.settle(link, delivery, REJECTED, EXPIRED, "too late")
@@ -487,9 +196,7 @@ class Listener(base.Listener):
         """Whether its sender waits for its outcome no longer; says so."""
         late = self.hub.wall_clock() - message.expiry_time
         if late > 0:
-            self._client.notices.add(
-                notices.TOO_LATE, address=inlet.address, late=late
-            )
+            self._client.notices.add(notices.TOO_LATE, address=inlet.address, late=late)
         return late > 0
 
     def _is_accepted_on_arrival(self, message: Received) -> bool:
@@ -500,7 +207,7 @@ class Listener(base.Listener):
             return bool(self.batch_size > 1)
         return not message.reply_to
 
-    def put_back(self, arrival: _Arrival) -> bool:
+    def put_back(self, arrival: Arrival) -> bool:
         """Have a message that is settled come again from here, as the bus will not give
         it again.  Returns whether that can be.  Lock."""
         if self._stopped:
@@ -508,7 +215,7 @@ class Listener(base.Listener):
         self._enqueue(arrival)
         return True
 
-    def _enqueue(self, arrival: _Arrival) -> None:
+    def _enqueue(self, arrival: Arrival) -> None:
         self._queue.append(arrival)
         if self._ready_fd is not None:
             self._ready_fd.show(True)
@@ -565,7 +272,7 @@ class Listener(base.Listener):
         is_call = reply_to is not None and not self._kind.may_come_again
         return self._client.calls_had if is_call else self._had
 
-    def _drop_copy(self, arrival: _Arrival, unique_id: str) -> None:
+    def _drop_copy(self, arrival: Arrival, unique_id: str) -> None:
         LOG.info(
             "a copy of a message from %s that came before (%s) was dropped",
             arrival.inlet.address,
@@ -582,7 +289,7 @@ class Listener(base.Listener):
         What came over a link that is gone is left out if the bus delivers it again.
         """
         taken: list[Incoming] = []
-        arrival: _Arrival | None = None
+        arrival: Arrival | None = None
         lock = self.hub.lock
         try:
             while len(taken) < limit:
@@ -611,7 +318,7 @@ class Listener(base.Listener):
                     self._ready_fd.show(False)
         return taken
 
-    def _open(self, arrival: _Arrival) -> Incoming | None:
+    def _open(self, arrival: Arrival) -> Incoming | None:
         """The message; None if there is none for the application in it."""
         if not arrival.link.usable(arrival.delivery) and not arrival.settled:
             return None
@@ -632,28 +339,21 @@ class Listener(base.Listener):
         if unique_id is None:
             return self._kind(self._client, arrival, request)
         known = self.known(request.reply_to)
-        if self._kind.may_come_again:
-            is_copy = unique_id in known
-        else:
-            is_copy = True
-            try:
-                with self.hub.lock:  # another thread may have a copy in its hands
-                    is_copy = unique_id in known
-                    if not is_copy:
-                        known.add(unique_id)
-            except BaseException:
-                if not is_copy:
-                    known.discard(unique_id)
-                raise
-        if is_copy:
-            self._drop_copy(arrival, unique_id)
-            return None
+        when_taken = not self._kind.may_come_again  # else: when it is acknowledged
+        is_copy = True
         try:
-            return self._kind(self._client, arrival, request)
+            with self.hub.lock:  # another thread may have a copy in its hands
+                is_copy = unique_id in known
+                if when_taken and not is_copy:
+                    known.add(unique_id)
+            if not is_copy:
+                return self._kind(self._client, arrival, request)
         except BaseException:
-            if not self._kind.may_come_again:
+            if when_taken and not is_copy:
                 known.discard(unique_id)
             raise
+        self._drop_copy(arrival, unique_id)
+        return None
 
     def poll(
         self,

@@ -10,7 +10,8 @@ from oslo_messaging import Target
 
 from greenamqp import executor as executors
 from greenamqp.hubs.threads import ThreadsHub
-from greenamqp.listener import AnyIncoming, Listener
+from greenamqp.incoming import AnyIncoming
+from greenamqp.listener import Listener
 from greenamqp.server import PoolProcessing, driver_of
 
 LOG = logging.getLogger(__name__)

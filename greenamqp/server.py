@@ -30,7 +30,8 @@ from oslo_service import service
 from greenamqp import executor as executors
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.hubs import Hub
-from greenamqp.listener import AnyIncoming, Listener
+from greenamqp.incoming import AnyIncoming
+from greenamqp.listener import Listener
 
 LOG = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from greenamqp.aio import serving
 from greenamqp.aio.executor import TaskExecutor
 from greenamqp.aio.transport import hub_of
 from greenamqp.driver import GreenAMQPDriver
-from greenamqp.listener import AnyIncoming, Listener
+from greenamqp.incoming import AnyIncoming
+from greenamqp.listener import Listener
 from greenamqp.server import (
     SUBSCRIBE_TIMEOUT,
     RPCDispatcher,

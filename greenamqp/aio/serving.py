@@ -22,7 +22,7 @@ from oslo_messaging.rpc import dispatcher as rpc_dispatcher
 
 from greenamqp import hubs
 from greenamqp.hubs.coroutines import CoroutineHub
-from greenamqp.listener import RpcIncoming
+from greenamqp.incoming import RpcIncoming
 from greenamqp.server import RPCDispatcher
 
 LOG = logging.getLogger(__name__)

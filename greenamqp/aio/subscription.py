@@ -10,7 +10,8 @@ from oslo_messaging import Target
 from oslo_messaging._drivers import base
 
 from greenamqp.aio.transport import hub_of
-from greenamqp.listener import AnyIncoming, Listener
+from greenamqp.incoming import AnyIncoming
+from greenamqp.listener import Listener
 from greenamqp.server import SUBSCRIBE_TIMEOUT
 
 

@@ -11,7 +11,7 @@ from oslo_messaging.transport import TransportOptions
 
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED
-from greenamqp.listener import Incoming, RpcIncoming
+from greenamqp.incoming import Incoming, RpcIncoming
 from tests.unit import fakes
 
 ADDRESS = "unicast.openstack.t"

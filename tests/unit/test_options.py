@@ -22,7 +22,7 @@ from greenamqp.broker import Broker
 from greenamqp.connection.pump import Pump
 from greenamqp.connection.security import Security
 from greenamqp.engine import RELEASED, Message
-from greenamqp.listener import LONGEST_CALL
+from greenamqp.incoming import LONGEST_CALL
 from tests.unit import fakes
 
 GROUP = "oslo_messaging_amqp"
