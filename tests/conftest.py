@@ -14,6 +14,7 @@ import pytest
 
 from greenamqp.hubs import logs
 from tests import features
+from tests.functional import world
 
 # Seconds after which a test is taken for hanging. It prints every stack and ends
 # the process; it is far above what any test needs on a slow machine, and no test
@@ -24,6 +25,9 @@ _stderr = None
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if world.current() == "threads":
+        # As there, for the processes that unit tests start.
+        os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")
     config.addinivalue_line(
         "markers", "proves(feature, ...): what passes with it, see features.py"
     )

@@ -10,6 +10,7 @@ does not import the broker, and no subcommand pays for another one's libraries.
 import argparse
 import importlib
 import math
+import os
 import sys
 from collections.abc import Sequence
 
@@ -113,6 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns its exit status; 130 after Ctrl-C. argparse exits with status 2 where
     the arguments are wrong. To be called from the main thread of a process.
     """
+    # oslo.messaging imports eventlet, whatever it is used with, whose resolver would be
+    # a third of the start.
+    os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
