@@ -14,7 +14,6 @@ import typing
 
 import oslo_messaging
 from oslo_config import cfg
-from oslo_messaging import opts as oslo_opts
 from oslo_messaging import transport as oslo_transport
 from oslo_messaging.notify import notifier
 
@@ -41,6 +40,9 @@ _ON_CONF_ALONE = (
 def register_options(conf: cfg.ConfigOpts) -> None:
     """Make all options of oslo.messaging and of this driver known to `conf`: a service
     has them by what it imports, and some of them on ``cfg.CONF`` alone."""
+    # Here, as it imports the rabbit driver and kombu, which no service needs.
+    from oslo_messaging import opts as oslo_opts
+
     options.register(conf)
     for group, opts in oslo_opts.list_opts():
         if group != options.GROUP.name:

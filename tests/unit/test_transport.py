@@ -115,6 +115,14 @@ def test_importing_greenamqp_imports_nothing_else():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_other_drivers_are_not_imported():
+    program = (
+        "import sys, greenamqp.driver, greenamqp.server\n"
+        "assert not {'kombu', 'oslo_messaging._drivers.impl_rabbit'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+
+
 def test_a_configuration_of_the_programs_own():
     """What oslo.messaging registers on cfg.CONF alone is known there as well: its
     client and its server read it at the first call."""
