@@ -29,7 +29,7 @@ def picture():
             for number in range(4):
                 worker = workers[number % len(workers)]
                 picture.ledger.got(stream, receiver, worker, [number])
-    picture.latencies["call"].add(0.002)
+    picture.latencies["call"].append(0.002)
     picture.usage["broker"] = Usage(1, 20, 13, 30_000_000, 1.5)
     return picture
 
@@ -148,7 +148,7 @@ def test_elsewhere_there_is_a_line_for_each_change(picture):
 
 @pytest.mark.parametrize(
     "value, text",
-    [(None, "-"), (0.0004, "0.4 ms"), (0.25, "250 ms"), (0.9999, "1.00 s")],
+    [(0.0004, "0.4 ms"), (0.25, "250 ms"), (0.9999, "1.00 s")],
 )
 def test_durations(value, text):
     assert report.seconds(value) == text

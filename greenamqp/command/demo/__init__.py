@@ -11,7 +11,6 @@ parent process keeps account of every message.
     plan          names and shares that both agree on
     workload      the notifications
     ledger        was each message received exactly once?
-    latency       percentiles
     probe         can the bus at a given URL be used?
     processes     children of the parent, and what they hold
     report        the line of progress and the summary

@@ -299,6 +299,6 @@ class Demo:
         for stream, receiver, numbers in message["got"]:
             picture.ledger.got(stream, receiver, process.name, numbers)
             self._last_receipt = time.monotonic()
-        for what, dumped in message["latencies"].items():
-            picture.latencies[what].merge(dumped)
+        for what, seconds in message["latencies"].items():
+            picture.latencies[what] += seconds
         picture.events.update(message["events"])

@@ -14,7 +14,6 @@ import collections
 import dataclasses
 import json
 import os
-import pathlib
 import selectors
 import signal
 import socket
@@ -24,7 +23,9 @@ import time
 import typing
 from collections.abc import Callable, Sequence
 
-from greenamqp.command.processes import cpu_seconds, die_with_parent, stat
+import psutil
+
+from greenamqp.command.processes import die_with_parent
 
 #: How many lines of a process's output are kept, to show when it fails.
 _LINES_KEPT = 40
@@ -243,55 +244,25 @@ class Usage:
 
 
 def usage(pid: int, ports: frozenset[int], *, local: bool = False) -> Usage | None:
-    """Look at a process through /proc; None where it has ended or there is none.
+    """Look at a process; None where it has ended.
 
     ``ports`` are the bus's: a connection counts if its remote port (its own port
     with ``local``) is one of them.
     """
-    proc = pathlib.Path("/proc") / str(pid)
     try:
-        status = dict(
-            line.split(":", 1) for line in (proc / "status").read_text().splitlines()
-        )
-        sockets = set()
-        fds = 0
-        for fd in (proc / "fd").iterdir():
-            fds += 1
-            try:
-                sockets.add(os.readlink(fd))
-            except OSError:
-                continue
-        connections = sum(
-            f"socket:[{inode}]" in sockets
-            for inode in _established(proc / "net", ports, local)
-        )
-    except (OSError, ValueError):
+        process = psutil.Process(pid)
+        with process.oneshot():
+            connections = [
+                each.laddr if local else each.raddr
+                for each in process.net_connections("tcp")
+                if each.status == psutil.CONN_ESTABLISHED
+            ]
+            return Usage(
+                threads=process.num_threads(),
+                fds=process.num_fds(),
+                connections=sum(each.port in ports for each in connections),
+                memory=process.memory_info().rss,
+                cpu=sum(process.cpu_times()[:2]),
+            )
+    except psutil.Error:
         return None
-    if "VmRSS" not in status:
-        # It has ended and has not been waited for.
-        return None
-    return Usage(
-        threads=int(status["Threads"]),
-        fds=fds,
-        connections=connections,
-        memory=int(status["VmRSS"].split()[0]) * 1024,
-        cpu=cpu_seconds(stat(pid)),
-    )
-
-
-def _established(
-    net: pathlib.Path, ports: frozenset[int], local: bool
-) -> list[str]:
-    """The socket inodes of the established TCP connections with one of ``ports``."""
-    found = []
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = (net / name).read_text().splitlines()[1:]
-        except FileNotFoundError:
-            continue
-        for line in lines:
-            fields = line.split()
-            port = int(fields[1 if local else 2].rpartition(":")[2], 16)
-            if port in ports and fields[3] == "01":
-                found.append(fields[9])
-    return found

@@ -8,21 +8,25 @@ thread.
 
 import collections
 import dataclasses
+import math
 import shutil
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from greenamqp.command.demo import latency, plan, workload
+from greenamqp.command.demo import plan, workload
 from greenamqp.command.demo.ledger import Ledger, Verdict
 from greenamqp.command.demo.processes import Usage
 
 _TITLES_RPC = {"call": "calls", "cast": "casts", "fanout": "fanout casts"}
 
 #: By stream and receiver.
-Verdicts = dict[tuple[Hashable, str], Verdict]
+Verdicts = dict[tuple[str, str], Verdict]
 
 #: How many verdicts that are not well are shown one by one.
 _VERDICTS_SHOWN = 10
+
+#: How many numbers one of them has of each kind: to look at, not to count.
+_EXAMPLES = 5
 
 
 @dataclasses.dataclass
@@ -33,8 +37,9 @@ class Picture:
     #: How the bus is called, for the heading.
     bus: str
     ledger: Ledger = dataclasses.field(default_factory=Ledger)
-    latencies: dict[str, latency.Latencies] = dataclasses.field(
-        default_factory=lambda: collections.defaultdict(latency.Latencies)
+    #: How long each operation took, seconds, by what it was.
+    latencies: dict[str, list[float]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(list)
     )
     #: What should not have happened -> how often it did.
     events: collections.Counter[str] = dataclasses.field(
@@ -63,10 +68,8 @@ def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
     ]
 
 
-def seconds(value: float | None) -> str:
+def seconds(value: float) -> str:
     """A duration in a unit that fits it."""
-    if value is None:
-        return "-"
     if value < 0.0995:
         return f"{value * 1e3:.1f} ms"
     if value < 0.9995:
@@ -74,18 +77,17 @@ def seconds(value: float | None) -> str:
     return f"{value:.2f} s"
 
 
-def _percentiles(found: latency.Latencies) -> list[str]:
+def _percentiles(times: list[float]) -> list[str]:
+    """The time that half of them did not exceed, 99 %, and all."""
+    times = sorted(times)
     return [
-        seconds(found.percentile(0.50)),
-        seconds(found.percentile(0.99)),
-        seconds(found.longest if found.count else None),
+        seconds(times[math.ceil(len(times) * part) - 1]) if times else "-"
+        for part in (0.5, 0.99, 1.0)
     ]
 
 
 def _rpc_streams(kind: str) -> list[str]:
-    return [
-        stream for stream, _ in plan.streams() if stream.split("/", 1)[0] == kind
-    ]
+    return [stream for stream, _ in plan.streams() if stream.split("/", 1)[0] == kind]
 
 
 def _rpc_counts(ledger: Ledger, kind: str) -> tuple[int, int, int]:
@@ -141,8 +143,7 @@ def summary(picture: Picture) -> tuple[list[str], bool]:
         "Notifications",
         *_notification_table(picture, verdicts),
         "",
-        "RPC: "
-        f"{len(plan.RPC_TOPICS) * plan.SERVERS_PER_TOPIC} targets in one process",
+        f"RPC: {len(plan.RPC_TOPICS) * plan.SERVERS_PER_TOPIC} targets in one process",
         *_rpc_table(picture, verdicts),
         "",
         "Processes (the most each held; connections are those to the bus)",
@@ -161,15 +162,13 @@ def summary(picture: Picture) -> tuple[list[str], bool]:
     if well:
         lines.append("Nothing was lost, nothing was doubled, no send or call failed.")
     else:
-        lost = sum(verdict.lost for verdict in bad)
-        doubled = sum(verdict.doubled for verdict in bad)
+        lost = sum(len(verdict.lost) for verdict in bad)
+        doubled = sum(len(verdict.doubled) for verdict in bad)
         lines.append(f"FAILED: {lost} lost, {doubled} doubled, {failed} not sent.")
     return lines, well
 
 
-def _notification_table(
-    picture: Picture, verdicts: Verdicts
-) -> list[str]:
+def _notification_table(picture: Picture, verdicts: Verdicts) -> list[str]:
     ledger = picture.ledger
     rows = [
         ["exchange", "published", "failed", "pool", "received", "split", "once"]
@@ -179,9 +178,11 @@ def _notification_table(
     for title, services in (groups | {"all": list(workload.SERVICES)}).items():
         streams = [plan.notify_stream(service) for service in services]
         sends = [ledger.sends(stream) for stream in streams]
-        times = latency.Latencies()
-        for service in services:
-            times.merge(picture.latencies[f"notify/{service}"].dump())
+        times = [
+            each
+            for service in services
+            for each in picture.latencies[f"notify/{service}"]
+        ]
         front = [title, *(str(sum(numbers)) for numbers in zip(*sends, strict=True))]
         back = _percentiles(times)
         for pool in plan.POOLS:
@@ -250,14 +251,10 @@ def _process_table(picture: Picture) -> list[str]:
 
 def _describe(verdict: Verdict) -> str:
     parts = []
-    for kind, count in (
-        ("lost", verdict.lost),
-        ("doubled", verdict.doubled),
-        ("unsent", verdict.unsent),
-    ):
-        if count:
-            examples = ", ".join(map(str, verdict.examples.get(kind, [])))
-            parts.append(f"{count} {kind} (number {examples})")
+    for kind in ("lost", "doubled", "unsent"):
+        if numbers := getattr(verdict, kind):
+            examples = ", ".join(map(str, numbers[:_EXAMPLES]))
+            parts.append(f"{len(numbers)} {kind} (number {examples})")
     return f"NOT WELL: {verdict.stream} at {verdict.receiver}: " + "; ".join(parts)
 
 

@@ -31,7 +31,7 @@ import oslo_messaging
 from oslo_config import cfg
 
 from greenamqp import options
-from greenamqp.command.demo import latency, plan, workload
+from greenamqp.command.demo import plan, workload
 
 # A message, a payload, a context: what JSON calls an object.
 _Object = dict[str, typing.Any]
@@ -88,7 +88,7 @@ class Account:
         self._sent: collections.Counter[str] = collections.Counter()
         self._failed: dict[str, list[int]] = {}
         self._got: dict[tuple[str, str], list[int]] = {}
-        self._latencies: dict[str, latency.Latencies] = {}
+        self._latencies: dict[str, list[float]] = {}
         self._events: collections.Counter[str] = collections.Counter()
         self._empty = True
 
@@ -111,9 +111,7 @@ class Account:
 
     def took(self, what: str, seconds: float) -> None:
         with self._lock:
-            if what not in self._latencies:
-                self._latencies[what] = latency.Latencies()
-            self._latencies[what].add(seconds)
+            self._latencies.setdefault(what, []).append(seconds)
             self._empty = False
 
     def event(self, what: str) -> None:
@@ -143,9 +141,7 @@ class Account:
                         (stream, receiver, numbers)
                         for (stream, receiver), numbers in self._got.items()
                     ],
-                    "latencies": {
-                        what: found.dump() for what, found in self._latencies.items()
-                    },
+                    "latencies": self._latencies,
                     "events": dict(self._events),
                 }
                 self._clear()
