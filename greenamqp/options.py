@@ -467,12 +467,13 @@ _failover = [
     ),
     cfg.BoolOpt(
         "repeat_calls",
-        default=False,
-        help="Send the request of a call again where its outcome was lost with the "
-        "connection, also to a topic of several servers. Without, the call waits: if "
-        "the request was lost, until its time-out. With, it may be executed twice, by "
-        "two servers, as with the rabbit:// driver. To one server it is always sent "
-        "again: that executes one of the two.",
+        default=True,
+        help="Send the request of a call to any server of a topic again where its "
+        "outcome was lost with the connection and no reply comes within a second, on "
+        "a message bus that keeps replies meanwhile. It may then be executed twice, by "
+        "two servers, as with the rabbit:// driver. Without, such a call waits: if its "
+        "request was lost, until its time-out. To one server it is always sent again: "
+        "that executes one of the two.",
     ),
 ]
 

@@ -96,6 +96,8 @@ class Node(Terminus):
 
     :ivar link_properties: properties of the attach, or None
     :ivar declarations: what must be there before the link is attached
+    :ivar repairs: what is declared besides once nobody was there to take a message, as
+        those who receive are not told when somebody removes it
     :ivar to: where messages go over a link to the anonymous terminus, else None
     :ivar durable: whether messages have to say that they last
     :ivar message_ttl: seconds after which messages are to expire that have no sooner
@@ -112,6 +114,7 @@ class Node(Terminus):
 
     link_properties: dict[str, typing.Any] | None = None
     declarations: Declarations = ()
+    repairs: Declarations = ()
     to: str | None = None
     durable: bool = False
     message_ttl: float | None = None

@@ -68,9 +68,11 @@ class Declaration:
     """Something that must be there.  Each broker has its own kinds.
 
     :ivar what: how errors name it
+    :ivar optional: whether it is in order that it is refused
     """
 
     what: str
+    optional: bool = dataclasses.field(default=False, kw_only=True)
 
 
 Declarations = tuple[Declaration, ...]
@@ -197,6 +199,8 @@ class Management:
         self._asked: dict[str, Request] = {}
         self._wanted: dict[Declaration, Request] = {}
         self._there: set[Declaration] = set()
+        # What may be refused, and is for good: it is not asked for again.
+        self._dispensable: set[Declaration] = set()
         self._count = 0
 
     # -- what a broker's own module says
@@ -239,6 +243,7 @@ class Management:
     def forget(self, declarations: Declarations) -> None:
         """Somebody may have removed these: the next `declare` will ask again."""
         self._there.difference_update(declarations)
+        self._there |= self._dispensable
 
     def declare(self, declarations: Declarations, done: Done) -> None:
         """Have all of these, in this order; then call `done`, with None or with what
@@ -415,6 +420,11 @@ class Management:
         declaration = request.declaration
         if declaration is not None:
             self._wanted.pop(declaration, None)
+            if refused is not None and declaration.optional:
+                LOG.debug("that is in order: %s", refused)
+                if refused.permanent:
+                    self._dispensable.add(declaration)
+                refused = None
             if refused is None:
                 self._there.add(declaration)
         request.finish(refused)

@@ -41,6 +41,12 @@ FIRST_RETRY_PAUSE = 0.1
 # would be a hot loop.  Seconds.
 LONGEST_ROUTER_PAUSE = 1.0
 
+# A request to any server of a topic whose outcome was lost is sent again so long after
+# that, and so long after replies can come again: that of one that did arrive comes
+# meanwhile, and no other server gets a copy.  Seconds.
+IN_DOUBT_FOR = 1.0
+REPLIES_COME_IN = 0.3
+
 # A refusal of these kinds does not go away by trying again.
 _PERMANENT = frozenset(
     (
@@ -69,6 +75,8 @@ class SendingLink(WantedLink[Sender]):
     __slots__ = (
         "_absence_timer",
         "_asked_at",
+        "_doubt_timer",
+        "_doubtful",
         "_limit",
         "_loose",
         "_loose_timer",
@@ -112,6 +120,10 @@ class SendingLink(WantedLink[Sender]):
         self._settled_late = False
         # What the peer released, until its pause is over.
         self._resting: dict[Outgoing, Timer] = {}
+        # Calls whose outcome was lost, and when: until their reply comes, or they are
+        # sent again.
+        self._doubtful: dict[Call, float] = {}
+        self._doubt_timer: Timer | None = None
 
     @property
     def in_use(self) -> bool:
@@ -119,6 +131,7 @@ class SendingLink(WantedLink[Sender]):
         return bool(
             self.pending
             or self._resting
+            or any(not call.done for call in self._doubtful)
             or self.phase is Phase.DECLARING
             or (self.link is not None and self.link.unsettled)
         )
@@ -154,7 +167,7 @@ class SendingLink(WantedLink[Sender]):
             "phase": self.phase.value,
             "credit": link.credit if link is not None else 0,
             "unsettled": link.unsettled if link is not None else 0,
-            "pending": len(self.pending) + len(self._resting),
+            "pending": len(self.pending) + len(self._resting) + len(self._doubtful),
             "refusal": self.refusal,
         }
 
@@ -448,6 +461,7 @@ class SendingLink(WantedLink[Sender]):
             # The bus does not answer in the link's session: on in another one.
             self.alone = attaching or link.unsettled > 0
             self._lost_outcomes(link, reason)
+            self.replies_come()
             if self.pending:
                 self.want()
             return
@@ -456,6 +470,7 @@ class SendingLink(WantedLink[Sender]):
         pause = FIRST_PAUSE if was_up else None
         self._refused(reason, permanent, pause, error)
         self._lost_outcomes(link, reason)
+        self.replies_come()
         self._rest_if_needed(pause)
 
     def _refused(
@@ -526,12 +541,14 @@ class SendingLink(WantedLink[Sender]):
             entry.accepted()
         elif verdict is Verdict.UNDELIVERABLE:
             entry.undeliverable(self.address)
+            self.repair()  # for those that come after it
+            self.declare()
         elif verdict is Verdict.FAILED:
             entry.rejected(reason)
         else:
             absent = verdict is Verdict.AGAIN_DECLARED
             if absent:
-                self.forget_declarations()
+                self.repair()
             self._again(entry, reason, absent)
 
     def _again(self, entry: Outgoing, reason: str, absent: bool) -> None:
@@ -578,7 +595,7 @@ class SendingLink(WantedLink[Sender]):
     def _lost_outcomes(self, link: Sender, reason: str) -> None:
         """The link is gone, and with it the outcome of what is unsettled on it: what is
         to be sent again comes before what waits, in the order in which it was."""
-        again = []
+        again: list[Outgoing] = []
         for entry in list(link.handles):
             if entry.done:
                 continue
@@ -586,8 +603,12 @@ class SendingLink(WantedLink[Sender]):
             if entry.is_call and self._replies.survives:
                 # If it arrived its reply will, too.
                 if self._repeats_calls and entry.may_retry():
-                    typing.cast(Call, entry).in_doubt = True
-                    again.append(entry)
+                    call = typing.cast(Call, entry)
+                    call.in_doubt = True
+                    if self.destination.server:
+                        again.append(call)
+                    else:
+                        self._doubtful[call] = self._context.hub.now()
                 continue
             if entry.repeatable and entry.may_follow():
                 again.append(entry)
@@ -595,6 +616,28 @@ class SendingLink(WantedLink[Sender]):
                 entry.failed(f"{reason}; whether it arrived is unknown")
         self._put_first(again)
         link.abandon()
+
+    def replies_come(self) -> None:
+        """Wherever they do, that of a call in doubt may be there already."""
+        if self._replies.address is None or not self._doubtful:
+            return
+        if self._doubt_timer is None:
+            hub = self._context.hub
+            until = max(
+                hub.now() + REPLIES_COME_IN,
+                max(self._doubtful.values()) + IN_DOUBT_FOR,
+            )
+            self._doubt_timer = hub.call_at(until, self._end_doubt)
+
+    def _end_doubt(self) -> None:
+        self._doubt_timer = None
+        if self._replies.address is None:
+            return
+        doubtful, self._doubtful = self._doubtful, {}
+        for call in doubtful:
+            if not call.done:
+                self.submit(call)
+        self._context.flush()
 
     def _put_first(self, entries: list[Outgoing]) -> None:
         """Before all others that wait, but for those that do already."""
@@ -622,13 +665,16 @@ class SendingLink(WantedLink[Sender]):
             timer.cancel()
         self._put_first(list(self._resting))
         self._resting.clear()
+        if self._doubt_timer is not None:
+            self._doubt_timer.cancel()
+            self._doubt_timer = None
         if self.link is not None:
             self._lost_outcomes(self.link, reason)
         self.went_down()
 
     def give_up(self, cause: Exception, calls_only: bool = False) -> None:
         """What somebody waits for is not worth waiting for."""
-        for entry in [*self.pending, *self._resting]:
+        for entry in [*self.pending, *self._resting, *self._doubtful]:
             if entry.waiter is not None and (entry.is_call or not calls_only):
                 self.withdraw(entry)
                 entry.failed(str(cause), cause)
@@ -640,6 +686,7 @@ class SendingLink(WantedLink[Sender]):
         timer = self._resting.pop(entry, None)
         if timer is not None:
             timer.cancel()
+        self._doubtful.pop(typing.cast(Call, entry), None)
 
     def close(self) -> None:
         """Detach the link; what waits is the caller's to see to."""
@@ -654,6 +701,11 @@ class SendingLink(WantedLink[Sender]):
         for entry, timer in resting.items():
             timer.cancel()
             entry.failed(reason)
+        if self._doubt_timer is not None:
+            self._doubt_timer.cancel()
+            self._doubt_timer = None
+        while self._doubtful:
+            self._doubtful.popitem()[0].failed(reason)
         link = self.go()
         if link is not None:
             for entry in link.abandon():

@@ -30,6 +30,7 @@ Nothing here waits, and nothing knows what is sent or received.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import enum
 import logging
 import typing
@@ -213,6 +214,15 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         if self.node.declarations and management is not None:
             management.forget(self.node.declarations)
             self._context.declared.difference_update(self.node.declarations)
+
+    def repair(self) -> None:
+        """Something of what its node needs has gone, or what leads on from there."""
+        node = self.node
+        if node.repairs:
+            self.node = dataclasses.replace(
+                node, declarations=node.declarations + node.repairs, repairs=()
+            )
+        self.forget_declarations()
 
     def rest(self, pause: float | None = None) -> None:
         """Try again after `pause` seconds; None: what ``link_retry_delay`` says."""

@@ -7,6 +7,7 @@ from oslo_messaging import Target, exceptions
 
 from greenamqp.buses import Service
 from greenamqp.client import Destination
+from greenamqp.client.sending import IN_DOUBT_FOR
 from greenamqp.client.wanted import FIRST_PAUSE
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, MODIFIED, RELEASED, Message
@@ -137,23 +138,83 @@ def test_a_request_to_one_server_is_sent_again_as_the_same(s):
     assert answered(s, task, first)
 
 
-def test_a_request_that_any_server_may_get_is_not_sent_again(s):
+def reconnect(s):
+    """Lose the connection, and wait until there is another one and no longer."""
+    s.peer.cut()
+    s.world.settle()
+    while s.client.connection.state is not State.UP:
+        s.world.advance(0.01)
+
+
+def test_a_request_that_any_server_may_get_waits_for_its_reply_first(s):
+    s.peer.outcome = lambda message: None
+    task, first = called(s, ANY)
+    reconnect(s)
+    assert s.peer.received == []
+    assert answered(s, task, first)
+    s.world.advance(IN_DOUBT_FOR)
+    assert s.peer.received == []
+
+
+def test_a_request_that_any_server_may_get_is_sent_again_as_the_same(s):
     s.peer.outcome = lambda message: None
     task, first = called(s, ANY)
     s.lose()
-    assert s.peer.received == []
+    (again,) = s.peer.received
+    assert again.message.id == first.message.id
+    assert again.message.reply_to == first.message.reply_to
     assert answered(s, task, first)
 
 
-def test_a_request_that_any_server_may_get_is_sent_again_if_that_is_wanted():
-    with fakes.setting(network=KEEPS, repeat_calls=True) as s:
+def test_what_is_in_doubt_waits_for_where_replies_come(s):
+    """The reply may be there already."""
+    s.peer.outcome = lambda message: None
+    task, first = called(s, ANY)
+    replies = first.message.reply_to
+    s.network.default = KEEPS | {"refuse": {replies: ("amqp:internal-error", "")}}
+    s.lose()
+    assert s.peer.received == []
+    s.peer.refuse.clear()
+    while s.client.replies.address is None:
+        s.world.advance(0.01)
+    assert s.peer.received == []
+    s.world.advance(IN_DOUBT_FOR)
+    (again,) = s.peer.received
+    assert again.message.id == first.message.id
+    assert answered(s, task, first)
+
+
+def test_what_is_in_doubt_is_still_when_the_connection_is_lost_once_more(s):
+    s.peer.outcome = lambda message: None
+    task, first = called(s, ANY)
+    s.network.default = KEEPS | {"outcome": lambda message: None}
+    reconnect(s)
+    reconnect(s)
+    assert s.peer.received == []
+    s.world.advance(IN_DOUBT_FOR)
+    (again,) = s.peer.received
+    assert again.message.id == first.message.id
+    assert answered(s, task, first)
+
+
+def test_a_request_that_any_server_may_get_is_not_sent_again_if_not_wanted():
+    with fakes.setting(network=KEEPS, repeat_calls=False) as s:
         s.up()
         s.peer.outcome = lambda message: None
         task, first = called(s, ANY)
         s.lose()
-        (again,) = s.peer.received
-        assert again.message.id == first.message.id
+        assert s.peer.received == []
         assert answered(s, task, first)
+
+
+def test_what_is_in_doubt_ends_by_its_time_out(s):
+    s.peer.outcome = lambda message: None
+    task, _ = called(s, ANY, timeout=IN_DOUBT_FOR / 2)
+    s.lose()
+    with pytest.raises(TimeoutError):
+        task.result()
+    assert s.peer.received == []
+    assert not s.client.replies.waiting
 
 
 def test_a_request_without_retries_is_not_sent_again(s):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Declarations, and a client in front of a bus that wants them."""
 
+import types
+
 import pytest
 from oslo_messaging import Target, exceptions
 
@@ -8,7 +10,7 @@ from greenamqp import buses
 from greenamqp.buses import Service, identify
 from greenamqp.buses.rabbitmq.management import Management, binding, exchange, queue
 from greenamqp.client.wanted import DECLARED_ANEW, KNOWN_PATIENCE
-from greenamqp.engine import ACCEPTED, Connection, Message
+from greenamqp.engine import ACCEPTED, RELEASED, Connection, Message
 from greenamqp.policy import Policies, QueuePolicy
 from tests.unit import fakes
 from tests.unit.wire import Recorder, Wire
@@ -170,6 +172,28 @@ def pair():
     return Pair()
 
 
+def test_what_is_optional_may_be_refused_and_is_asked_for_anew(pair):
+    optional = binding("e", "q", "q", optional=True)
+    pair.broker.answers["/bindings"] = ("404", "no queue 'q' in vhost '/'")
+    for _ in range(2):
+        assert pair.declare(exchange("e", "topic"), optional) == [None]
+        pair.management.forget((optional,))
+    assert len(pair.broker.asked) == 3
+    # Not so what somebody needs.
+    (refused,) = pair.declare(binding("e", "q", "q"))
+    assert refused.gone
+
+
+@pytest.mark.parametrize("answer", ["END", ("403", "no right")])
+def test_what_is_optional_and_forbidden_is_not_asked_for_again(pair, answer):
+    optional = binding("e", "q", "q", optional=True)
+    pair.broker.answers["/bindings"] = answer
+    for _ in range(2):
+        assert pair.declare(exchange("e", "topic"), optional) == [None]
+        pair.management.forget((optional,))
+    assert [each.address for each in pair.broker.asked].count("/bindings") == 1
+
+
 def test_declares_in_order_and_once(pair):
     wanted = (exchange("e", "fanout"), queue("q"), binding("e", "q", ""))
     assert pair.declare(*wanted) == [None]
@@ -293,6 +317,7 @@ class Exchanges:
         #: Whether it answers nothing.
         self.mute = False
         self.asked = []
+        self.bodies = []
         self._s = s
         s.network.default |= {
             "outcome": self._answer,
@@ -304,6 +329,7 @@ class Exchanges:
             return ACCEPTED
         asked = f"{message.subject} {message.address}"
         self.asked.append(asked)
+        self.bodies.append(message.body)
         if self.mute:
             return ACCEPTED
         status, body = "204", None
@@ -359,6 +385,51 @@ def test_who_listens_again_finds_the_exchange_that_went_with_the_old_queue():
             assert "t_fanout" not in bus.there
         # Nothing was refused, so that nothing was asked twice.
         assert sum("/bindings" in asked for asked in bus.asked) <= 3 * 3
+
+
+class Unbound(Exchanges):
+    """A bus where an exchange was deleted, and with it what leads to a queue."""
+
+    bound = False
+
+    def _answer(self, message):
+        if message.reply_to != "$me":
+            return ACCEPTED if self.bound else RELEASED
+        self.bound |= message.subject == "POST"
+        return super()._answer(message)
+
+
+@pytest.mark.parametrize("server", [None, "one"])
+def test_who_calls_binds_the_queue_whose_exchange_was_deleted(server):
+    with fakes.driver(addressing_mode="rabbit") as s:
+        bus = Unbound(s)
+        call = s.call(Target(topic="t", server=server, exchange="e"), timeout=10)
+        s.world.advance(1)
+        assert [each for each in bus.asked if "reply" not in each] == [
+            *("PUT /exchanges/e",) * 2,
+            "POST /bindings",
+        ]
+        key = "t.one" if server else "t"
+        (binding,) = (each for each in bus.bodies if "binding_key" in each)
+        assert (binding["source"], binding["destination_queue"]) == ("e", key)
+        assert binding["binding_key"] == key
+        received = [each.message for each in s.peer.received]
+        assert sum(each.reply_to != "$me" for each in received) == 2
+        assert not call.done  # it waits for its reply
+
+
+def test_who_is_told_at_once_that_nobody_is_there_binds_for_the_next(caplog):
+    with fakes.driver(addressing_mode="rabbit") as s:
+        bus = Unbound(s)
+        options = types.SimpleNamespace(at_least_once=True)
+        cast = s.send(Target(topic="t"), transport_options=options)
+        s.world.settle()
+        with pytest.raises(exceptions.MessageUndeliverable):
+            cast.result()
+        assert bus.bound
+        cast = s.send(Target(topic="t"), transport_options=options)
+        s.world.settle()
+        assert cast.result() is None
 
 
 # -- a cluster that agrees on no declaration, as a node of it is frozen

@@ -117,7 +117,9 @@ def exchange(
     )
 
 
-def binding(exchange: str, queue: str, key: str) -> Declaration:
+def binding(
+    exchange: str, queue: str, key: str, *, optional: bool = False
+) -> Declaration:
     """A binding of a queue to an exchange."""
     return Declaration(
         f"binding of queue {queue!r} to exchange {exchange!r} with key {key!r}",
@@ -128,6 +130,7 @@ def binding(exchange: str, queue: str, key: str) -> Declaration:
             ("destination_queue", queue),
             ("binding_key", key),
         ),
+        optional=optional,
     )
 
 

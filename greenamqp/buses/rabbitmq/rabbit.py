@@ -206,10 +206,15 @@ class RabbitAddresser(Addresser):
                 declarations=self._shared_queue(target, target.topic),
                 durable=True,
             )
-        address = self.unicast if target.server else self.anycast
+        shared, key = self._exchange(target), typing.cast(str, target.topic)
+        address = self.anycast
+        if target.server:
+            address, key = self.unicast, f"{key}.{target.server}"
         return Node(
             to=address(target, service),
-            declarations=(self._shared_exchange(self._exchange(target)),),
+            declarations=(self._shared_exchange(shared),),
+            # It goes with an exchange that somebody deletes.
+            repairs=(binding(shared, key, key, optional=True),),
             durable=True,
         )
 
