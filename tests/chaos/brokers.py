@@ -43,6 +43,10 @@ class Broker:
         process.stdout.close()
         self._running = None
 
+    def kill9(self, node: int | None) -> None:
+        """As `kill`, in the way of tools.buses."""
+        self.kill()
+
     def freeze(self) -> None:
         """SIGSTOP: its connections stay, and nothing comes over them."""
         os.kill(self.pid, signal.SIGSTOP)

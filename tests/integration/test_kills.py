@@ -15,7 +15,7 @@ import oslo_messaging
 import pytest
 from oslo_messaging import Target
 
-from tests.chaos import faults
+from tests.chaos import faults, figures
 from tests.functional.world import WORLDS
 from tests.integration.rabbit import PATIENCE, conf, unique
 from tools.buses import Bus
@@ -43,10 +43,10 @@ def killed(bus: Bus, capsys: pytest.CaptureFixture, world: str, **query: str) ->
     windows, ledgers = faults.play(
         bus, {"declared": url}, plan, world=world, callers=16, pause=0.01
     )
-    rows = faults.figures(windows, ledgers["declared"], callers=16)
+    rows = figures.figures(windows, ledgers["declared"], callers=16)
     with capsys.disabled():
-        print(f"\n{bus.kind.name}, {world}, {query}:\n{faults.table({world: rows})}")
-    faults.check(rows)
+        print(f"\n{bus.kind.name}, {world}, {query}:\n{figures.table({world: rows})}")
+    figures.check(rows)
 
 
 def rabbitmq() -> str:

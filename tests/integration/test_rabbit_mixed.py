@@ -28,6 +28,7 @@ from tests.integration.rabbit import (
     notifying,
     queues,
     rpc,
+    running,
     serving,
     unique,
 )
@@ -450,6 +451,31 @@ def test_what_is_declared_is_the_same(amqp, theirs, rabbitmq):
                 )
             )
     assert found[0] == found[1] and len(found[0]) == 5
+
+
+@pytest.mark.parametrize("side", ["amqp", "theirs"])
+def test_who_calls_makes_a_deleted_exchange_anew(amqp, theirs, side, rabbitmq):
+    """And has it lead to the queues of a server, whom nobody tells."""
+    exchange, topic = unique("exchange"), unique()
+    delete = (
+        "rabbit_exchange:ensure_deleted(rabbit_misc:r(<<\"/\">>, exchange, "
+        f'<<"{exchange}">>), false, <<"test">>).'
+    )
+    target = Target(exchange=exchange, topic=topic, server="one")
+    with (
+        rpc(amqp if side == "amqp" else theirs) as transport,
+        running(
+            oslo_messaging.get_rpc_server(
+                transport, target, [Endpoint("answer")], "threading"
+            )
+        ),
+        calling(amqp, topic) as client,
+    ):
+        for server in (None, "one", None):
+            client = client.prepare(exchange=exchange, server=server)
+            assert client.call({}, "who") == "answer"
+            rabbitmq.control("eval", delete)
+            assert client.call({}, "who") == "answer"
 
 
 def test_a_lost_connection_costs_no_call(pair, rabbitmq):

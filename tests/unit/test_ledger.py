@@ -11,7 +11,7 @@ import oslo_messaging
 import pytest
 
 from tests import ledger
-from tests.chaos import faults, timeline
+from tests.chaos import faults, figures, timeline
 
 REFUSED = "MessageDeliveryFailure: refused"
 
@@ -93,7 +93,7 @@ def test_each_caller_has_numbers_of_its_own(monkeypatch):
 
 
 # One caller, a call each second, of 0.1 s; a fault from 10 s to 12 s.
-WINDOW = faults.Window("fault", 0, 10.0, 12.0, 20.0)
+WINDOW = figures.Window("fault", 0, 10.0, 12.0, 20.0)
 
 
 def row(calls=None, notify=None, got=None, wrong=()):
@@ -102,13 +102,13 @@ def row(calls=None, notify=None, got=None, wrong=()):
     counts = [[n, 1] for n in range(20)]
     found = {"notified": counts, "executed": counts} if got is None else got
     ledgers = {"sent": sent(notify, calls, wrong), "got": found}
-    (made,) = faults.figures([WINDOW], ledgers, callers=1, timeout=5.0)
+    (made,) = figures.figures([WINDOW], ledgers, callers=1, timeout=5.0)
     return made
 
 
 def test_a_fault_that_nobody_noticed():
     well = row()
-    faults.check([well])
+    figures.check([well])
     assert well["sent"] == 40
     assert well["raised"] == well["lost"] == well["stuck"] == well["hung"] == 0
     assert round(well["call stall"], 3) == 1.0
@@ -130,15 +130,15 @@ def test_a_stall_is_counted_from_the_fault_to_the_next_success():
 def test_a_stall_of_one_caller_is_not_hidden_by_another():
     notes = [(2 * n, float(n), n + 0.1, None) for n in range(20)]
     notes += [(2 * n + 1, float(n), n + 0.1, None) for n in range(20) if n < 10]
-    assert round(faults._stall(notes, WINDOW, 2), 3) == 10.0
+    assert round(figures._stall(notes, WINDOW, 2), 3) == 10.0
 
 
 def test_what_comes_several_times_is_drawn_together():
-    drawn = faults.together([row(), row(calls=[(0, 1.0, 1.1, None)])])
+    drawn = figures.together([row(), row(calls=[(0, 1.0, 1.1, None)])])
     assert drawn["fault"]["times"] == 2
     assert drawn["fault"]["sent"] == 61
     assert drawn["fault"]["call back"] is None
-    assert "never" in faults.table({"greenamqp": [row(calls=[])]})
+    assert "never" in figures.table({"greenamqp": [row(calls=[])]})
 
 
 @pytest.mark.parametrize(
@@ -152,15 +152,15 @@ def test_what_comes_several_times_is_drawn_together():
     ],
 )
 def test_promises_that_are_not_kept(changed, promise):
-    with pytest.raises(faults.Broken, match=promise):
-        faults.check([row(**changed)])
+    with pytest.raises(figures.Broken, match=promise):
+        figures.check([row(**changed)])
 
 
 def test_what_went_with_its_queue_is_no_broken_promise():
     gone = row(got={"notified": [], "executed": []}) | {"fault": "kill"}
-    faults.check([gone], "classic")
-    with pytest.raises(faults.Broken, match="whose send returned arrives"):
-        faults.check([gone], "quorum")
+    figures.check([gone], "classic")
+    with pytest.raises(figures.Broken, match="whose send returned arrives"):
+        figures.check([gone], "quorum")
 
 
 def test_a_seed_repeats_the_faults():

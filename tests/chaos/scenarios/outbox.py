@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 import time
 
 import oslo_messaging
@@ -48,6 +50,32 @@ def notify(stage: Stage, url: str, look: float, options: dict) -> None:
         if "empty" in order:
             driver.use_hub().do(driver.outbox.emptying(time.monotonic() + WAIT))
         stage.say("done", slowest=slowest, **greenamqp.describe(transport)["outbox"])
+    transport.cleanup()
+
+
+def pace(stage: Stage, url: str, options: dict, first: int, rate: float) -> None:
+    """Notifies numbers from `first` on, so many in a second, until it is told to stop;
+    then it waits until nothing is left."""
+    transport = oslo_messaging.get_notification_transport(stage.conf(**options), url)
+    told = notifier.Notifier(
+        transport, "p", driver="messaging", topics=["a"], retry=-1
+    )
+    stopped = threading.Event()
+    threading.Thread(
+        target=lambda: (stage.hear(), stopped.set()), daemon=True
+    ).start()
+    stage.say("ready")
+    begun = time.monotonic()
+    for count in itertools.count():
+        if stopped.wait(max(0.0, begun + count / rate - time.monotonic())):
+            break
+        before = time.monotonic()
+        told.info({}, "event", {"number": first + count, "filling": "x" * 1000})
+        took = time.monotonic() - before
+        stage.say("notified", number=first + count, took=took)
+    stage.say("stopped")
+    driver = transport._driver
+    driver.use_hub().do(driver.outbox.emptying(None))
     transport.cleanup()
 
 
