@@ -81,9 +81,11 @@ class KeepsReplies:
     """What a bus can do that keeps what is replied while a connection is lost."""
 
     @pytest.mark.proves("reconnect")
-    @pytest.mark.parametrize("world", ["threads", "eventlet"])
-    def test_calls_in_flight_come_to_their_reply(self, url, world, capsys):
-        figures = in_flight.run(url, world, cuts=6, callers=20)
+    @pytest.mark.parametrize(
+        "world, named", [("threads", True), ("eventlet", True), ("threads", False)]
+    )
+    def test_calls_in_flight_come_to_their_reply(self, url, world, named, capsys):
+        figures = in_flight.run(url, world, cuts=6, callers=20, named=named)
         with capsys.disabled():
             print(f"\n    {world}: {in_flight.text(figures)}")
         assert figures["raised"] == {}
