@@ -461,7 +461,11 @@ class SendingLink(WantedLink[Sender]):
             # The bus does not answer in the link's session: on in another one.
             self.alone = attaching or link.unsettled > 0
             self._lost_outcomes(link, reason)
-            self.replies_come()
+            watch = self._context.watch
+            if watch is not None and watch.hasty:
+                self.replies_come()
+            # Else calls stay in doubt until the bus takes anything in the new session:
+            # if it holds back all who publish it has them, and is not to have two.
             if self.pending:
                 self.want()
             return
@@ -523,6 +527,7 @@ class SendingLink(WantedLink[Sender]):
         if self.alone:
             self._context.pursuits.answered(self.destination)
             self.rejoin(link)
+            self.replies_come()
         self._settled_late = False
         if entry.observation is not None:
             entry.observation.settled(outcome, error)

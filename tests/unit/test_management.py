@@ -9,6 +9,7 @@ from oslo_messaging import Target, exceptions
 from greenamqp import buses
 from greenamqp.buses import Service, identify
 from greenamqp.buses.rabbitmq.management import Management, binding, exchange, queue
+from greenamqp.client.sending import IN_DOUBT_FOR
 from greenamqp.client.wanted import DECLARED_ANEW, KNOWN_PATIENCE
 from greenamqp.engine import ACCEPTED, RELEASED, Connection, Message
 from greenamqp.policy import Policies, QueuePolicy
@@ -430,6 +431,39 @@ def test_who_is_told_at_once_that_nobody_is_there_binds_for_the_next(caplog):
         cast = s.send(Target(topic="t"), transport_options=options)
         s.world.settle()
         assert cast.result() is None
+
+
+class Deaf(Exchanges):
+    """A bus that gives no outcomes for requests, as long as it is deaf."""
+
+    deaf = True
+
+    def _answer(self, message):
+        if message.reply_to != "$me" and self.deaf:
+            return None
+        return super()._answer(message)
+
+
+def test_a_call_in_doubt_is_sent_again_where_the_bus_takes_something():
+    """It may hold back all who publish: then it has the request, and would have it
+    twice."""
+    with fakes.driver(addressing_mode="rabbit") as s:
+        bus = Deaf(s)
+
+        def requests():
+            return [each for each in s.peer.received if each.message.reply_to != "$me"]
+
+        call = s.call(Target(topic="t"), timeout=100)
+        s.world.advance(60)
+        assert len(requests()) == 1
+        bus.deaf = False
+        s.call(Target(topic="t"), timeout=100)
+        s.world.settle()
+        assert len(requests()) == 2
+        s.world.advance(IN_DOUBT_FOR)
+        first, _, again = (each.message.body for each in requests())
+        assert again == first
+        assert not call.done
 
 
 # -- a cluster that agrees on no declaration, as a node of it is frozen
