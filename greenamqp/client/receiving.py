@@ -163,7 +163,7 @@ class ReceivingLink(WantedLink[Receiver]):
             self._not_subscribed(self.address, refused)
             if refused.permanent:
                 self._owner.forbid(refused)
-            self.rest()
+            self.rest(self.undeclared_pause)
 
     def _not_subscribed(self, address: str, reason: Exception) -> None:
         self._owner.refusal = f"{address}: {reason}"

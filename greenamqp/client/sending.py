@@ -418,7 +418,8 @@ class SendingLink(WantedLink[Sender]):
         self.refusal = f"waiting for the message bus to declare {self.address}"
 
     def _not_declared(self, refused: Refused) -> None:
-        self._refused(str(refused), refused.permanent, cause=refused)
+        pause = self.undeclared_pause
+        self._refused(str(refused), refused.permanent, pause, refused)
 
     def _redeclared(self) -> None:
         self.refusal = ""

@@ -224,6 +224,19 @@ class WantedLink(abc.ABC, typing.Generic[L]):
             )
         self.forget_declarations()
 
+    @property
+    def undeclared_pause(self) -> float | None:
+        """How long to rest, for `rest`, after something was not declared.
+
+        RabbitMQ says that it has made an exchange, and has not, while it still deletes
+        the one before: for a moment, or for seconds where it is busy."""
+        beyond = self._anew - DECLARED_ANEW
+        if beyond <= 0:
+            return None
+        longest: float = self._context.options.link_retry_delay
+        doubled: int = 2 ** min(beyond - 1, 16)
+        return min(FIRST_PAUSE * doubled, longest)
+
     def rest(self, pause: float | None = None) -> None:
         """Try again after `pause` seconds; None: what ``link_retry_delay`` says."""
         if self.phase not in (Phase.WANTED, Phase.UP):
@@ -247,6 +260,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         if self.phase is not Phase.GONE:
             self._calm(Phase.WANTED)
         self._assumed = self._was_up = False
+        self._anew = 0
         link, self.link = self.link, None
         if link is not None:
             LOG.debug("link %s went with its connection", link.name)
@@ -294,20 +308,20 @@ class WantedLink(abc.ABC, typing.Generic[L]):
             self._rest_timer.cancel()
             self._rest_timer = None
         self.phase = self._settled_phase()
-        if refused is not None and refused.gone and self._anew < DECLARED_ANEW:
-            self._anew += 1
-            self.forget_declarations()
-            if self.link is None:
-                self.want()
-            else:
-                self.declare()
-            return
-        self._anew = 0
-        if refused is not None:
-            self._not_declared(refused)
-        else:
+        if refused is None:
+            self._anew = 0
             self._context.declared.update(self.node.declarations)
             self._go_on()
+            return
+        self._anew = self._anew + 1 if refused.gone else 0
+        if refused.gone:
+            self.forget_declarations()
+        if not 0 < self._anew <= DECLARED_ANEW:
+            self._not_declared(refused)
+        elif self.link is None:
+            self.want()
+        else:
+            self.declare()
 
     def _on_attached(self, link: L) -> None:
         if link is not self.link:

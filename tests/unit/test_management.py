@@ -10,7 +10,7 @@ from greenamqp import buses
 from greenamqp.buses import Service, identify
 from greenamqp.buses.rabbitmq.management import Management, binding, exchange, queue
 from greenamqp.client.sending import IN_DOUBT_FOR
-from greenamqp.client.wanted import DECLARED_ANEW, KNOWN_PATIENCE
+from greenamqp.client.wanted import DECLARED_ANEW, FIRST_PAUSE, KNOWN_PATIENCE
 from greenamqp.engine import ACCEPTED, RELEASED, Connection, Message
 from greenamqp.policy import Policies, QueuePolicy
 from tests.unit import fakes
@@ -315,6 +315,8 @@ class Exchanges:
     def __init__(self, s, missing=0):
         self.there = set()
         self.missing = missing
+        #: What the names of those end with.
+        self.missing_ends = "_fanout"
         #: Whether it answers nothing.
         self.mute = False
         self.asked = []
@@ -338,7 +340,7 @@ class Exchanges:
             self.there.add(message.address.rpartition("/")[2])
         elif message.subject == "POST":
             exchange = message.body["source"]
-            if self.missing and exchange.endswith("_fanout"):
+            if self.missing and exchange.endswith(self.missing_ends):
                 self.missing -= 1
                 self.there.discard(exchange)
             if exchange not in self.there:
@@ -368,10 +370,22 @@ def test_what_goes_again_and_again_is_tried_after_a_pause(caplog):
         s.world.settle()
         assert not task.done
         assert "no exchange 't_fanout'" in caplog.text
-        s.world.advance(20)
+        s.world.advance(FIRST_PAUSE + 0.1)
         assert bus.missing == 0
         s.world.go(task.result().cleanup)
         s.world.settle()
+
+
+def test_an_exchange_that_is_not_there_for_long_is_asked_for_less_and_less_often():
+    with fakes.driver(addressing_mode="rabbit", link_retry_delay=8) as s:
+        bus = Exchanges(s, 10**6)
+        bus.missing_ends = ""
+        task = s.notify(Target(topic="t", exchange="e"), retry=-1)
+        s.world.advance(60)
+        assert DECLARED_ANEW + 8 <= bus.asked.count("POST /bindings") <= 20
+        bus.missing = 0
+        s.world.advance(8.1)
+        assert task.done and task.result() is None
 
 
 def test_who_listens_again_finds_the_exchange_that_went_with_the_old_queue():
