@@ -635,6 +635,12 @@ class SendingLink(WantedLink[Sender]):
             )
             self._doubt_timer = hub.call_at(until, self._end_doubt)
 
+    def _stay_in_doubt(self) -> None:
+        """Replies come no more."""
+        if self._doubt_timer is not None:
+            self._doubt_timer.cancel()
+            self._doubt_timer = None
+
     def _end_doubt(self) -> None:
         self._doubt_timer = None
         if self._replies.address is None:
@@ -671,9 +677,7 @@ class SendingLink(WantedLink[Sender]):
             timer.cancel()
         self._put_first(list(self._resting))
         self._resting.clear()
-        if self._doubt_timer is not None:
-            self._doubt_timer.cancel()
-            self._doubt_timer = None
+        self._stay_in_doubt()
         if self.link is not None:
             self._lost_outcomes(self.link, reason)
         self.went_down()
@@ -696,6 +700,7 @@ class SendingLink(WantedLink[Sender]):
 
     def close(self) -> None:
         """Detach the link; what waits is the caller's to see to."""
+        self._stay_in_doubt()
         link = self.go()
         if link is not None:
             self._answered(link)
@@ -707,9 +712,7 @@ class SendingLink(WantedLink[Sender]):
         for entry, timer in resting.items():
             timer.cancel()
             entry.failed(reason)
-        if self._doubt_timer is not None:
-            self._doubt_timer.cancel()
-            self._doubt_timer = None
+        self._stay_in_doubt()
         while self._doubtful:
             self._doubtful.popitem()[0].failed(reason)
         link = self.go()
