@@ -12,6 +12,7 @@ import warnings
 from oslo_config import cfg
 
 from greenamqp.command import seconds
+from greenamqp.command.masking import without_passwords
 
 with warnings.catch_warnings(record=True):
     # eventlet and oslo's eventlet parts deprecate themselves when imported, which who
@@ -111,7 +112,7 @@ def parse(
         if parsed.transport in options.SCHEMES:
             options.check_url(parsed)
     except (ValueError, cfg.Error, oslo_messaging.InvalidTransportURL) as exc:
-        raise Unusable(without_password(f"transport URL: {exc}", url)) from None
+        raise Unusable(without_passwords(f"transport URL: {exc}", url)) from None
     if parsed.transport not in options.SCHEMES:
         raise Unusable(
             f"{parsed.transport}:// is not of this driver: its URLs begin with "
@@ -152,15 +153,4 @@ def transport(
     try:
         return make(conf, parsed)
     except (ValueError, cfg.Error, oslo_messaging.DriverLoadFailure) as exc:
-        raise Unusable(without_password(str(exc), str(parsed))) from None
-
-
-def without_password(text: str, url: str | None) -> str:
-    """`text` without the passwords of a URL that may be in it."""
-    for host in urllib.parse.urlsplit(url or "").netloc.split(","):
-        login, at, _ = host.rpartition("@")
-        password = login.partition(":")[2] if at else ""
-        for shown in {password, urllib.parse.unquote(password)} - {""}:
-            text = text.replace(shown, "***")
-    return text
-
+        raise Unusable(without_passwords(str(exc), str(parsed))) from None

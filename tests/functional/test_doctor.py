@@ -308,6 +308,20 @@ def test_options_that_do_nothing(doctor, broker, tmp_path):
         assert name in said
 
 
+@pytest.mark.parametrize("streams", ["true", "yes", "1", "no"])
+def test_streams_are_told_as_migrate_tells_them(doctor, broker, tmp_path, streams):
+    """With them a prefetch count is asked for, and means nothing here."""
+    conf = tmp_path / "service.conf"
+    conf.write_text(
+        f"[DEFAULT]\ntransport_url = amqp://nova:{PASSWORD}@127.0.0.1:{broker.port}/\n"
+        "[oslo_messaging_rabbit]\nrabbit_qos_prefetch_count = 5\n"
+        f"rabbit_stream_fanout = {streams}\n"
+    )
+    _, steps = doctor("--quick", "--config-file", str(conf))
+    said = "\n".join(step["text"] for step in steps if step["result"] == "remark")
+    assert ("rpc_server_credit = 5" in said) is (streams == "no")
+
+
 def test_a_file_that_is_not_there(doctor):
     status, found = doctor("--config-file", "/nonexistent.conf")
     assert (status, faults(found)) == (1, {"configuration"})

@@ -261,19 +261,6 @@ def test_a_bad_url_starts_nothing():
     assert "nosuch" in failing("amqp://host/?nosuch=1")
 
 
-@pytest.mark.parametrize(
-    "url, shown",
-    [
-        ("amqp://host:5672", "amqp://host:5672"),
-        ("amqp://me:secret@h:1", "amqp://me:***@h:1"),
-        ("amqp://h:1/v?ssl_key_password=secret", "amqp://h:1/v"),
-        ("amqp://me:secret@h:1,you:hidden@i:2/v", "amqp://me:***@h:1,you:***@i:2/v"),
-    ],
-)
-def test_passwords_are_not_shown(url, shown):
-    assert orchestrate.without_password(url) == shown
-
-
 def test_the_roles_command_patches_before_anything_else():
     run = plan.Run(id="r", url="u", hub="gevent", rate=1.0)
     *_, option, code, spec = plan.role_command("a", "agent", run, "audit")

@@ -9,7 +9,7 @@ import pytest
 
 from greenamqp import command, options
 from greenamqp.command import service
-from greenamqp.command.migrate import table, url
+from greenamqp.command.migrate import table
 
 PASSWORD = "s3cr3t"
 
@@ -399,23 +399,6 @@ def test_files_that_cannot_be_used(tmp_path, capsys, content, said):
     shown = capsys.readouterr()
     assert said in shown.err
     assert PASSWORD not in shown.err and not shown.out
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("rabbit://u:p@h:1/v", "rabbit://u:***@h:1/v"),
-        ("rabbit://h:1,u:p@h2/", "rabbit://h:1,u:***@h2/"),
-        ("rabbit://u:p@p@h", "rabbit://u:***@h"),
-        ("rabbit://u:p/p@h", "rabbit://u:***@h"),
-        ("rabbit://u:p,p@h", "rabbit://***,p@h"),
-        ("rabbit://u@[::1]:5,[::2]", "rabbit://u@[::1]:5,[::2]"),
-        ("amqp://h/?a=1&ssl_key_password=p", "amqp://h/?a=1&ssl_key_password=***"),
-        ("nothing", "nothing"),
-    ],
-)
-def test_no_password_is_shown(text, shown):
-    assert url.masked(text) == shown
 
 
 # -- the table

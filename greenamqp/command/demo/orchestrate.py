@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Collection
 
 from greenamqp.command.demo import plan, processes, report, workload
+from greenamqp.command.masking import masked
 
 #: How long the broker may take to listen and a role to be ready, seconds. Generous:
 #: a dozen Python processes start at once, perhaps on one slow core.
@@ -42,14 +43,6 @@ _LISTENING = re.compile(r"listening on amqp://\S+:(\d+)\b")
 
 class DemoFailed(Exception):
     """The demo could not be run to its end; the text says why."""
-
-
-def without_password(url: str) -> str:
-    """The URL with ``***`` for each password and without its query, to be shown.
-
-    The query may hold a password too: any option can stand there.
-    """
-    return re.sub(r"(?<=[/,])([^/:@,]*):[^/@,]*@", r"\1:***@", url.partition("?")[0])
 
 
 class Demo:
@@ -173,7 +166,7 @@ class Demo:
             except probe.Unusable as exc:
                 raise DemoFailed(str(exc)) from exc
             self._ports = frozenset(ports)
-            self._picture.bus = without_password(self._run.url)
+            self._picture.bus = masked(self._run.url)
             if one_queue:
                 self._run = dataclasses.replace(self._run, apart=False)
                 self._picture.run = self._run

@@ -94,7 +94,7 @@ def _foreign(names: Written, tls: bool) -> Iterator[str]:
     """What ``[oslo_messaging_rabbit]`` has that is not read here."""
     theirs = names.get(options.RABBIT_GROUP, {})
     own = set().union(*(names.get(group, {}) for group in _GROUPS))
-    streams = theirs.get("rabbit_stream_fanout", "").lower() == "true"
+    streams = table.is_set(theirs.get("rabbit_stream_fanout"))
     idle = []
     for name, value in sorted(theirs.items()):
         now, meaning = table.of_rabbit(name)

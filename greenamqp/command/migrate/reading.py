@@ -7,10 +7,9 @@ import dataclasses
 import pathlib
 import typing
 
-from oslo_config import cfg
-
 from greenamqp import options
 from greenamqp.command import service
+from greenamqp.command.masking import masked
 from greenamqp.command.migrate import plan, table, url
 from greenamqp.command.migrate.file import ConfigFile, Setting
 
@@ -74,10 +73,9 @@ class Migration:
         secured = [self._has_tls(parsed) for parsed in theirs]
         #: Whether what the configuration says of TLS cannot hold for all URLs.
         self._mixed = len(set(secured)) > 1
-        streams = self._set_for_rabbit("rabbit_stream_fanout") or "false"
         self._around = table.Around(
             tls=any(secured) if theirs else self._has_tls(None),
-            streams=streams.lower() in cfg.types.Boolean.TRUE_VALUES,
+            streams=table.is_set(self._set_for_rabbit("rabbit_stream_fanout")),
         )
         for file, setting in self._settings():
             self._look_at(file, setting)
@@ -113,10 +111,7 @@ class Migration:
 
     def _has_tls(self, parsed: url.Url | None) -> bool:
         said = parsed.said("ssl") if parsed is not None else None
-        try:
-            return table.is_true(said or self._set_for_rabbit("ssl") or "false")
-        except ValueError:
-            return False
+        return table.is_set(said or self._set_for_rabbit("ssl"))
 
     # -- options
 
@@ -200,13 +195,13 @@ class Migration:
                     new.write_ports()
                     why = "the port is written out: with ssl in the URL it is 5671 now"
         except ValueError as exc:
-            shown = url.masked(text)
+            shown = masked(text)
             self.first.append(f"{place} = {shown}: {exc}")
             return
         changed = str(new) != str(parsed)
         if changed:
             self._changes.setdefault(file, []).append((setting, text, str(new)))
-        shown = url.masked(text)
+        shown = masked(text)
         self._add(
             file,
             setting,
@@ -215,7 +210,7 @@ class Migration:
             shown,
             table.BECOMES if changed else table.READ,
             why,
-            {setting.name: url.masked(str(new))} if changed else {},
+            {setting.name: masked(str(new))} if changed else {},
         )
         for each in found:
             self._add(
@@ -303,4 +298,4 @@ def _shown(name: str, value: str) -> str:
     """What an option says, as it may be shown."""
     if "password" in name:
         return "***"
-    return url.masked(", ".join(value.split("\n")))
+    return masked(", ".join(value.split("\n")))

@@ -69,6 +69,14 @@ def is_true(value: str) -> bool:
     return bool(cfg.types.Boolean()(value))
 
 
+def is_set(value: str | None) -> bool:
+    """Whether it is true; what is neither true nor false is not, nor is None."""
+    try:
+        return value is not None and is_true(value)
+    except ValueError:
+        return False
+
+
 def _read(why: str) -> Meaning:
     return Meaning(READ, why)
 

@@ -12,6 +12,7 @@ from oslo_utils import netutils
 
 from greenamqp import options
 from greenamqp.command import service
+from greenamqp.command.masking import masked
 from greenamqp.command.migrate import table
 from greenamqp.connection.failover import AMQP_PORT
 
@@ -20,28 +21,6 @@ RABBIT = "rabbit"
 
 #: Options of TLS, and how ``[oslo_messaging_rabbit]`` names them.
 TLS = ("ssl", "ssl_ca_file", "ssl_cert_file", "ssl_key_file")
-
-_PLAIN_HOST = re.compile(r"(\[[^\]@]*\]|[^:@/]*)(:\d+)?(/.*)?", re.DOTALL)
-
-
-def masked(url: str) -> str:
-    """A URL as it may be shown: no password, whatever is wrong with it."""
-    head, found, rest = url.partition("://")
-    if not found:
-        return url
-    rest, mark, query = rest.partition("?")
-    hosts = []
-    for host in rest.split(","):
-        login, at, name = host.rpartition("@")
-        user, colon, _ = login.partition(":")
-        if at:
-            hosts.append(f"{user}:***@{name}" if colon else host)
-        else:
-            # What looks like no host may be a part of a password.
-            hosts.append(host if _PLAIN_HOST.fullmatch(host) else "***")
-    query = re.sub(r"((?:^|&)[^=&]*password=)[^&]*", r"\1***", query)
-    return f"{head}://{','.join(hosts)}{mark}{query}"
-
 
 def scheme(value: str) -> str:
     """The scheme of what may be a transport URL, or ``""``."""
