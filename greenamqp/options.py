@@ -182,6 +182,20 @@ _security = [
         "transport URL, and ask for it by SNI, instead of the name of the host.",
     ),
     cfg.StrOpt(
+        "password_file",
+        default="",
+        help="File with the password, or token, of the users for whom the transport "
+        "URL has none. Read for each connection: what changes is used from the next "
+        "one on. White space around it is left out.",
+    ),
+    cfg.StrOpt(
+        "password_command",
+        default="",
+        help="Command that writes that password to its standard output, in place of "
+        "password_file: a program and its arguments, without a shell. Run for each "
+        "connection, and given up after 10 seconds.",
+    ),
+    cfg.StrOpt(
         "sasl_mechanisms",
         default="",
         **_OLD_GROUP,

@@ -33,6 +33,8 @@ class Attempt:
         None: no TLS
     :param server_name: whose certificate the peer must show; default: the host's
     :param avoid: addresses to be tried after all others
+    :param password: gets the password to log in with, and may read a file or run a
+        command and raise ValueError; None: there is none to get
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Attempt:
         context: typing.Callable[[], ssl.SSLContext] | None = None,
         server_name: str | None = None,
         avoid: typing.Container[typing.Any] = (),
+        password: typing.Callable[[], str] | None = None,
     ) -> None:
         self._hub = hub
         self._hostname = hostname
@@ -57,6 +60,9 @@ class Attempt:
         self.address: typing.Any = None
         self._socket: typing.Any = None
         self._watch: Watch | None = None
+        self._get_password = password
+        #: what was got, or None
+        self.password: str | None = None
         self._make_context = context
         self._context: ssl.SSLContext | None = None
         self._server_name = server_name or hostname
@@ -64,7 +70,8 @@ class Attempt:
         self._tls_stream: tls.TlsStream | None = None
         self._reason = "no address"
         #: what it was at, for people, each with the instant at which that began
-        self.stages = [("looking its name up", hub.now())]
+        first = "getting the password" if password else "looking its name up"
+        self.stages = [(first, hub.now())]
         self._deadline = deadline
         self._timer: Timer | None = hub.call_at(deadline, self._timed_out)
         self._step_timer: Timer | None = None
@@ -103,6 +110,9 @@ class Attempt:
             self._handshake = None
 
     def _resolve(self) -> list[tuple[typing.Any, ...]]:
+        if self._get_password is not None:
+            self.password = self._get_password()
+            self._enter("looking its name up")
         if self._make_context is not None:
             # Here, since it reads files as well.
             self._context = self._make_context()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ssl
 import typing
 
-from greenamqp.engine import sasl_offer
+from greenamqp.engine import BEARER, sasl_offer
 
 # So much of a peer's first bytes is kept until its Open frame comes: its protocol
 # headers and the SASL frames, of which none has more than 512 bytes.
@@ -259,9 +259,9 @@ def opening_failed(
     if outcome == _SASL_AUTH and mechanism and mechanism != "none":
         if mechanism in ("ANONYMOUS", "EXTERNAL"):
             return Lasting(f"the peer refused the login of {who} by SASL {mechanism}")
+        wrong = "token" if mechanism in BEARER else "user name or password"
         return Lasting(
-            f"the peer refused the login of {who} by SASL {mechanism}: wrong user name "
-            "or password"
+            f"the peer refused the login of {who} by SASL {mechanism}: wrong {wrong}"
         )
     if outcome in (_SASL_SYS, _SASL_PERM, _SASL_TEMP) and mechanism not in (
         None,

@@ -328,11 +328,11 @@ class BusConnection:
         self._attempt_until = self.hub.now() + self._patience
         security = self._security
         secured: dict[str, typing.Any] = {}
+        if security.gets_password(host):
+            secured["password"] = lambda: security.password(host)
         if security.tls:
-            secured = {
-                "context": security.context,
-                "server_name": security.server_name(host, self._virtual_host),
-            }
+            secured["context"] = security.context
+            secured["server_name"] = security.server_name(host, self._virtual_host)
         self._attempt = connect.Attempt(
             self.hub,
             host.hostname,
@@ -374,7 +374,7 @@ class BusConnection:
         self.stages.append(("opening", self.hub.now()))
         self._refused_links = 0
         self._timer = self.hub.call_at(self._attempt_until, self._opening_timed_out)
-        self.engine = self._new_engine()
+        self.engine = self._new_engine(attempt.password if attempt else None)
         self._pump = Pump(
             self.hub,
             stream,
@@ -385,14 +385,14 @@ class BusConnection:
         self.engine.open()
         self._pump.start()
 
-    def _new_engine(self) -> Connection:
+    def _new_engine(self, password: str | None) -> Connection:
         options = self.options
         host = self._hosts.current
         command = os.path.basename(sys.argv[0]) or "python"
         prefix = options.container_name or command
         sasl = None
         if host not in self._without_sasl:
-            sasl = self._security.login(host)
+            sasl = self._security.login(host, password)
             self._security.warn_of_plain(host, sasl)
         return client_connection(
             # Names are made when they are needed: after a fork they differ.
@@ -564,6 +564,8 @@ class BusConnection:
         if lasted is not None and lasted >= self.options.connection_retry_interval:
             # Not before: some open a connection to say that they refuse it.
             self._failures.clear()
+            # The next attempt is made otherwise: with a token that is new, say.
+            reason = str(reason)
         self._failures.pop(host, None)
         self._failures[host] = diagnosis.as_lasting(reason, f"{where}: {reason}")
         self.last_failure = "; ".join(reversed(self._failures.values()))

@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import shlex
 import ssl
+import subprocess
 import typing
 
 from greenamqp.connection import tls
 from greenamqp.connection.failover import Host
-from greenamqp.engine import Sasl, has_cyrus_sasl
+from greenamqp.engine import BEARER, Sasl, has_cyrus_sasl
 
 LOG = logging.getLogger(__name__)
 
-# What proton does by itself, without Cyrus SASL.
-_BUILT_IN = ("ANONYMOUS", "EXTERNAL", "PLAIN")
+# What there is without Cyrus SASL.
+_BUILT_IN = ("ANONYMOUS", "EXTERNAL", "PLAIN", *BEARER)
+
+# So long a command may take to write a password.  Seconds.
+COMMAND_TIMEOUT = 10.0
+
+# A password, or token, is no longer.  Bytes.
+_MAX_PASSWORD = 65_536
 
 # What needs neither user name nor password, where Cyrus SASL is there: Kerberos.
 _TICKETS = ("GSSAPI", "GSS-SPNEGO")
@@ -61,6 +69,12 @@ class Security:
             LOG.warning(
                 "ssl_key_file is not used: it needs ssl_cert_file, which is not set"
             )
+        if options.password_file and options.password_command:
+            raise ValueError(
+                "password_file and password_command: only one of them can be set"
+            )
+        if options.password_file:
+            self._from_file()
         if self.tls:
             self.context()
         if self._mechanisms and not has_cyrus_sasl():
@@ -114,8 +128,62 @@ class Security:
             self._mechanisms or options.sasl_config_dir or options.sasl_config_name
         )
 
-    def login(self, host: Host) -> Sasl:
+    def gets_password(self, host: Host) -> bool:
+        """Whether the password for `host` is got by :meth:`password`."""
+        options = self._options
+        return not host.password and bool(
+            options.password_file or options.password_command
+        )
+
+    def password(self, host: Host) -> str:
+        """The password for `host` as it is now.  Reads a file, or runs a command.
+
+        :raises ValueError: names the option and what is wrong with it
+        """
+        option = "password_file" if self._options.password_file else "password_command"
+        if not host.username:
+            raise ValueError(
+                f"{option}: the transport URL gives no user name for this host"
+            )
+        if option == "password_file":
+            return self._from_file()
+        return self._from_command()
+
+    def _from_file(self) -> str:
+        name = self._options.password_file
+        try:
+            with open(name, "rb") as file:
+                return _cleaned(file.read(_MAX_PASSWORD + 1))
+        except (OSError, ValueError) as exc:
+            why = exc.strerror if isinstance(exc, OSError) else exc
+            raise ValueError(f"password_file: {name!r}: {why}") from None
+
+    def _from_command(self) -> str:
+        # What it writes is for nobody's eyes: of its errors too, who knows.
+        try:
+            words = shlex.split(self._options.password_command)
+            done = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=COMMAND_TIMEOUT,
+            )
+            if done.returncode:
+                raise ValueError(f"{words[0]!r}: exit status {done.returncode}")
+            return _cleaned(done.stdout)
+        except subprocess.TimeoutExpired:
+            why = f"{words[0]!r}: not done after {COMMAND_TIMEOUT:g} s"
+        except OSError as exc:
+            why = f"{words[0]!r}: {exc.strerror}"
+        except (ValueError, IndexError) as exc:
+            why = str(exc)
+        raise ValueError(f"password_command: {why}")
+
+    def login(self, host: Host, password: str | None = None) -> Sasl:
         """Who logs in at `host`, and by which mechanisms.
+
+        :param password: in place of the host's
 
         Without the option sasl_mechanisms a user name is never dropped for ANONYMOUS;
         a client certificate may do in its place (EXTERNAL).
@@ -138,7 +206,7 @@ class Security:
         return Sasl(
             username=user,
             # A user without a password has an empty one, as in the predecessor.
-            password=(host.password or "") if user else None,
+            password=(password or host.password or "") if user else None,
             mechanisms=" ".join(mechanisms),
             config_dir=options.sasl_config_dir,
             config_name=options.sasl_config_name,
@@ -148,7 +216,8 @@ class Security:
         """Warn, once per host, if a password may go there in the clear."""
         if self.tls or not login.username or is_loopback(host.hostname):
             return
-        if "PLAIN" not in login.mechanisms.split() or str(host) in _warned:
+        readable = {"PLAIN", *BEARER}
+        if not readable & set(login.mechanisms.split()) or str(host) in _warned:
             return
         _warned.add(str(host))
         LOG.warning(
@@ -157,6 +226,22 @@ class Security:
             login.username,
             host,
         )
+
+
+def _cleaned(written: bytes) -> str:
+    """A password, without the white space around it.
+
+    :raises ValueError: if there is none
+    """
+    if len(written) > _MAX_PASSWORD:
+        raise ValueError(f"more than {_MAX_PASSWORD} bytes are no password")
+    try:
+        password = written.decode().strip()
+    except UnicodeDecodeError:
+        raise ValueError("what is in there is no UTF-8") from None
+    if not password:
+        raise ValueError("it is empty")
+    return password
 
 
 def is_loopback(hostname: str) -> bool:

@@ -32,7 +32,6 @@ from greenamqp.engine.errors import (
     RemoteProtocolError,
     SessionStalled,
 )
-from greenamqp.engine.external import client_connection
 from greenamqp.engine.link import (
     DURABLE,
     EXPIRE_NEVER,
@@ -47,10 +46,12 @@ from greenamqp.engine.link import (
     Terminus,
     source_filter,
 )
+from greenamqp.engine.login import BEARER, client_connection
 from greenamqp.engine.sasl import sasl_offer
 
 __all__ = [
     "ACCEPTED",
+    "BEARER",
     "DURABLE",
     "EXPIRE_NEVER",
     "EXPIRE_WITH_LINK",

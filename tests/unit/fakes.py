@@ -661,6 +661,7 @@ class Network:
 class _Attempt:
     address = "the only one"
     has_others = False
+    password = None
 
     def __init__(self, network: Network) -> None:
         self._network = network

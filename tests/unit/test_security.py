@@ -2,6 +2,8 @@
 """What options and URL say about TLS and logins, and what the client makes of it."""
 
 import logging
+import shlex
+import sys
 
 import pytest
 
@@ -104,6 +106,83 @@ def test_without_tls_an_attempt_is_told_nothing():
     with fakes.setting() as s:
         s.up()
         assert s.network.secured == [{"avoid": {"the only one"}}]
+
+
+# -- passwords that change
+
+
+WITHOUT = Host("bus.example", 5672, "nova")
+
+
+def command(code):
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+
+
+@pytest.mark.parametrize("option", ["password_file", "password_command"])
+def test_a_password_is_got_anew_each_time(option, tmp_path):
+    path = tmp_path / "password"
+    path.write_text(f"  {PASSWORD}\n")
+    value = str(path)
+    if option == "password_command":
+        value = command(f"print(open({value!r}).read())")
+    one = made(**{option: value})
+    one.check()
+    assert one.gets_password(WITHOUT)
+    assert one.password(WITHOUT) == PASSWORD
+    path.write_text("another")
+    assert one.password(WITHOUT) == "another"
+    assert one.login(WITHOUT, "another").password == "another"
+
+
+def test_the_password_of_the_url_comes_first():
+    assert not made(password_file="/nosuch").gets_password(NOVA)
+    assert not made().gets_password(WITHOUT)
+    assert made().login(WITHOUT).password == ""
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        (None, "No such file or directory"),
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b"\xff", "no UTF-8"),
+        (b"x" * 70_000, "are no password"),
+    ],
+)
+def test_a_file_that_has_no_password(written, why, tmp_path):
+    path = tmp_path / "password"
+    if written is not None:
+        path.write_bytes(written)
+    with pytest.raises(ValueError, match=f"password_file: .*{path}.*{why}"):
+        made(password_file=str(path)).check()
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("/nosuch/program", "'/nosuch/program': No such file or directory"),
+        (command("print('s3cret'); raise SystemExit(3)"), "exit status 3"),
+        (command("pass"), "it is empty"),
+        ("'", "No closing quotation"),
+        (command("import time; time.sleep(100)"), "not done after 0.1 s"),
+    ],
+)
+def test_a_command_that_gives_no_password(given, why, monkeypatch):
+    monkeypatch.setattr(security, "COMMAND_TIMEOUT", 0.1 if "100" in given else 60)
+    one = made(password_command=given)
+    one.check()
+    with pytest.raises(ValueError, match="^password_command: ") as caught:
+        one.password(WITHOUT)
+    assert why in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_what_does_not_go_together():
+    with pytest.raises(ValueError, match="only one of them"):
+        made(password_file="a", password_command="b").check()
+    with pytest.raises(ValueError, match="gives no user name for this host"):
+        made(password_file="a").password(NOBODY)
 
 
 # -- which mechanisms

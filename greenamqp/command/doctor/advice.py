@@ -29,6 +29,25 @@ _CA = "who issues the certificates"
 # The first whose text is in the reason.  The texts are the driver's and OpenSSL's.
 _TABLE: tuple[tuple[str, Advice], ...] = (
     (
+        "password_file: ",
+        Advice(
+            "no-password",
+            _SERVICE,
+            "have the file there, readable for the service's user, with the password "
+            "or token in it; and the user name in transport_url",
+        ),
+    ),
+    (
+        "password_command: ",
+        Advice(
+            "no-password",
+            _SERVICE,
+            "run the command by hand, as the service's user: it must write the "
+            "password or token and end with status 0; and the user name must be in "
+            "transport_url",
+        ),
+    ),
+    (
         "cannot look the name up",
         Advice(
             "unknown-name",
@@ -159,6 +178,15 @@ _TABLE: tuple[tuple[str, Advice], ...] = (
             f"{_SERVICE}, or {_BUS}",
             "compare user and password in transport_url with the bus's; @, / and : "
             "are written as %40, %2F and %3A",
+        ),
+    ),
+    (
+        "wrong token",
+        Advice(
+            "login-refused",
+            f"{_SERVICE}, or {_BUS}",
+            "see whether the token is for this bus and has not expired, and what the "
+            "log of the bus says",
         ),
     ),
     (

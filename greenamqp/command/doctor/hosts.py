@@ -24,6 +24,7 @@ SOON = 30
 
 # What the connection calls its stages, and what they are here.
 _STEPS = {
+    "getting the password": "password",
     "looking its name up": "name",
     "connecting": "TCP",
     "shaking hands for TLS": "TLS",
@@ -33,7 +34,7 @@ _STEPS = {
 # How a reason says that the peer closed before it said anything.
 _CLOSED = "before any AMQP: is this a port for TLS"
 
-_IN_ORDER = {"name": "has an address", "TCP": "connected"}
+_IN_ORDER = {"password": "was given", "name": "has an address", "TCP": "connected"}
 
 
 def look_at(

@@ -296,6 +296,6 @@ class Migration:
 
 def _shown(name: str, value: str) -> str:
     """What an option says, as it may be shown."""
-    if "password" in name:
+    if name.endswith("password"):
         return "***"
     return masked(", ".join(value.split("\n")))

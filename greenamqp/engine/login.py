@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client that logs in by its certificate: the SASL mechanism EXTERNAL.
+"""A client that logs in by its certificate or by a token: the SASL mechanisms EXTERNAL,
+OAUTHBEARER and XOAUTH2.
 
 proton with Cyrus SASL does EXTERNAL only where TLS is proton's own: Cyrus wants to know
 who we are to the peer, and proton has no way to tell it but for the certificate of its
 own TLS.  It then says "no mechanism available", or goes on with a weaker mechanism.
+And it knows nothing of tokens.
 
-So this end speaks EXTERNAL itself (AMQP 1.0 part 5, section 5.3), where the peer offers
-it.  Where it does not, all that came is proton's, as if nobody had been in between.
+So this end speaks these mechanisms itself (AMQP 1.0 part 5, section 5.3), where the
+peer offers one of them.  Where it does not, all that came is proton's, as if nobody had
+been in between.
 """
 
 from __future__ import annotations
 
 import enum
+import struct
 import typing
 
 from greenamqp.engine import capi
@@ -36,9 +40,47 @@ from greenamqp.engine.sasl import (
     take_frame,
 )
 
-# The certificate says who we are: nothing is added to that.
-_INIT_FIELDS = b"\xc0\x0d\x02\xa3\x08EXTERNAL\xa0\x00"
-_NOTHING = b"\xc0\x03\x01\xa0\x00"
+#: The mechanisms that take a token for a password.
+BEARER = ("OAUTHBEARER", "XOAUTH2")
+
+# What is said to a challenge: nothing, but that RFC 7628 (section 3.2.3) wants a byte,
+# where the challenge is what was wrong with the token.
+_ANSWERS = {"OAUTHBEARER": b"\x01"}
+
+
+def responses(sasl: Sasl) -> dict[str, bytes]:
+    """The mechanisms of this module that are allowed, in that order, each with what is
+    said first."""
+    said = {}
+    user, token = sasl.username or "", sasl.password or ""
+    for name in sasl.mechanisms.upper().split():
+        if name == "EXTERNAL":
+            # The certificate says who we are: nothing is added to that.
+            said[name] = b""
+        elif name == "OAUTHBEARER":  # RFC 7628, section 3.1
+            identity = user.replace("=", "=3D").replace(",", "=2C")
+            said[name] = f"n,a={identity},\x01auth=Bearer {token}\x01\x01".encode()
+        elif name == "XOAUTH2":
+            said[name] = f"user={user}\x01auth=Bearer {token}\x01\x01".encode()
+    return said
+
+
+def _fields(*fields: bytes) -> bytes:
+    """A list of fields, each given with its constructor."""
+    body = b"".join(fields)
+    if len(body) < 255:
+        return struct.pack(">BBB", 0xC0, len(body) + 1, len(fields)) + body
+    return struct.pack(">BII", 0xD0, len(body) + 4, len(fields)) + body
+
+
+def _binary(data: bytes) -> bytes:
+    if len(data) < 256:
+        return struct.pack(">BB", 0xA0, len(data)) + data
+    return struct.pack(">BI", 0xB0, len(data)) + data
+
+
+def _symbol(name: str) -> bytes:
+    return struct.pack(">BB", 0xA3, len(name)) + name.encode("ascii")
 
 
 class LoginState(enum.Enum):
@@ -47,8 +89,8 @@ class LoginState(enum.Enum):
     ========  =============================================  ==================
     state     what comes                                     next
     ========  =============================================  ==================
-    OFFER     the peer's mechanisms, EXTERNAL among them     OUTCOME
-    OFFER     mechanisms without it, or anything else        LEFT
+    OFFER     the peer's mechanisms, one of ours among them  OUTCOME
+    OFFER     mechanisms without one, or anything else       LEFT
     OUTCOME   sasl-challenge                                 OUTCOME
     OUTCOME   sasl-outcome                                   DONE or FAILED
     OUTCOME   anything else                                  FAILED
@@ -58,21 +100,25 @@ class LoginState(enum.Enum):
     OFFER = "offer"
     OUTCOME = "outcome"
     DONE = "done"
-    #: Not by EXTERNAL.
+    #: Not by one of these mechanisms.
     LEFT = "left"
     FAILED = "failed"
 
 
-class ExternalLogin:
+class Login:
     """One exchange.  Feed it bytes, send its ``output``, ask its ``state``.
 
+    :param responses: the mechanisms, the best first, each with what is said first
+    :ivar mechanism: the one that was chosen, or None
     :ivar input: what was not used: DONE: of AMQP; LEFT: all that came
     :ivar outcome: the peer's code, None while there is none
     :ivar reason: why it FAILED
     """
 
-    def __init__(self) -> None:
+    def __init__(self, responses: typing.Mapping[str, bytes]) -> None:
         self.state = LoginState.OFFER
+        self.mechanism: str | None = None
+        self._responses = responses
         self.output = bytearray(SASL_HEADER)
         self.input = bytearray()
         self.outcome: int | None = None
@@ -99,11 +145,15 @@ class ExternalLogin:
         size = int.from_bytes(given[8:12], "big")
         if len(given) < 12 or (len(given) < 8 + size and size <= MAX_FRAME):
             return  # more is to come
-        if "EXTERNAL" not in (sasl_offer(given) or ()):
+        offered = sasl_offer(given) or ()
+        chosen = next((name for name in self._responses if name in offered), None)
+        if chosen is None:
             self.state = LoginState.LEFT
             return
+        self.mechanism = chosen
         del self.input[: 8 + size]
-        self.output += sasl_frame(INIT, _INIT_FIELDS)
+        first = _binary(self._responses[chosen])
+        self.output += sasl_frame(INIT, _fields(_symbol(chosen), first))
         self.state = LoginState.OUTCOME
 
     def _step(self) -> bool:
@@ -115,7 +165,8 @@ class ExternalLogin:
         if self._frames > MAX_FRAMES:
             raise Broken("the peer sent too many SASL frames")
         if code == CHALLENGE:
-            self.output += sasl_frame(RESPONSE, _NOTHING)
+            answer = _ANSWERS.get(self.mechanism or "", b"")
+            self.output += sasl_frame(RESPONSE, _fields(_binary(answer)))
         elif code == OUTCOME and fields and len(fields[0] or b"") == 1:
             self.outcome = (fields[0] or b"")[0]
             if self.outcome == 0:
@@ -131,9 +182,9 @@ class ExternalLogin:
         self.reason = reason
 
 
-class ExternalConnection(GatedConnection):
-    """A client's end that logs in by EXTERNAL if the peer offers it, else as `sasl` has
-    it beside that.  As :class:`Connection` otherwise."""
+class LoginConnection(GatedConnection):
+    """A client's end that logs in by a mechanism of this module if the peer offers one,
+    else as `sasl` has it beside these.  As :class:`Connection` otherwise."""
 
     def __init__(
         self,
@@ -145,7 +196,8 @@ class ExternalConnection(GatedConnection):
     ) -> None:
         super().__init__(container_id, handler, **options)
         self._login = sasl
-        self._gate = ExternalLogin()
+        self._responses = responses(sasl)
+        self._gate = Login(self._responses)
         self._early = self._gate.output
 
     def open(self) -> None:
@@ -166,7 +218,7 @@ class ExternalConnection(GatedConnection):
     def sasl_mechanism(self) -> str | None:
         if self._gate.state is LoginState.LEFT:
             return super().sasl_mechanism
-        return None if self._gate.state is LoginState.OFFER else "EXTERNAL"
+        return self._gate.mechanism
 
     def receive_data(self, data: typing.Any, size: int) -> int:
         gate = self._gate
@@ -188,12 +240,13 @@ class ExternalConnection(GatedConnection):
         others = [
             name
             for name in self._login.mechanisms.upper().split()
-            if name != "EXTERNAL"
+            if name not in self._responses
         ]
         if left and not others:
             # Without any, proton would take whatever it can do.
             self._gate.state = LoginState.FAILED
-            self.fail("amqp:unauthorized-access: the peer does not offer EXTERNAL")
+            names = " or ".join(self._responses)
+            self.fail(f"amqp:unauthorized-access: the peer does not offer {names}")
             return
         self._shut = False
         if left:
@@ -221,9 +274,10 @@ def client_connection(
     sasl: Sasl | None = None,
     **options: typing.Any,
 ) -> Connection:
-    """A client's end of a connection, which logs in by EXTERNAL whatever proton was
-    built with."""
-    if sasl is not None and has_cyrus_sasl():
-        if "EXTERNAL" in sasl.mechanisms.upper().split():
-            return ExternalConnection(container_id, handler, sasl=sasl, **options)
+    """A client's end of a connection, which logs in by EXTERNAL, OAUTHBEARER and
+    XOAUTH2 whatever proton was built with."""
+    if sasl is not None:
+        own = responses(sasl)
+        if (own and has_cyrus_sasl()) or any(name in own for name in BEARER):
+            return LoginConnection(container_id, handler, sasl=sasl, **options)
     return Connection(container_id, handler, sasl=sasl, **options)
