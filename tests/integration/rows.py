@@ -85,7 +85,7 @@ ROWS: dict[str, Row] = {
             "rabbitmq-4.0",
             "RabbitMQ 4.0",
             "rabbitmq-4.0",
-            suites=_RABBITMQ,
+            suites=(*_RABBITMQ, "test_tokens.py"),
             kills=_KILLS,
         ),
         Row(

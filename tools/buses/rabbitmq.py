@@ -40,13 +40,20 @@ class RabbitMQ(Kind):
     schemes = ("amqp", "rabbit")
 
     def __init__(
-        self, name: str, version: str, suite: str, plugins: str = "", nodes: int = 1
+        self,
+        name: str,
+        version: str,
+        suite: str,
+        plugins: str = "",
+        nodes: int = 1,
+        settings: tuple[str, ...] = (),
     ) -> None:
         super().__init__(name)
         self.version = version
         self.suite = suite
         self.plugins = plugins
         self.nodes = nodes
+        self.settings = settings
         what = f"cluster of {nodes} nodes, " if nodes > 1 else ""
         self.summary = f"RabbitMQ {version}, {what}Debian {suite}"
 
@@ -94,6 +101,7 @@ class RabbitMQ(Kind):
             "log.console = true",
             "log.console.level = info",
             "log.file = false",
+            *self.settings,
         ]
         if self.nodes > 1:
             lines.append("cluster_formation.peer_discovery_backend = classic_config")
@@ -170,11 +178,28 @@ class RabbitMQ(Kind):
         )
 
 
+#: Logins by tokens, as well as by password; the key that they are signed with is named
+#: "tests", and is given by `rabbitmqctl add_signing_key`.
+_TOKENS = (
+    "auth_backends.1 = rabbit_auth_backend_oauth2",
+    "auth_backends.2 = internal",
+    "auth_oauth2.resource_server_id = rabbitmq",
+    "auth_oauth2.default_key = tests",
+)
+
+
 def kinds() -> list[Kind]:
     """The releases and clusters on offer."""
     return [
         RabbitMQ("rabbitmq-3.10", "3.10", "bookworm", plugins="rabbitmq_amqp1_0"),
         RabbitMQ("rabbitmq-4.0", "4.0", "trixie"),
+        RabbitMQ(
+            "rabbitmq-4.0-oauth2",
+            "4.0",
+            "trixie",
+            plugins="rabbitmq_auth_backend_oauth2",
+            settings=_TOKENS,
+        ),
         RabbitMQ("rabbitmq-4.3", "4.3", "sid"),
         RabbitMQ("rabbitmq-cluster", "4.0", "trixie", nodes=3),
         RabbitMQ("rabbitmq-cluster-4.3", "4.3", "sid", nodes=3),

@@ -295,7 +295,9 @@ _TABLE: tuple[tuple[str, Advice], ...] = (
             "not-permitted",
             _BUS,
             "give the user the right that is named; it needs those to configure, write "
-            "and read (`rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'`)",
+            "and read (`rabbitmqctl set_permissions -p VHOST USER '.*' '.*' '.*'`). "
+            "Who logs in by a token has them as its scopes, those on topics too "
+            "(read:*/*/*, write:*/*/*)",
         ),
     ),
     (
