@@ -138,6 +138,21 @@ def test_a_bus_that_closes_after_its_open_frame(condition, hosts):
             assert type(error.__cause__) is CannotConnect
 
 
+def test_a_connection_that_had_lasted_is_made_again_first():
+    """The next login may have another token."""
+    url = "amqp://nova:right@bus:5672/"
+    with fakes.driver(url, network=SECRET, fail_fast=True) as s:
+        s.up()
+        s.world.advance(30)
+        s.peer.engine.close("amqp:unauthorized-access", "credential expired")
+        s.world.settle()
+        task = s.notify()
+        s.world.settle()
+        assert not task.done
+        s.world.advance(3)
+        assert task.result() is None
+
+
 def test_a_reply_waits():
     """Nobody stands still for it, and who called does not know of this."""
     host = Host("bus", 5672, "nova", "wrong")
