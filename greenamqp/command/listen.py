@@ -9,6 +9,7 @@ import sys
 import threading
 import typing
 
+import greenamqp
 from greenamqp.command import service
 from greenamqp.command.ending import Ending
 
@@ -63,7 +64,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"greenamqp listen: {exc}", file=sys.stderr)
         transport.cleanup()
         return 1
-    print(f"greenamqp listen: {args.topic}.{args.server} is served", flush=True)
+    at = ", ".join(
+        link["address"]
+        for connection in greenamqp.describe(transport)["connections"]
+        for subscription in connection["subscriptions"]
+        for link in subscription["links"]
+    )
+    print(f"greenamqp listen: {args.topic}.{args.server} is served at {at}", flush=True)
     done.wait()
     server.stop()
     server.wait()

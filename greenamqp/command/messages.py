@@ -88,7 +88,10 @@ class Command:
             print(f"greenamqp {self._name}: {exc}", file=sys.stderr)
             return 2
         try:
-            return _send_all(self._name, self._sender(transport, args), args)
+            status = _send_all(self._name, self._sender(transport, args), args)
+            if status:
+                _say_where(transport)
+            return status
         finally:
             transport.cleanup()
 
@@ -171,6 +174,16 @@ def _send_all(
     if args.count > 1:
         _show_rate(taken, failed, time.monotonic() - begun)
     return 1 if failed else 0
+
+
+def _say_where(transport: typing.Any) -> None:
+    """To whom it may have gone: who listens elsewhere cannot have got it."""
+    from greenamqp import describe
+
+    for connection in describe(transport)["connections"]:
+        for sender in connection["senders"]:
+            where = f"{connection['host']}: {connection['bus'] or 'not connected'}"
+            print(f"  sent to {sender['address']} ({where})", file=sys.stderr)
 
 
 def _show_rate(taken: list[float], failed: int, seconds: float) -> None:

@@ -53,6 +53,14 @@ def test_a_call_and_a_cast(the_bus, echo, topic, capsys):
     assert json.loads(echo.readline())["method"] == "one"
 
 
+def test_nobody_listens_there(the_bus, topic, capsys):
+    """The address is told, which is to be compared with that of ``listen``."""
+    url = ["--url", the_bus.url, "--timeout", "1"]
+    assert command.main(["call", *url, topic, "go"]) == 1
+    _, *where = capsys.readouterr().err.splitlines()
+    assert any("  sent to " in line and topic in line for line in where)
+
+
 def test_many(the_bus, echo, topic, capsys):
     arguments = ["--url", the_bus.url, topic, "go", "--count", "30", "--rate", "500"]
     assert command.main(["call", *arguments]) == 0
