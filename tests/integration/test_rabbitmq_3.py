@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -10,6 +11,7 @@ import time
 import pytest
 from oslo_messaging import Target
 
+from greenamqp import command
 from greenamqp.driver import set_queue_policy
 from greenamqp.policy import QueuePolicy
 from tests.integration.rabbit import (
@@ -101,3 +103,14 @@ def test_the_policy_that_it_advises_removes_what_stays_behind(url, rabbitmq, cap
     while left & set(queues(rabbitmq)):
         assert time.monotonic() < until, "they are still there"
     assert any(topic in name for name in queues(rabbitmq))  # requests are kept
+
+
+def test_doctor_names_the_plugin_that_is_missing(capsys):
+    """It knows AMQP 0-9-1 alone, and says so."""
+    kind = "rabbitmq-3.10-plain"
+    with Bus(kind, f"{kind}-tests-{os.getpid()}") as plain:
+        assert command.main(["doctor", "-f", "json", "--url", plain.url()]) == 1
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    (failed,) = (step for step in steps if step["result"] == "failed")
+    assert failed["advice"]["fault"] == "old-amqp"
+    assert "rabbitmq-plugins enable rabbitmq_amqp1_0" in failed["advice"]["how"]

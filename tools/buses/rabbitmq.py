@@ -192,6 +192,7 @@ def kinds() -> list[Kind]:
     """The releases and clusters on offer."""
     return [
         RabbitMQ("rabbitmq-3.10", "3.10", "bookworm", plugins="rabbitmq_amqp1_0"),
+        RabbitMQ("rabbitmq-3.10-plain", "3.10", "bookworm"),
         RabbitMQ("rabbitmq-4.0", "4.0", "trixie"),
         RabbitMQ(
             "rabbitmq-4.0-oauth2",
