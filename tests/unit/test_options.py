@@ -144,6 +144,7 @@ def sample(name):
         "pre_settled": "notify",
         "addressing_mode": "legacy",
         "hub": "blocking",
+        "password_file": __file__,
         "sasl_mechanisms": "PLAIN",
         "rabbit_queue_type": "classic",
         "rabbit_transient_queue_type": "quorum",
@@ -955,6 +956,22 @@ def test_sasl_mechanisms():
     with fakes.driver("amqp://me:secret@bus/", sasl_mechanisms="ANONYMOUS") as s:
         s.up()
         assert s.peer.engine.user in (None, "anonymous")
+
+
+@effect("password_file", "password_command")
+@pytest.mark.parametrize("option", ["password_file", "password_command"])
+def test_passwords_that_change(option, tmp_path):
+    path = tmp_path / "password"
+    path.write_text("secret")
+    value = str(path) if option == "password_file" else f"cat {path}"
+    with fakes.driver("amqp://me@bus/", **{option: value}) as s:
+        s.notify()
+        s.world.settle()
+        assert s.network.secured[0]["password"]() == "secret"
+    users = {"passwords": {"me": "secret"}}
+    with fakes.driver("amqp://me:secret@bus/", network=users, **{option: value}) as s:
+        s.up()
+        assert "password" not in s.network.secured[0]
 
 
 @effect("sasl_default_realm")

@@ -249,6 +249,9 @@ _OLD_NAMES = {
     "kombu_ssl_ca_certs": "ssl_ca_file",
     "kombu_reconnect_timeout": "kombu_missing_consumer_retry_timeout",
     "rabbit_durable_queues": "amqp_durable_queues",
+    # Misspelled in some releases.
+    "rabbit_quroum_max_memory_length": "rabbit_quorum_max_memory_length",
+    "rabbit_quroum_max_memory_bytes": "rabbit_quorum_max_memory_bytes",
 }
 _UNKNOWN = _nothing("rabbit:// has no such option, either")
 _FORGOTTEN = _nothing("this oslo.messaging does not know that name any more: {}")
