@@ -20,7 +20,7 @@ from oslo_messaging._drivers import common
 from oslo_serialization import jsonutils
 
 from greenamqp.buses import PREDECESSOR, BadMessage
-from greenamqp.buses.format import dumps, loads
+from greenamqp.buses.format import LONG_TEXT, dumps, loads, quoted
 from greenamqp.engine import Received
 
 Point = collections.namedtuple("Point", "x y")
@@ -136,6 +136,54 @@ def test_dumps_of_odd_things(value):
     # An iterator is used up by the first of the two.
     other = iter([1, 2]) if isinstance(value, type(iter([]))) else value
     assert outcome(dumps, value) == outcome(jsonutils.dumps, other)
+
+
+class Text(str):
+    """A text of the application's own, as translated ones are."""
+
+    __slots__ = ()
+
+    def replace(self, *_args):
+        return "not what json looks at"
+
+    __contains__ = None
+
+
+def _long(piece):
+    return piece * (2 * LONG_TEXT // len(piece))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain text",
+        'a \\ and a " there, with nothing else for a long time' + 80 * ".",
+        '"many": "escapes", ',
+        "one of each: " + "".join(map(chr, range(0x80))) + 4096 * ".",
+        "ä",
+        "\U0001f600 \ud800",
+    ],
+    ids=ascii,
+)
+def test_long_texts_are_written_as_short_ones_are(text):
+    for value in (
+        _long(text),
+        Text(_long(text)),
+        {"response": _long(text)},
+        {"request": {"args": {_long(text): _long(text)}}, "x": text},
+        {"payload": {"deep": {"deeper": [_long(text)]}}},
+        [_long(text)],
+    ):
+        assert dumps(value) == jsonutils.dumps(value)
+    assert quoted(_long(text)) == jsonutils.dumps(_long(text))
+    assert quoted(text) == jsonutils.dumps(text)
+
+
+def test_a_circle_with_a_long_text_is_the_applications_mistake():
+    circle = {"text": _long("x")}
+    circle["self"] = circle
+    with pytest.raises((ValueError, RecursionError)):
+        dumps(circle)
 
 
 @pytest.mark.parametrize("kind", [list, dict])

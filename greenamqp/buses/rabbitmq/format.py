@@ -21,7 +21,6 @@ character, so that what is in the envelope need not be escaped again.
 
 from __future__ import annotations
 
-import json
 import re
 import typing
 
@@ -34,12 +33,11 @@ from greenamqp.buses.format import (
     dumps,
     loads,
     open_envelope,
+    quoted,
     remote_exception,
     seconds,
 )
 from greenamqp.engine import Message, Received
-
-_escaped = json.encoder.encode_basestring_ascii
 
 _ENVELOPE = '{"oslo.version": "2.0", "oslo.message": '
 _CONTEXT = "_context_"
@@ -114,7 +112,7 @@ class RabbitFormat(Format):
         if call_monitor_timeout is not None:
             data["_timeout"] = call_monitor_timeout
         # Without the brace and the quote at its end.
-        head = _ENVELOPE + _escaped(dumps(data))[:-2]
+        head = _ENVELOPE + quoted(dumps(data))[:-2]
         made = typing.cast(_Request, _message(head + '}"}', _Request))
         made.head = head
         return made
@@ -128,10 +126,10 @@ class RabbitFormat(Format):
         envelope: bool,
     ) -> Message:
         body = dumps(_flat(message, context, unique_id))
-        return _message(f"{_ENVELOPE}{_escaped(body)}}}" if envelope else body)
+        return _message(f"{_ENVELOPE}{quoted(body)}}}" if envelope else body)
 
     def expect_reply(self, request: Message, id: str, reply_to: str) -> None:
-        tail = _escaped(dumps({"_msg_id": id, "_reply_q": reply_to}))
+        tail = quoted(dumps({"_msg_id": id, "_reply_q": reply_to}))
         # Without its quote and brace, and with a comma for them.
         head = typing.cast(_Request, request).head
         request.body = f"{head}, {tail[2:]}}}".encode()
@@ -168,7 +166,7 @@ class RabbitFormat(Format):
             "_msg_id": id,
             "_unique_id": unique_id,
         }
-        body = f"{_ENVELOPE}{_escaped(dumps(data))}}}"
+        body = f"{_ENVELOPE}{quoted(dumps(data))}}}"
         return _message(body)
 
     def _open(self, message: Received) -> typing.Any:
