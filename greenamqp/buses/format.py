@@ -205,7 +205,7 @@ def _has_long_text(value: dict[typing.Any, typing.Any], levels: int) -> bool:
         if kind is str:
             if len(each) >= LONG_TEXT:
                 return True
-        elif kind is dict and levels and _has_long_text(each, levels - 1):
+        elif kind is dict and each and levels and _has_long_text(each, levels - 1):
             return True
     return False
 

@@ -174,7 +174,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self.link = link
         link.on_attached = self._on_attached
         link.on_detached = self._on_detached
-        self._context.flush()
+        # A subscription wants several: their attaches leave together.
+        self._context.flush_soon()
 
     def declare(self) -> bool:
         """Have what its node needs declared, if it may not be there.  Returns whether

@@ -668,8 +668,11 @@ class Connection(ConnectionEvents):
         if self.failed is not None:
             return  # what follows the fault makes no sense
         try:
-            if kind == _LINK_INIT and self._misnamed(event):
-                return
+            if kind == _LINK_INIT:
+                pn_link = pn_event_link(event)
+                # Of what was made here pyngus need not be told.
+                if pn_link in self._links or self._misnamed(pn_link):
+                    return
             wrapped = proton.Event.wrap(event)
             if kind == _LINK_REMOTE_DETACH:
                 self._link_suspended(pn_event_link(event))
@@ -702,13 +705,10 @@ class Connection(ConnectionEvents):
     def _known_session(event: typing.Any) -> bool:
         return getattr(event.context, "context", None) is not None
 
-    def _misnamed(self, event: typing.Any) -> bool:
+    def _misnamed(self, pn: typing.Any) -> bool:
         """Refuse a second link of the same name and role: pyngus would leave it open
         without a word.  (AMQP 1.0, 2.6.1: such an attach steals the link, which a
         driver never wants.)  And one without a name."""
-        pn = pn_event_link(event)
-        if pn in self._links:
-            return False
         pn_name = lib.pn_link_name(pn)
         if pn_name == _NULL:
             self.fail("the peer attached a link without a name")
