@@ -62,7 +62,7 @@ def ttl_of(data: bytes) -> int:
 
 
 @given(messages)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_header_is_read_as_proton_wrote_it(fields):
     data = encoded(fields)
     header = encoding.read_header(data)
@@ -74,13 +74,13 @@ def test_the_header_is_read_as_proton_wrote_it(fields):
 
 
 @given(messages)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_address_is_read_as_proton_wrote_it(fields):
     assert encoding.address(encoded(fields)) == fields["address"]
 
 
 @given(messages, milliseconds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_shorter_ttl_changes_nothing_else(fields, ttl):
     data = encoded(fields)
     shorter = decoded(encoding.with_ttl(data, ttl))
@@ -95,7 +95,7 @@ def test_a_shorter_ttl_changes_nothing_else(fields, ttl):
 
 
 @given(messages, st.integers(0, 100), st.none() | milliseconds.filter(bool))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_message_that_goes_out_again(fields, failures, ttl):
     data = encoded(fields)
     again = decoded(encoding.redelivered(data, failures, ttl))
@@ -216,7 +216,7 @@ def test_what_makes_no_sense_is_malformed(data):
 @example(b"\x00")
 @example(b"\x00" * 100)
 @example(b"\x00\x53\x70\xd0\xff\xff\xff\xff\xff\xff\xff\xff")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_noise_is_read_or_malformed(data):
     for read in (
         encoding.read_header,
@@ -232,7 +232,7 @@ def test_noise_is_read_or_malformed(data):
 
 
 @given(messages, st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damage_is_read_or_malformed(fields, data):
     damaged = bytearray(encoded(fields))
     for _ in range(data.draw(st.integers(1, 3))):

@@ -74,7 +74,7 @@ def test_the_conversation_itself():
 
 @pytest.mark.parametrize("product", PRODUCTS)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damage(product, data):
     pieces = list(conversation(product))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -124,7 +124,7 @@ def test_damage(product, data):
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_messages_that_are_noise(noise):
     bus = Bus()
     client = bus.client()

@@ -709,4 +709,4 @@ class Store(RuleBasedStateMachine):
 
 
 TestStore = Store.TestCase
-TestStore.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestStore.settings = settings(max_examples=100, stateful_step_count=40)

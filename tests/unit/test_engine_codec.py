@@ -83,7 +83,7 @@ def proton_message(given_fields: dict) -> proton.Message:
 
 
 @given(fields)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_encoding_is_what_proton_reads(given_fields):
     message = proton.Message()
     message.decode(Codec().encode(Message(**given_fields)))
@@ -94,7 +94,7 @@ def test_encoding_is_what_proton_reads(given_fields):
 
 
 @given(fields)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_encoding_has_the_bytes_of_proton(given_fields):
     assert (
         Codec().encode(Message(**given_fields)) == proton_message(given_fields).encode()
@@ -102,7 +102,7 @@ def test_encoding_has_the_bytes_of_proton(given_fields):
 
 
 @given(fields)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_decoding_reads_what_proton_writes(given_fields):
     original = proton_message(given_fields)
     data = bytes(original.encode())
@@ -123,7 +123,7 @@ def test_decoding_reads_what_proton_writes(given_fields):
 
 
 @given(st.lists(fields, min_size=2, max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_codec_that_is_kept_mixes_nothing_up(many):
     codec = Codec()
     for given_fields in many:
@@ -198,7 +198,7 @@ def test_all_kinds_of_id():
 @example(b"")
 @example(b"\x00")
 @example(b"\x00\x53\x77")
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_bytes_that_are_no_message(data):
     """Either a message or DecodeError; nothing else, and never a crash."""
     try:
@@ -208,7 +208,7 @@ def test_bytes_that_are_no_message(data):
 
 
 @given(fields, st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_messages_with_damage(given_fields, data):
     encoded = bytearray(Codec().encode(Message(**given_fields)))
     for _ in range(data.draw(st.integers(1, 4))):

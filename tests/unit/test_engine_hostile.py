@@ -249,7 +249,7 @@ def test_endless_heartbeats_are_only_time():
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damaged_streams_never_do_more_than_fail(data):
     """Bytes of a conversation with some of them changed: it goes on, or it fails with
     a reason, or the SASL exchange does; no callback raises."""
@@ -276,7 +276,7 @@ def test_damaged_streams_never_do_more_than_fail(data):
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_noise_after_the_header(noise):
     handler = Taker()
     engine = accepted(handler)

@@ -48,7 +48,7 @@ def found(message: plain.Received) -> dict:
 @example({"body": "x" * 256, "id": "i" * 256, "reply_to": "r" * 300})
 @example({"body": "ü" * 10**6, "correlation_id": "ü"})
 @example({"body": b"\x00\xff" * 10**6, "inferred": True})
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_plain_messages_are_read(given_fields):
     data = Codec().encode(Message(**given_fields))
     message = plain.read(memoryview(data))
@@ -92,7 +92,7 @@ def test_what_a_broker_adds_is_passed_by():
 
 
 @given(fields)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_of_any_message_it_reads_the_same_or_nothing(given_fields):
     data = Codec().encode(Message(**given_fields))
     message = plain.read(data)
@@ -135,7 +135,7 @@ def test_a_piece_of_a_message_is_not_plain():
 
 
 @given(plain_fields, st.data())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_damage(given_fields, data):
     """What it makes of a damaged message is what proton makes of it, if that can
     decode it at all."""

@@ -186,7 +186,7 @@ def test_what_is_offered(options, mechanisms):
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_noise(noise):
     exchange = SaslServer(USERS, anonymous=False)
     exchange.receive(SASL + noise)

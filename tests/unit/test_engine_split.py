@@ -190,7 +190,7 @@ def test_byte_by_byte(end):
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_pieces(cuts):
     to_server, _, _, server_events = recording()
     pieces = []
