@@ -161,7 +161,7 @@ class EventletHub(GreenHub):
     def _struck(self, exc: BaseException) -> None:
         if not self.inherited and interrupts.struck(exc):
             self.cut_off(exc)
-            self._scheduled = False
+            self._scheduled = None
             self._schedule()
 
     def forked(self) -> None:
@@ -181,8 +181,10 @@ class EventletHub(GreenHub):
     def _switch(self) -> None:
         self.loop.switch()
 
-    def _call_soon(self, callback: Callback) -> None:
-        self.loop.schedule_call_global(0, callback)
+    def _call_soon(self, callback: Callback) -> Callback:
+        timer = self.loop.schedule_call_global(0, callback)
+        cancel: Callback = timer.cancel
+        return cancel
 
     def _loop_greenlet(self) -> typing.Any:
         return self.loop.greenlet

@@ -85,8 +85,9 @@ class GeventHub(GreenHub):
     def _switch(self) -> None:
         self.hub.switch()
 
-    def _call_soon(self, callback: Callback) -> None:
-        self.hub.loop.run_callback(callback)
+    def _call_soon(self, callback: Callback) -> Callback:
+        stop: Callback = self.hub.loop.run_callback(callback).stop
+        return stop
 
     def _loop_greenlet(self) -> typing.Any:
         return self.hub

@@ -154,7 +154,8 @@ class GreenHub(Hub):
     def __init__(self) -> None:
         super().__init__()
         self._ready: list[GreenWaiter] = []
-        self._scheduled = False
+        # Takes the scheduled wake-up back, if there is one.
+        self._scheduled: Callback | None = None
         self._idle: list[_Worker] = []
         # When the wake-up began, or output left early within it, and after how long
         # the next that somebody waits for does.
@@ -182,8 +183,9 @@ class GreenHub(Hub):
         """Let the hub run until somebody switches back to this green thread."""
 
     @abc.abstractmethod
-    def _call_soon(self, callback: Callback) -> None:
-        """Have the hub run `callback` in its next turn.  In the hub's thread."""
+    def _call_soon(self, callback: Callback) -> Callback:
+        """Have the hub run `callback` in its next turn; returns what takes that back,
+        before it has run.  In the hub's thread."""
 
     @abc.abstractmethod
     def _loop_greenlet(self) -> greenlet.greenlet | None:
@@ -203,12 +205,11 @@ class GreenHub(Hub):
     # -- wake-ups
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self._scheduled_wakeup)
+        if self._scheduled is None:
+            self._scheduled = self._call_soon(self._scheduled_wakeup)
 
     def _scheduled_wakeup(self) -> None:
-        self._scheduled = False
+        self._scheduled = None
         self._wakeup(None)
 
     def _wakeup(self, callback: Callback | None) -> None:
@@ -309,10 +310,27 @@ class GreenHub(Hub):
     def flush_now(self, pump: Flushable) -> None:
         if not self.busy:
             pump.flush()
+            if pump.dirty:
+                self._flushed(pump)
             return
         self._urgent = True
         if not pump.dirty:
             self.flush_late(pump)
+
+    def _flushed(self, pump: Flushable) -> None:
+        """What `pump` had for the scheduled wake-up has left: that is taken back if it
+        was for this alone.  So a request's acknowledgement costs no turn of the hub
+        where its reply follows at once.
+
+        A signal handler may cut this off anywhere: then there is a flush too many.
+        """
+        pump.dirty = False
+        self._dirty.remove(pump)
+        if not (self._dirty or self._ready):
+            self._urgent = False
+            scheduled, self._scheduled = self._scheduled, None
+            if scheduled is not None:
+                scheduled()
 
     def flush_soon(self, pump: Flushable) -> None:
         self._urgent = True

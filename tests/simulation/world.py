@@ -385,10 +385,17 @@ class SimHub(GreenHub):
             raise greenlet.GreenletExit
         self.world.loop.switch()
 
-    def _call_soon(self, callback: Callback) -> None:
+    def _call_soon(self, callback: Callback) -> Callback:
         if not self.dead:
             self.soon.append(callback)
             self.is_ready(self)
+        return lambda: self._take_back(callback)
+
+    def _take_back(self, callback: Callback) -> None:
+        if callback in self.soon:
+            self.soon.remove(callback)
+            if not self.soon:
+                self.not_ready(self)
 
     def _loop_greenlet(self) -> greenlet.greenlet | None:
         # One for all processes: this one's as long as it works for it.  Where logging
