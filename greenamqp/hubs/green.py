@@ -331,6 +331,8 @@ class GreenHub(Hub):
             scheduled, self._scheduled = self._scheduled, None
             if scheduled is not None:
                 scheduled()
+                if self._dirty or self._ready:  # by a signal handler, just now
+                    self._schedule()
 
     def flush_soon(self, pump: Flushable) -> None:
         self._urgent = True
