@@ -82,6 +82,28 @@ def named(text: str) -> str:
     return text
 
 
+def whole(text: str, least: int, most: int, factor: int = 1) -> int:
+    """For argparse: a whole number of that range.
+
+    :param factor: what a letter at the end of it stands for; 1: there is none
+    :raises argparse.ArgumentTypeError: naming the range
+    """
+    try:
+        value = int(text[:-1] if factor > 1 else text) * factor
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number from {least} to {most}"
+        )
+    return value
+
+
+def count(text: str) -> int:
+    """The same, for how many there are to be."""
+    return whole(text, 1, 10**9)
+
+
 def number(text: str, least: float, most: int) -> float:
     """For argparse: a number of that range.
 

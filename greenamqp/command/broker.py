@@ -14,7 +14,7 @@ import sys
 import typing
 
 from greenamqp.broker.settings import MIB, PRODUCTS, Settings
-from greenamqp.command import named, number
+from greenamqp.command import named, number, whole
 from greenamqp.command.ending import Ending
 
 # The largest port, the most sessions (a channel has 16 bits), the longest idle time-out
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--port",
-        type=lambda text: _whole(text, 0, _MAX_PORT),
+        type=lambda text: whole(text, 0, _MAX_PORT),
         default=5672,
         help="0 picks a free one (%(default)s)",
     )
@@ -163,22 +163,9 @@ def _limit(most: int) -> typing.Callable[[str], int]:
     def read(text: str) -> int:
         factors = {"k": 1024, "m": MIB, "g": 1024 * MIB}
         factor = factors.get(text[-1:].lower(), 1)
-        return _whole(text, 1, most, factor)
+        return whole(text, 1, most, factor)
 
     return read
-
-
-def _whole(text: str, least: int, most: int, factor: int = 1) -> int:
-    """:raises argparse.ArgumentTypeError: naming the range"""
-    try:
-        value = int(text[:-1] if factor > 1 else text) * factor
-    except ValueError:
-        value = least - 1
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number from {least} to {most}"
-        )
-    return value
 
 
 def _readable(value: object, unit: str) -> str:

@@ -10,16 +10,18 @@ import threading
 import typing
 
 import greenamqp
-from greenamqp.command import service
+from greenamqp.command import named, service
 from greenamqp.command.ending import Ending
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     service.add_arguments(parser)
-    parser.add_argument("topic")
-    parser.add_argument("--server", default="greenamqp", help="its name (%(default)s)")
-    parser.add_argument("--exchange", help="control_exchange otherwise")
+    parser.add_argument("topic", type=named)
+    parser.add_argument(
+        "--server", type=named, default="greenamqp", help="its name (%(default)s)"
+    )
+    parser.add_argument("--exchange", type=named, help="control_exchange otherwise")
     parser.add_argument(
         "--quiet", action="store_true", help="print no line for each request"
     )
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         transport = service.transport(conf, args.url, args.timeout)
     except service.Unusable as exc:
         print(f"greenamqp listen: {exc}", file=sys.stderr)
-        return 2
+        return exc.status
     done = threading.Event()
     ending = Ending(done.set)
     target = oslo_messaging.Target(topic=args.topic, server=args.server)

@@ -14,7 +14,7 @@ import time
 import typing
 import uuid
 
-from greenamqp.command import rate, service
+from greenamqp.command import count, named, rate, service
 
 #: Of notifications.
 PRIORITIES = ("audit", "debug", "info", "warn", "error", "critical", "sample")
@@ -32,9 +32,9 @@ class Command:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments of the subcommand."""
         service.add_arguments(parser)
-        parser.add_argument("topic")
+        parser.add_argument("topic", type=named)
         if self._name == "notify":
-            parser.add_argument("event_type")
+            parser.add_argument("event_type", type=named)
             parser.add_argument(
                 "payload", nargs="?", type=_json, default={}, help="JSON"
             )
@@ -43,9 +43,11 @@ class Command:
                 default="info",
                 choices=PRIORITIES,
             )
-            parser.add_argument("--publisher", default="greenamqp", metavar="ID")
+            parser.add_argument(
+                "--publisher", type=named, default="greenamqp", metavar="ID"
+            )
         else:
-            parser.add_argument("method")
+            parser.add_argument("method", type=named)
             parser.add_argument(
                 "arguments",
                 nargs="?",
@@ -53,14 +55,18 @@ class Command:
                 default={},
                 help='of the method, a JSON object such as \'{"value": 1}\'',
             )
-            parser.add_argument("--server", help="the one server that is meant")
+            parser.add_argument(
+                "--server", type=named, help="the one server that is meant"
+            )
             parser.add_argument("--namespace")
             parser.add_argument("--version", default="1.0")
             if self._name == "cast":
                 parser.add_argument(
                     "--fanout", action="store_true", help="to all servers"
                 )
-        parser.add_argument("--exchange", help="control_exchange otherwise")
+        parser.add_argument(
+            "--exchange", type=named, help="control_exchange otherwise"
+        )
         parser.add_argument(
             "--context", type=_object, default={}, metavar="JSON", help="of the request"
         )
@@ -86,7 +92,7 @@ class Command:
             )
         except service.Unusable as exc:
             print(f"greenamqp {self._name}: {exc}", file=sys.stderr)
-            return 2
+            return exc.status
         try:
             status = _send_all(self._name, self._sender(transport, args), args)
             if status:
@@ -213,14 +219,3 @@ def _object(text: str) -> dict[str, typing.Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
     return value
-
-
-def count(text: str) -> int:
-    """A whole number above 0.
-
-    :raises argparse.ArgumentTypeError: naming the range"""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10**9):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a whole number from 1 to 1000000000"
-        )
-    return int(text)

@@ -14,8 +14,12 @@ import time
 import typing
 
 from greenamqp.buses.format import loads
+from greenamqp.command import named, number, seconds
 from greenamqp.outbox import Store
 from greenamqp.outbox.directory import all_files, is_free
+
+#: Seconds: a hundred years.
+_LONGEST = 100 * 365 * 86_400
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,23 +33,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("purge", "remove what waits: it is never sent"),
     ):
         action = actions.add_parser(name, help=summary, description=summary)
-        action.add_argument("directory", help="as notify_outbox says")
+        action.add_argument("directory", type=named, help="as notify_outbox says")
         if name == "send":
             action.add_argument(
                 "--config-file",
                 action="append",
+                type=named,
+                default=[],
                 metavar="FILE",
                 help="what the service is configured with, in place of its --url",
             )
-            action.add_argument("--url", help="transport URL, credentials included")
+            action.add_argument(
+                "--url", type=named, help="transport URL, credentials included"
+            )
             action.add_argument(
                 "--exchange",
+                type=named,
                 help="default exchange of the service: in brackets in what list shows; "
                 "by default as its configuration says",
             )
             action.add_argument(
                 "--timeout",
-                type=float,
+                type=seconds,
                 default=60.0,
                 metavar="SECONDS",
                 help="give up after that; what is left stays (default: %(default)s)",
@@ -53,24 +62,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "purge":
             action.add_argument(
                 "--older-than",
-                type=float,
+                type=lambda text: number(text, 0, _LONGEST),
                 default=0.0,
                 metavar="SECONDS",
                 help="remove only what is older (default: all)",
             )
-            action.add_argument("--topic", help="remove only what goes to this topic")
+            action.add_argument(
+                "--topic", type=named, help="remove only what goes to this topic"
+            )
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     if args.action is None:
         args.complain("an action is required: list, count, send or purge")
-    if args.action == "send":
-        return _send(args)
     try:
         files = all_files(args.directory)
     except OSError as exc:
         return _complain(f"{args.directory}: {exc.strerror}")
+    if args.action == "send":
+        return _send(args)
     total = 0
     status = 0
     for path in files:
@@ -119,26 +130,20 @@ def _where(lane: str) -> str:
 
 
 def _send(args: argparse.Namespace) -> int:
-    import oslo_messaging
-    from oslo_config import cfg
-
     from greenamqp import options
-    from greenamqp.driver import GreenAMQPDriver
+    from greenamqp.command import service
 
-    conf = cfg.ConfigOpts()
-    conf([], default_config_files=args.config_file or [], default_config_dirs=[])
-    options.register(conf)
-    conf.set_override("notify_outbox", args.directory, options.GROUP.name)
-    conf.set_override("hub", "threads", options.GROUP.name)
-    if args.exchange is not None:
-        oslo_messaging.set_transport_defaults(args.exchange)
     try:
-        transport = oslo_messaging.get_notification_transport(conf, args.url)
-    except Exception as exc:
-        return _complain(str(exc))
+        conf = service.configuration(args)
+        if args.exchange:
+            service.set_exchange(conf, args.exchange)
+        conf.set_override("notify_outbox", args.directory, options.GROUP.name)
+        transport = service.transport(
+            conf, args.url, args.timeout, notifications=True
+        )
+    except service.Unusable as exc:
+        return _complain(str(exc), exc.status)
     driver: typing.Any = transport._driver
-    if not isinstance(driver, GreenAMQPDriver):
-        return _complain("the transport URL is not of this driver")
     try:
         hub = driver.use_hub()
         assert driver.outbox is not None
@@ -155,6 +160,6 @@ def _send(args: argparse.Namespace) -> int:
     return 1 if lost else 0
 
 
-def _complain(text: str) -> int:
+def _complain(text: str, status: int = 1) -> int:
     print(f"greenamqp outbox: {text}", file=sys.stderr)
-    return 1
+    return status

@@ -11,7 +11,7 @@ import warnings
 
 from oslo_config import cfg
 
-from greenamqp.command import seconds
+from greenamqp.command import named, seconds
 from greenamqp.command.masking import without_passwords
 
 with warnings.catch_warnings(record=True):
@@ -19,15 +19,31 @@ with warnings.catch_warnings(record=True):
     # runs a command can do nothing about.
     import oslo_messaging
 
-    from greenamqp import options
+    from greenamqp import driver, options
+    from greenamqp.command.contact import contact
+    from greenamqp.connection.state import State
     from greenamqp.transport import register_options
 
 #: Seconds for one step, where nothing else is said.
 TIMEOUT = 10.0
 
+#: What oslo.messaging has where nobody says any.
+_UNSET = "rabbit://"
+
 
 class Unusable(Exception):
-    """The configuration or the URL cannot be used; the text says why, in one line."""
+    """The configuration or the URL cannot be used; the text says why, in one line.
+
+    :cvar status: of the command that ends with it
+    """
+
+    status = 2
+
+
+class Unreachable(Unusable):
+    """Nothing is wrong with these, but no host of the URL can be used now."""
+
+    status = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--config-file",
         action="append",
+        type=named,
         default=[],
         metavar="FILE",
         help="configuration of a service, such as /etc/nova/nova.conf (repeatable)",
     )
     which.add_argument(
         "--url",
+        type=named,
         metavar="URL",
-        help="its transport URL; what the configuration has otherwise, else localhost",
+        help="its transport URL; what the configuration has otherwise",
     )
     parser.add_argument(
         "--timeout",
@@ -105,6 +123,10 @@ def parse(
             url = conf.oslo_messaging_notifications.transport_url
         if url is None:
             url = conf.transport_url
+            if url == _UNSET:
+                raise Unusable(
+                    "no transport URL: name it, or a --config-file that has it"
+                )
         # Its ValueError names the port; oslo.messaging's does not.
         for host in urllib.parse.urlsplit(url).netloc.split(","):
             _ = urllib.parse.urlsplit(f"//{host}").port
@@ -112,7 +134,8 @@ def parse(
         if parsed.transport in options.SCHEMES:
             options.check_url(parsed)
     except (ValueError, cfg.Error, oslo_messaging.InvalidTransportURL) as exc:
-        raise Unusable(without_passwords(f"transport URL: {exc}", url)) from None
+        said = str(exc).removeprefix("transport URL: ")
+        raise Unusable(without_passwords(f"transport URL: {said}", url)) from None
     if parsed.transport not in options.SCHEMES:
         raise Unusable(
             f"{parsed.transport}:// is not of this driver: its URLs begin with "
@@ -121,18 +144,40 @@ def parse(
     return parsed
 
 
+def reach(
+    conf: cfg.ConfigOpts, url: oslo_messaging.TransportURL, timeout: float
+) -> None:
+    """Connect and say goodbye, so that who waits for an answer knows that there is
+    somebody.
+
+    :param timeout: seconds for each host
+    :raises Unreachable: as soon as all hosts were tried in vain, with their reasons
+    """
+    with contact(
+        driver.hosts_of(url),
+        options.of(conf, url),
+        url.virtual_host or None,
+        hub="threads",
+        patience=timeout,
+    ) as connection:
+        if connection.state is not State.UP:
+            raise Unreachable(f"no message bus at {connection.why_down()}")
+
+
 def transport(
     conf: cfg.ConfigOpts,
     url: str | None,
     timeout: float,
     *,
     notifications: bool = False,
+    reached: bool = False,
 ) -> typing.Any:
     """The transport of that URL; it has connected to nothing yet.  What it waits with
     are native threads, whatever the service has, and it waits no longer than asked.
 
     :param timeout: seconds; less than 5 are 5, as the options have no less
-    :raises Unusable: if there can be none
+    :param reached: whether it is known already that the bus is there
+    :raises Unusable: if there can be none, or the bus is not there
     """
     parsed = parse(conf, url, notifications=notifications)
     patience = max(5, math.ceil(timeout))
@@ -151,6 +196,13 @@ def transport(
         else oslo_messaging.get_rpc_transport
     )
     try:
-        return make(conf, parsed)
+        made = make(conf, parsed)
     except (ValueError, cfg.Error, oslo_messaging.DriverLoadFailure) as exc:
         raise Unusable(without_passwords(str(exc), str(parsed))) from None
+    if not reached:
+        try:
+            reach(conf, parsed, timeout)
+        except Unreachable:
+            made.cleanup()
+            raise
+    return made

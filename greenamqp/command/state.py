@@ -8,13 +8,16 @@ import json
 import sys
 import typing
 
-from greenamqp.command import service, states
+from greenamqp.command import service, states, whole
+
+#: The largest that Linux gives.
+_MAX_PID = 2**22
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     states.add_arguments(parser)
-    parser.add_argument("pid", type=int)
+    parser.add_argument("pid", type=lambda text: whole(text, 1, _MAX_PID))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import pathlib
 import socket
 import typing
 
-from greenamqp.command import service
+from greenamqp.command import named, service
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-file",
         action="append",
+        type=named,
         default=[],
         metavar="FILE",
         help="configuration of a service that has state_dir (repeatable)",
     )
     parser.add_argument(
-        "--state-dir", metavar="DIRECTORY", help="in place of the one in there"
+        "--state-dir",
+        type=named,
+        metavar="DIRECTORY",
+        help="in place of the one in there",
     )
     service.add_format(parser)
 

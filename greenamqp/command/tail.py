@@ -12,6 +12,7 @@ cannot do it or is not there, 2 if the arguments are wrong.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import json
 import signal
@@ -19,8 +20,8 @@ import sys
 import typing
 import uuid
 
-from greenamqp.command import service
-from greenamqp.command.messages import PRIORITIES, count
+from greenamqp.command import count, named, service
+from greenamqp.command.messages import PRIORITIES
 
 #: Seconds without a consumer after which the bus removes the copy's queue.
 _LIFE = 10.0
@@ -32,11 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     service.add_arguments(parser)
     parser.add_argument(
-        "topic", nargs="*", help="without the priority (notifications)"
+        "topic", nargs="*", type=named, help="without the priority (notifications)"
     )
     parser.add_argument(
         "--exchange",
         action="append",
+        type=named,
         default=[],
         help="control_exchange otherwise (repeatable)",
     )
@@ -50,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--event",
         action="append",
+        type=named,
         default=[],
         metavar="PATTERN",
         help="event types such as 'compute.instance.*' alone (repeatable)",
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         transport = service.transport(conf, args.url, args.timeout, notifications=True)
     except service.Unusable as exc:
         print(f"greenamqp tail: {exc}", file=sys.stderr)
-        return 2
+        return exc.status
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -144,14 +147,20 @@ def _filter(args: argparse.Namespace) -> _Chosen:
             ) from None
         try:
             matches = jmespath.compile(args.where).search
+            with contextlib.suppress(jmespath.exceptions.JMESPathTypeError):
+                matches({})  # it looks its functions up when it is used
         except jmespath.exceptions.JMESPathError as exc:
-            raise service.Unusable(f"--where: {exc}") from None
+            said = str(exc).partition("\n")[0]  # what follows shows where
+            raise service.Unusable(f"--where: {said.rstrip(':')}") from None
 
     def chosen(message: dict[str, typing.Any]) -> bool:
         kind = str(message.get("event_type", ""))
         if args.event and not any(fnmatch.fnmatchcase(kind, one) for one in args.event):
             return False
-        return matches is None or bool(matches(message))
+        try:
+            return matches is None or bool(matches(message))
+        except ValueError:  # jmespath's: a function takes another kind of value
+            return False
 
     return chosen
 

@@ -13,13 +13,14 @@ import typing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
-    from greenamqp.command import service
+    from greenamqp.command import named, service
 
     service.add_arguments(parser)
     service.add_format(parser)
     parser.add_argument(
         "--topic",
         action="append",
+        type=named,
         default=[],
         help="of RPC, whose queues are compared with the configuration (repeatable)",
     )
@@ -82,7 +83,9 @@ def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
         if args.quick:
             continue
         try:
-            transport = service.transport(conf, str(url), args.timeout)
+            transport = service.transport(
+                conf, str(url), args.timeout, reached=True
+            )
         except service.Unusable as exc:
             findings.failed("configuration", what, str(exc), None, wrong)
             continue

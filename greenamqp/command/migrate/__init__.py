@@ -14,12 +14,13 @@ import sys
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
-    from greenamqp.command import service
+    from greenamqp.command import named, service
     from greenamqp.command.migrate.plan import SUFFIX
 
     parser.add_argument(
         "config",
         nargs="+",
+        type=named,
         metavar="CONFIG",
         help="the configuration of one service: all its files, in the order in which "
         "it reads them",
