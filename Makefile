@@ -18,6 +18,8 @@ LANES ?= 4
 # What the functional tests run under, each in a process of its own because
 # monkey patching is for a whole process.
 WORLDS ?= threads gevent eventlet eventlet-asyncio
+# The unit tests among the parts of make test.
+UNIT ?= test-unit
 # Message buses and worlds of the integration tests, for instance
 #   make integration INTEGRATION="rabbitmq-4.0 artemis eventlet"
 INTEGRATION ?=
@@ -47,9 +49,9 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 # All of `make test`, the longest first: threads takes three times as long as the other
 # worlds, as it has the coroutines.
 IN_WORLDS := $(WORLDS:%=test-%)
-TESTS := $(firstword $(IN_WORLDS)) test-chaos test-unit $(wordlist 2,9,$(IN_WORLDS)) \
+TESTS := $(firstword $(IN_WORLDS)) test-chaos $(UNIT) $(wordlist 2,9,$(IN_WORLDS)) \
     test-simulation test-oslo
-.PHONY: $(TESTS)
+.PHONY: $(TESTS) test-unit-here
 
 help:
 	@echo "make demo   run the main job on an embedded broker and show its figures"
@@ -72,6 +74,10 @@ test: $(VENV)/.test
 
 test-unit: $(VENV)/.test
 	$(BIN)/python -m pytest tests/unit $(PYTEST)
+
+# What other Pythons leave of them, where there are such: see tools/pythons.py.
+test-unit-here: $(VENV)/.test
+	$(BIN)/python -m pytest $(shell $(PYTHON) tools/pythons.py here) $(PYTEST)
 
 $(WORLDS:%=test-%): test-%: $(VENV)/.test
 	$(BIN)/python -m tests.functional.world $* pytest tests/functional $(PYTEST)

@@ -2,19 +2,28 @@
 """The tests under other Pythons, and with proton built with and without Cyrus SASL.
 
     python3 tools/pythons.py deal WORLD ...
+    python3 tools/pythons.py here
     python3 tools/pythons.py run VERSION-WORLD[-cyrus] [argument of pytest ...]
+
+What takes long is not run under every Python: it is dealt, and runs under one of them.
 
 ``deal`` prints, for each WORLD of the functional tests, the target of make that runs
 it: ``python-...`` under another version of Python as long as there are any, else
 ``test-WORLD`` under this one. Versions are looked for on the PATH and where pyenv puts
 them; which were not found it says on the standard error. The newest has proton with
-Cyrus SASL, the others have it without.
+Cyrus SASL, the others have it without; where there are too few others, one of these
+two is this version, with a proton of its own.
 
 ``run`` makes an environment in build/pythons, compiles proton there as it is asked for,
-and runs the unit tests and the functional tests of one world. So each world is run
-once, and each version runs one.
+and runs unit tests and the functional tests of one world. With Cyrus SASL these are all
+unit tests but the long ones, elsewhere those that say something about a Python or about
+proton's build (with OTHER_PYTHONS=yes all but the long ones everywhere).
 
-Compiling proton with Cyrus SASL needs pkg-config and libsasl2's headers.
+``here`` prints what is left of the unit tests for this version, which make
+test-unit-here runs: the long ones, and again those that say something.
+
+Compiling proton with Cyrus SASL needs pkg-config and libsasl2's headers. What was
+compiled is kept where pip keeps such things, apart by build.
 """
 
 from __future__ import annotations
@@ -41,11 +50,23 @@ ENVIRONMENTS = ROOT / "build" / "pythons"
 
 _CYRUS = "cyrus"
 
+_UNIT = pathlib.Path("tests/unit")
+
 #: They start hundreds of processes or play whole worlds, and take as long as the rest.
-_LEFT_OUT = [
-    f"--ignore=tests/unit/test_{name}.py"
+_LONG = [
+    str(_UNIT / f"test_{name}.py")
     for name in ("demo_orchestrate", "interruptions", "simulation")
 ]
+
+#: But this is about Pythons.
+_COMPARED = f"{_UNIT}/test_simulation.py::test_the_same_seed_is_the_same_run"
+
+#: What is near to Python's own library, to proton and to TLS.
+_NEAR = (
+    *("hubs", "interrupts", "blocked_hub", "engine_*", "driver", "message"),
+    *("security", "tls", "connect", "broker_server", "fail_fast"),
+    *("command", "wrong_input"),
+)
 
 _TARGET = re.compile(rf"(3\.\d+)-(.+?)(-{_CYRUS})?")
 
@@ -80,12 +101,28 @@ def deal(worlds: list[str]) -> list[str]:
     for version, interpreter in found.items():
         if interpreter is None:
             print(f"Python {version} was not found", file=sys.stderr)
-    versions = [version for version in found if found[version]] or [THIS]
+    versions = [version for version in found if found[version]]
     versions.sort(key=VERSIONS.index, reverse=True)
+    # One with Cyrus SASL and one without in any case.
+    versions += [THIS] * (2 - len(versions))
     targets = [f"test-{world}" for world in worlds]
     for at, (version, world) in enumerate(zip(versions, worlds, strict=False)):
         targets[at] = f"python-{version}-{world}" + ("" if at else f"-{_CYRUS}")
     return targets
+
+
+def near() -> list[str]:
+    """The unit tests that every Python and each build of proton has to pass."""
+    return [
+        str(path.relative_to(ROOT))
+        for name in _NEAR
+        for path in sorted((ROOT / _UNIT).glob(f"test_{name}.py"))
+    ]
+
+
+def all_but_long() -> list[str]:
+    """All unit tests but those that run under one Python."""
+    return [str(_UNIT), *(f"--ignore={name}" for name in _LONG)]
 
 
 def run(target: str, arguments: list[str]) -> int:
@@ -98,11 +135,13 @@ def run(target: str, arguments: list[str]) -> int:
     if interpreter is None:
         raise SystemExit(f"Python {version} was not found")
     python = make(ENVIRONMENTS / target, interpreter, bool(cyrus))
-    for command, tests in (
-        (["-m", "pytest", *_LEFT_OUT], "tests/unit"),
-        (["-m", "tests.functional.world", world, "pytest"], "tests/functional"),
+    whole = cyrus or os.environ.get("OTHER_PYTHONS") == "yes"
+    for command in (
+        ["pytest", *(all_but_long() if whole else near())],
+        ["pytest", _COMPARED],
+        ["tests.functional.world", world, "pytest", "tests/functional"],
     ):
-        status = subprocess.run([python, *command, tests, *arguments], cwd=ROOT)
+        status = subprocess.run([python, "-m", *command, *arguments], cwd=ROOT)
         if status.returncode:
             return status.returncode
     return 0
@@ -113,20 +152,13 @@ def make(folder: pathlib.Path, interpreter: str, cyrus: bool) -> str:
     subprocess.run([interpreter, "-m", "venv", folder], check=True)
     python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q"]
-    # A wheel that pip has kept may be of the other build. Without optimisation it is
-    # compiled in a fifth of the time.
+    if cyrus and subprocess.run(["pkg-config", "--exists", "libsasl2"]).returncode:
+        raise SystemExit("for Cyrus SASL pkg-config and libsasl2-dev are missing")
     with proton_environment(cyrus) as environment:
-        subprocess.run(
-            [*pip, "--no-cache-dir", *proton_requirement()], env=environment, check=True
-        )
+        subprocess.run([*pip, *proton_requirement()], env=environment, check=True)
     asked = subprocess.check_output([python, "-c", _EXTENDED], text=True).strip()
     if asked != str(cyrus):
-        raise SystemExit(
-            "python-qpid-proton was compiled without Cyrus SASL: are pkg-config and "
-            "libsasl2-dev installed?"
-            if cyrus
-            else "python-qpid-proton was compiled with Cyrus SASL"
-        )
+        raise SystemExit(f"python-qpid-proton: Cyrus SASL is {asked}")
     with alone():
         subprocess.run([*pip, "-e", ".[test]"], cwd=ROOT, check=True)
     return python
@@ -143,6 +175,10 @@ def proton_environment(cyrus: bool) -> Iterator[dict[str, str]]:
     # As builds that are made for use: proton's assertions end the process, and without
     # any optimisation what recurses needs a larger stack.
     environment = dict(os.environ, CFLAGS="-O1 -g0 -DNDEBUG")
+    # What pip has kept, of other flags too, may be of the other build.
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    kept = cache / "greenamqp" / (_CYRUS if cyrus else "plain")
+    environment["PIP_CACHE_DIR"] = str(kept)
     with tempfile.TemporaryDirectory() as nothing:
         if not cyrus:
             environment["PKG_CONFIG_LIBDIR"] = nothing
@@ -161,6 +197,9 @@ def main(arguments: list[str]) -> int:
     match arguments:
         case ["deal", _, *_]:
             print(*deal(arguments[1:]))
+            return 0
+        case ["here"]:
+            print(*_LONG, *near())
             return 0
         case ["run", target, *rest]:
             return run(target, rest)

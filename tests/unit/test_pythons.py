@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """tools/pythons.py: which version of Python runs which world."""
 
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -51,10 +52,33 @@ def test_more_versions_than_worlds(deal):
     assert targets == [f"python-{OTHERS[-1]}-eventlet-asyncio-cyrus"]
 
 
-def test_without_any_other_this_one_has_cyrus(deal):
-    targets, said = deal([], "gevent", "eventlet")
-    assert targets == [f"python-{THIS}-gevent-cyrus", "test-eventlet"]
+def test_without_any_other_this_one_has_both_builds(deal):
+    targets, said = deal([], "gevent", "eventlet", "threads")
+    assert targets == [
+        f"python-{THIS}-gevent-cyrus",
+        f"python-{THIS}-eventlet",
+        "test-threads",
+    ]
     assert f"Python {OTHERS[0]} was not found" in said
+
+
+def test_with_one_other_this_one_has_the_other_build(deal):
+    targets, _ = deal([OTHERS[0]], "gevent", "eventlet")
+    assert targets == [f"python-{OTHERS[0]}-gevent-cyrus", f"python-{THIS}-eventlet"]
+
+
+def test_each_unit_test_runs_here_or_with_cyrus():
+    here = subprocess.check_output([sys.executable, PYTHONS, "here"], text=True).split()
+    assert len(set(here)) == len(here)
+    root = PYTHONS.parents[1]
+    files = {str(path.relative_to(root)) for path in root.glob("tests/unit/test_*.py")}
+    assert set(here) < files
+    spec = importlib.util.spec_from_file_location("pythons", PYTHONS)
+    pythons = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pythons)
+    folder, *left_out = pythons.all_but_long()
+    assert folder == "tests/unit"
+    assert {name.removeprefix("--ignore=") for name in left_out} <= set(here)
 
 
 @pytest.mark.parametrize("target", ["3.12", "gevent", "2.7-gevent", "3.99-gevent"])
