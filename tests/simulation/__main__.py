@@ -1,8 +1,11 @@
 """``python -m tests.simulation --seed N --trace`` plays one run again, ``--runs N``
-plays many, in several processes.  Ends with 1 if a promise was not kept."""
+plays many, in several processes.  Ends with 1 if a promise was not kept.  With
+``--digests`` it says of each run what its timeline comes to, which is the same under
+every Python and with each build of proton."""
 
 import argparse
 import concurrent.futures
+import hashlib
 import itertools
 import os
 import sys
@@ -73,6 +76,15 @@ def play_many(first: int, runs: int, seconds: float, jobs: int) -> int:
     return bool(failed)
 
 
+def show_digests(first: int, runs: int) -> None:
+    """Play so many runs in turn."""
+    for seed in range(first, first + runs):
+        run = Run(plan(seed))
+        run.run()
+        timeline = "\n".join(run.timeline).encode()
+        print(seed, hashlib.sha256(timeline).hexdigest(), flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
     parser.add_argument("--seed", type=int, help="one run, or the first of many")
@@ -84,7 +96,13 @@ def main() -> int:
         "--jobs", type=int, default=os.cpu_count(), help="how many at a time"
     )
     parser.add_argument("--trace", action="store_true", help="print the timeline")
+    parser.add_argument(
+        "--digests", action="store_true", help="print a digest of each timeline"
+    )
     args = parser.parse_args()
+    if args.digests:
+        show_digests(args.seed or 0, args.runs or 1)
+        return 0
     if args.runs is None:
         return play_one(args.seed or 0, args.trace)
     first = int(time.time()) * 1000 if args.seed is None else args.seed
