@@ -6,7 +6,8 @@
 Each target is a make of its own. They start in the order given, as lanes become free.
 What one writes is shown whole when it has ended, so that the log can be read; all are
 run, also after a failure. At the end a table says what became of each, its seconds and
-those of its processes' CPU. The exit status is 0 only if all succeeded.
+those of its processes' CPU. The exit status is 0 only if all succeeded; after Ctrl-C it
+is 130, as soon as what ran has ended.
 
 Only targets whose virtual environment is there may run side by side: make would
 otherwise fill it while others use it. Standard library only.
@@ -15,6 +16,7 @@ otherwise fill it while others use it. Standard library only.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import queue
 import shutil
@@ -60,6 +62,7 @@ def run_all(targets: typing.Sequence[str], lanes: int) -> list[Done]:
     for target in targets:
         waiting.put(target)
     done: list[Done] = []
+    over: queue.SimpleQueue[None] = queue.SimpleQueue()
     showing = threading.Lock()
 
     def lane() -> None:
@@ -67,6 +70,7 @@ def run_all(targets: typing.Sequence[str], lanes: int) -> list[Done]:
             try:
                 target = waiting.get_nowait()
             except queue.Empty:
+                over.put(None)
                 return
             with tempfile.TemporaryFile() as output:
                 ended = run(target, output)
@@ -80,8 +84,19 @@ def run_all(targets: typing.Sequence[str], lanes: int) -> list[Done]:
     at_work = [threading.Thread(target=lane) for _ in range(lanes)]
     for each in at_work:
         each.start()
-    for each in at_work:
-        each.join()
+    interrupted = False
+    while at_work:
+        try:
+            over.get()
+            at_work.pop()
+        except KeyboardInterrupt:
+            # What runs has the signal as well; nothing else is to begin.
+            interrupted = True
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.get_nowait()
+    if interrupted:
+        raise KeyboardInterrupt
     return done
 
 
@@ -98,4 +113,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,8 @@ one:
 \t@echo begin one; echo from one > pipe; echo end one
 two:
 \t@echo begin two; cat pipe; echo end two
+wait:
+	@echo begun > pipe; cat held
 bad:
 \t@echo so bad; exit 3
 """
@@ -51,3 +54,28 @@ def test_a_failure_stops_nobody_and_counts(lanes):
     assert done.returncode == 1
     assert done.stdout.count("so bad") == 2
     assert "one-more: failed with 2" in done.stdout
+
+
+def test_after_ctrl_c_nothing_else_begins(lanes, tmp_path):
+    os.mkfifo(tmp_path / "held")
+    process = subprocess.Popen(
+        [sys.executable, LANES, "-j", "1", "wait", "bad"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # As a terminal's foreground job: all of it gets the signal.
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert (tmp_path / "pipe").read_text() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert "==== wait: failed" in said
+    assert "so bad" not in said
+    assert "Traceback" not in said
