@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What options and URL say about TLS and logins, and what the client makes of it."""
 
+import base64
+import hashlib
+import hmac
 import logging
 import shlex
 import sys
@@ -12,7 +15,8 @@ from greenamqp.connection import security, tls
 from greenamqp.connection.failover import Host
 from greenamqp.connection.security import Security, is_loopback
 from greenamqp.connection.state import State
-from greenamqp.engine.sasl import SaslServer
+from greenamqp.engine.connection import has_cyrus_sasl
+from greenamqp.engine.sasl import CHALLENGE, SaslServer, SaslState, sasl_frame
 from tests.unit import fakes
 
 PASSWORD = "hOrSe-bAtTeRy-9"
@@ -417,3 +421,99 @@ def test_a_bus_that_wants_a_login_says_so_each_time(caplog, monkeypatch):
         reasons = [text for text in texts if text.startswith("no connection")]
     assert len(reasons) > 3
     assert all("the peer offers PLAIN" in reason for reason in reasons)
+
+
+# -- a password that does not go over the wire
+
+
+class Scram(SaslServer):
+    """Knows SCRAM-SHA-256 as well (RFC 5802, RFC 7677); what it says last is a
+    challenge, which the client answers with nothing."""
+
+    _SALT, _ROUNDS = b"pinch", 4096
+
+    def __init__(self, password):
+        super().__init__({"nova": password}, anonymous=False)
+        self.mechanisms = ("PLAIN", "SCRAM-SHA-256")
+        self._salted = hashlib.pbkdf2_hmac(
+            "sha256", password.encode(), self._SALT, self._ROUNDS
+        )
+        self._said = []
+
+    def _authenticate(self, response):
+        if self._mechanism != "SCRAM-SHA-256":
+            super()._authenticate(response)
+        elif not self._said:
+            bare = response.partition(b",,")[2]
+            salt = base64.b64encode(self._SALT)
+            nonce = bare.partition(b",r=")[2] + b"more"
+            first = b"r=%b,s=%b,i=%d" % (nonce, salt, self._ROUNDS)
+            self._said = [bare, first]
+            self._challenge(first)
+        elif len(self._said) == 2:
+            final, _, proof = response.rpartition(b",p=")
+            self._said.append(final)
+            signature = self._prove(b"Server Key")
+            if base64.b64decode(proof) == self._client_proof():
+                self._challenge(b"v=" + base64.b64encode(signature))
+            else:
+                self._refuse("wrong user or password")
+        else:
+            self._mechanism = "ANONYMOUS"  # which has nothing to prove
+            super()._authenticate(response)
+
+    def _challenge(self, text):
+        fields = b"\xa0" + bytes((len(text),)) + text
+        self.output += sasl_frame(
+            CHALLENGE, b"\xc0" + bytes((len(fields) + 1, 1)) + fields
+        )
+        self.state = SaslState.RESPONSE
+
+    def _prove(self, name, *, stored=False):
+        key = hmac.digest(self._salted, name, "sha256")
+        if stored:
+            key = hashlib.sha256(key).digest()
+        return hmac.digest(key, b",".join(self._said), "sha256")
+
+    def _client_proof(self):
+        key = hmac.digest(self._salted, b"Client Key", "sha256")
+        signature = self._prove(b"Client Key", stored=True)
+        return bytes(one ^ other for one, other in zip(key, signature, strict=True))
+
+
+@pytest.fixture
+def scram(monkeypatch):
+    if not has_cyrus_sasl():
+        pytest.skip("proton was built without Cyrus SASL")
+    servers = []
+
+    def serve(password):
+        def make(*_args):
+            servers.append(Scram(password))
+            return servers[-1]
+
+        monkeypatch.setattr(fakes, "SaslServer", make)
+        return servers
+
+    return serve
+
+
+@pytest.mark.parametrize("wanted", ["", "SCRAM-SHA-256"])
+def test_scram_is_preferred_to_plain(scram, wanted):
+    servers = scram(PASSWORD)
+    with fakes.setting([NOVA], sasl_mechanisms=wanted) as s:
+        task = s.notify(timeout=5)
+        s.world.advance(6)
+        assert task.result() is None
+    assert len(servers[0]._said) == 3
+
+
+def test_scram_with_a_wrong_password(scram):
+    servers = scram("other")
+    with fakes.setting([NOVA]) as s:
+        task = s.notify(timeout=5)
+        s.world.advance(6)
+        with pytest.raises(TimeoutError, match="by SASL SCRAM-SHA-256: wrong"):
+            task.result()
+    # Nor does the password go as it is then.
+    assert all(len(server._said) == 3 for server in servers)
