@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import json
 import os
+import pathlib
+import re
 import signal
 import socket
 import ssl
@@ -592,6 +595,17 @@ def test_the_command(number, status):
         process.send_signal(number)
         assert process.wait(GUARD) == status
         assert "Traceback" not in process.stderr.read()
+
+
+def test_the_command_of_the_container():
+    lines = (pathlib.Path(__file__).parents[2] / "tools/Containerfile").read_text()
+    program, name, *arguments = json.loads(lines.rpartition("CMD ")[2])
+    assert (program, name) == ("greenamqp", "broker")
+    at = arguments.index("--port")
+    assert arguments[at + 1] == re.search(r"EXPOSE (\d+)", lines)[1]
+    del arguments[at : at + 2]  # for one that is free
+    with command(*arguments) as (_, url):
+        BlockingConnection(url, timeout=GUARD).close()
 
 
 def test_the_commands_options():

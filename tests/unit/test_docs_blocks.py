@@ -104,6 +104,7 @@ _FOR_PEOPLE = {
     "docs/broker.rst": 1,
     "docs/buses/artemis.rst": 1,  # tried in the tests on that bus
     "docs/buses/rabbitmq.rst": 1,  # an error, likewise
+    "docs/deployment.rst": 3,  # for systemd, kolla, podman
     "docs/howto.rst": 1,  # a router's own configuration
     "docs/reliability.rst": 1,
     "docs/security.rst": 1,  # of a bus, as test_tokens.py has it
@@ -160,6 +161,8 @@ def test_commands(block):
         match name:
             case "greenamqp":
                 _parses(words[1:])
+            case "greenamqp-status":
+                assert words[-2:] == ["upgrade", "check"]
             case "make":
                 assert re.search(rf"^(\.PHONY:.* )?{words[1]}\b", _MAKEFILE, re.M)
             case "tox":
