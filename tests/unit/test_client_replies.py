@@ -128,9 +128,10 @@ def test_another_bus_does_not_have_the_replies(s):
 # -- requests whose outcome is lost
 
 
-def test_a_request_to_one_server_is_sent_again_as_the_same(s):
+@pytest.mark.parametrize("destination", [ANY, ONE])
+def test_a_request_is_sent_again_as_the_same(s, destination):
     s.peer.outcome = lambda message: None
-    task, first = called(s, ONE)
+    task, first = called(s, destination)
     s.lose()
     (again,) = s.peer.received
     assert again.message.id == first.message.id
@@ -154,16 +155,6 @@ def test_a_request_that_any_server_may_get_waits_for_its_reply_first(s):
     assert answered(s, task, first)
     s.world.advance(IN_DOUBT_FOR)
     assert s.peer.received == []
-
-
-def test_a_request_that_any_server_may_get_is_sent_again_as_the_same(s):
-    s.peer.outcome = lambda message: None
-    task, first = called(s, ANY)
-    s.lose()
-    (again,) = s.peer.received
-    assert again.message.id == first.message.id
-    assert again.message.reply_to == first.message.reply_to
-    assert answered(s, task, first)
 
 
 def test_what_is_in_doubt_waits_for_where_replies_come(s):
