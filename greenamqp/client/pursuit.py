@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import typing
 
+from greenamqp.client.pauses import doubled
+
 #: A queue may have no leader for days, and the bus is well otherwise.  Seconds.
 LONGEST = 320.0
 
@@ -45,8 +47,7 @@ class Pursuits:
     def pause(self, destination: typing.Hashable, patience: float) -> float:
         """Seconds that the next outcome is waited for."""
         steps, _ = self._taken.get(destination, (0, 0.0))
-        doubled: int = 2 ** min(max(0, steps - 1), 16)
-        return min(patience * doubled, max(LONGEST, patience))
+        return doubled(patience, max(0, steps - 1), max(LONGEST, patience))
 
     def step(self, destination: typing.Hashable, now: float) -> bool:
         """It was waited for in vain.  Returns whether a new session is not enough."""

@@ -14,6 +14,7 @@ from greenamqp.client import absence, notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outcome import Verdict, judge
 from greenamqp.client.outgoing import Call, Destination, Outgoing
+from greenamqp.client.pauses import doubled
 from greenamqp.client.replies import Replies
 from greenamqp.client.wanted import FIRST_PAUSE, Phase, WantedLink, is_full
 from greenamqp.engine import (
@@ -579,7 +580,7 @@ class SendingLink(WantedLink[Sender]):
         longest = context.options.link_retry_delay
         if context.bus.is_router:
             longest = min(longest, LONGEST_ROUTER_PAUSE)
-        pause = min(FIRST_RETRY_PAUSE * 2 ** min(entry.attempts - 1, 16), longest)
+        pause = doubled(FIRST_RETRY_PAUSE, entry.attempts - 1, longest)
         if entry.traced:
             entry.trace("again in %.1f s: %s", pause, reason)
         self._resting[entry] = context.hub.call_at(

@@ -37,6 +37,7 @@ import typing
 
 from greenamqp.buses import Node, Refused
 from greenamqp.client.context import Context
+from greenamqp.client.pauses import doubled
 from greenamqp.engine import LocalProtocolError, Receiver, RemoteError, Sender
 from greenamqp.hubs import Timer
 
@@ -235,8 +236,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         if beyond <= 0:
             return None
         longest: float = self._context.options.link_retry_delay
-        doubled: int = 2 ** min(beyond - 1, 16)
-        return min(FIRST_PAUSE * doubled, longest)
+        return doubled(FIRST_PAUSE, beyond - 1, longest)
 
     def rest(self, pause: float | None = None) -> None:
         """Try again after `pause` seconds; None: what ``link_retry_delay`` says."""
