@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 import typing
 import uuid
 
 from greenamqp.command import count, named, rate, service
+from greenamqp.command.percentiles import percentile
 
 #: Of notifications.
 PRIORITIES = ("audit", "debug", "info", "warn", "error", "critical", "sample")
@@ -197,7 +197,7 @@ def _show_rate(taken: list[float], failed: int, seconds: float) -> None:
     if taken:
         taken.sort()
         middle = taken[len(taken) // 2] * 1000
-        slow = taken[math.ceil(len(taken) * 0.99) - 1] * 1000
+        slow = percentile(taken, 0.99) * 1000
         line += (
             f", {len(taken) / seconds:.0f}/s; half within {middle:.1f} ms, 99 % within "
             f"{slow:.1f} ms"

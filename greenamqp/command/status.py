@@ -7,10 +7,12 @@ It connects to nothing: ``greenamqp doctor`` does.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from importlib import metadata
 
+import oslo_messaging
 from oslo_config import cfg
 from oslo_upgradecheck.upgradecheck import Code, Result, UpgradeCommands
 from oslo_upgradecheck.upgradecheck import main as upgradecheck
@@ -43,20 +45,25 @@ class Checks(UpgradeCommands):
             )
         return Result(Code.SUCCESS)
 
-    def _transport_url(self) -> Result:
+    @functools.cached_property
+    def _url(self) -> oslo_messaging.TransportURL | service.Unusable:
+        """The transport URL, or why it cannot be used."""
         register_options(self._conf)
         try:
-            service.parse(self._conf, None)
+            return service.parse(self._conf, None)
         except service.Unusable as exc:
-            return Result(Code.WARNING, str(exc))
+            return exc
+
+    def _transport_url(self) -> Result:
+        if isinstance(self._url, service.Unusable):
+            return Result(Code.WARNING, str(self._url))
         return Result(Code.SUCCESS)
 
     def _options(self) -> Result:
-        names = settings.written(self._conf.config_file)
-        try:
-            url = service.parse(self._conf, None)
-        except service.Unusable:
+        url = self._url
+        if isinstance(url, service.Unusable):
             return Result(Code.WARNING, "not looked at, without a transport URL")
+        names = settings.written(self._conf.config_file)
         try:
             values = options.of(self._conf, url)
             found = "; ".join(settings.remarks(values, url, names))

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Embedded brokers that can be killed, frozen and started again on the same port."""
 
+import argparse
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 from tests.functional import buses
+from tools.buses import BUSES, Bus
 
 
 class Broker:
@@ -74,3 +78,22 @@ class Broker:
 def together(*brokers: Broker) -> str:
     """A transport URL that names them all."""
     return "amqp://" + ",".join(f"127.0.0.1:{b.port}" for b in brokers) + "/"
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare which bus a command is to start."""
+    parser.add_argument(
+        "--bus", choices=sorted(BUSES), metavar="NAME", help="(the embedded broker)"
+    )
+
+
+@contextlib.contextmanager
+def chosen(name: str | None, purpose: str) -> Iterator[tuple[Any, str]]:
+    """The bus of that name, with its URL, in an instance for this purpose; None: an
+    embedded broker."""
+    if name is None:
+        with Broker() as broker:
+            yield broker, broker.url
+    else:
+        with Bus(name, f"{name}-{purpose}-{os.getpid()}") as bus:
+            yield bus, bus.url()

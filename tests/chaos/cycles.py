@@ -12,16 +12,14 @@ latter half.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import os
 import pathlib
 import sys
 import threading
 
-from tests.chaos.brokers import Broker
+from tests.chaos import brokers
 from tests.chaos.workers import Stage
-from tools.buses import BUSES, Bus
 
 
 class Endpoint:
@@ -77,16 +75,11 @@ def run(url: str, cycles: int, servers: int, rows: int = 20) -> list[tuple[int, 
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bus", choices=sorted(BUSES), metavar="NAME")
+    brokers.add_argument(parser)
     parser.add_argument("--cycles", type=int, default=20_000, help="(%(default)s)")
     parser.add_argument("--servers", type=int, default=32, help="at a time")
     arguments = parser.parse_args()
-    with contextlib.ExitStack() as stack:
-        if arguments.bus is None:
-            url = stack.enter_context(Broker()).url
-        else:
-            name = f"{arguments.bus}-cycles-{os.getpid()}"
-            url = stack.enter_context(Bus(arguments.bus, name)).url()
+    with brokers.chosen(arguments.bus, "cycles") as (_, url):
         measured = run(url, arguments.cycles, arguments.servers)
     (before, small), (after, large) = measured[len(measured) // 2 - 1], measured[-1]
     grown = (large - small) / (after - before)

@@ -21,11 +21,10 @@ import time
 import typing
 import urllib.parse
 
-from tests.chaos.brokers import Broker
+from tests.chaos import brokers
 from tests.chaos.forwarder import Forwarder
 from tests.chaos.workers import Worker
 from tests.functional.world import WORLDS
-from tools.buses import BUSES, Bus
 
 #: Seconds that a call may take: far more than any cut.
 TIMEOUT = 60.0
@@ -122,9 +121,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos.in_flight", description=__doc__.splitlines()[0]
     )
-    parser.add_argument(
-        "--bus", choices=sorted(BUSES), metavar="NAME", help="(the embedded broker)"
-    )
+    brokers.add_argument(parser)
     parser.add_argument("--world", default="threads", choices=WORLDS)
     parser.add_argument("--cuts", type=int, default=20, help="(%(default)s)")
     parser.add_argument("--callers", type=int, default=50, help="(%(default)s)")
@@ -133,12 +130,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--query", default="", help="of the URL: options of the driver")
     arguments = parser.parse_args(argv)
-    with contextlib.ExitStack() as stack:
-        if arguments.bus is None:
-            url = stack.enter_context(Broker()).url
-        else:
-            name = f"{arguments.bus}-in-flight-{os.getpid()}"
-            url = stack.enter_context(Bus(arguments.bus, name)).url()
+    with brokers.chosen(arguments.bus, "in-flight") as (_, url):
         figures = run(
             f"{url}?{arguments.query}",
             arguments.world,

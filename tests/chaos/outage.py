@@ -13,17 +13,15 @@ it.
 from __future__ import annotations
 
 import argparse
-import math
-import os
 import sys
 import tempfile
 import time
 import typing
 
+from greenamqp.command.percentiles import percentile
 from tests.chaos import brokers
 from tests.chaos.workers import Worker
 from tests.functional.world import WORLDS
-from tools.buses import BUSES, Bus
 
 #: Seconds of traffic before the outage, and at least as many after it.
 AROUND = 10.0
@@ -132,7 +130,7 @@ def run(
         "out_of_order": sum(b < a for a, b in zip(order, order[1:], strict=False)),
         "came_twice": sum(count > 1 for count in came.values()),
         "median": took[len(took) // 2],
-        "p99": took[math.ceil(len(took) * 0.99) - 1],
+        "p99": percentile(took, 0.99),
         "longest": took[-1],
         "drained": drained,
     }
@@ -143,26 +141,21 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos.outage", description=__doc__.splitlines()[0]
     )
-    parser.add_argument(
-        "--bus", choices=sorted(BUSES), metavar="NAME", help="(the embedded broker)"
-    )
+    brokers.add_argument(parser)
     parser.add_argument("--world", default="threads", choices=WORLDS)
     parser.add_argument("--minutes", type=float, default=20.0, help="(%(default)s)")
     parser.add_argument("--rate", type=float, default=50.0, help="(%(default)s)")
     parser.add_argument("--kills", type=int, default=2, help="(%(default)s)")
     arguments = parser.parse_args(argv)
-    how = {
-        "seconds": arguments.minutes * 60,
-        "rate": arguments.rate,
-        "kills": arguments.kills,
-        "world": arguments.world,
-    }
-    if arguments.bus is None:
-        with brokers.Broker() as broker:
-            figures = run(broker, broker.url, **how)
-    else:
-        with Bus(arguments.bus, f"{arguments.bus}-outage-{os.getpid()}") as bus:
-            figures = run(bus, bus.url(), **how)
+    with brokers.chosen(arguments.bus, "outage") as (bus, url):
+        figures = run(
+            bus,
+            url,
+            seconds=arguments.minutes * 60,
+            rate=arguments.rate,
+            kills=arguments.kills,
+            world=arguments.world,
+        )
     print(
         f"{figures['notified']} notified: {figures['missing']} missing, "
         f"{figures['out_of_order']} out of order, {figures['came_twice']} twice; "

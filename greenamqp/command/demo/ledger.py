@@ -93,7 +93,11 @@ class Ledger:
 
     def complete(self) -> bool:
         """True if everything that was sent so far has come at all its receivers."""
-        return not any(verdict.lost for verdict in self.verdicts())
+        return not any(
+            stream.lost(receiver)
+            for stream in self._streams.values()
+            for receiver in stream.came
+        )
 
     def verdicts(self) -> list[Verdict]:
         """The account of every stream at every receiver, in the order opened."""

@@ -8,7 +8,6 @@ thread.
 
 import collections
 import dataclasses
-import math
 import shutil
 from collections.abc import Iterable, Sequence
 from typing import TextIO
@@ -16,6 +15,7 @@ from typing import TextIO
 from greenamqp.command.demo import plan, workload
 from greenamqp.command.demo.ledger import Ledger, Verdict
 from greenamqp.command.demo.processes import Usage
+from greenamqp.command.percentiles import percentile
 
 _TITLES_RPC = {"call": "calls", "cast": "casts", "fanout": "fanout casts"}
 
@@ -81,7 +81,7 @@ def _percentiles(times: list[float]) -> list[str]:
     """The time that half of them did not exceed, 99 %, and all."""
     times = sorted(times)
     return [
-        seconds(times[math.ceil(len(times) * part) - 1]) if times else "-"
+        seconds(percentile(times, part)) if times else "-"
         for part in (0.5, 0.99, 1.0)
     ]
 
