@@ -11,7 +11,9 @@ import argparse
 import importlib
 import math
 import os
+import signal
 import sys
+import typing
 from collections.abc import Sequence
 
 #: Subcommand -> (module, one line for ``greenamqp --help``).
@@ -139,10 +141,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     # oslo.messaging imports eventlet, whatever it is used with, whose resolver would be
     # a third of the start.
     os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if usual:  # it may be ignored
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         return 130
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(number: int, frame: object) -> typing.NoReturn:
+    # An object of proton's that is struck while it is made cannot be taken apart, and
+    # would say so amid the last words of the command.
+    sys.unraisablehook = lambda _: None
+    raise KeyboardInterrupt
 
 
 def _run(argv: Sequence[str]) -> int:

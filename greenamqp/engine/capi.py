@@ -26,6 +26,7 @@ is valid as long as the engine's link object that it came from is open.  A
 
 from __future__ import annotations
 
+import atexit
 import functools
 import typing
 import uuid
@@ -39,10 +40,17 @@ except ImportError as exc:  # pragma: no cover - depends on the installation
         f"its module cproton_ffi cannot be imported ({exc})"
     ) from exc
 
+import cproton
 from proton import Array, Data, Described
 
 from greenamqp.engine import plain
 from greenamqp.engine.plain import Received as Received
+
+# When the interpreter ends, proton takes away what its objects are kept alive by.  What
+# comes after that and uses one, an exit handler of the application's which cleans up or
+# a green thread, would end the process with a crash.
+if hasattr(cproton, "clear_retained_objects"):
+    atexit.unregister(cproton.clear_retained_objects)
 
 REQUIRED = (
     "pn_collector_peek pn_collector_pop pn_event_type pn_event_link "

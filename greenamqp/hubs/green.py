@@ -269,8 +269,8 @@ class GreenHub(Hub):
             if not isinstance(exc, Exception):
                 raise
             # The loop would do no better.
-            LOG.exception("a wake-up failed")
             self.cut_off(exc)
+            LOG.exception("a wake-up failed")
         finally:
             self.busy = False
             if self._ready or self._dirty:

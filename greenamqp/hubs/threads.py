@@ -34,7 +34,6 @@ and does the work that came with messages: `ThreadsHub.gather`, `ThreadsHub.deli
 
 from __future__ import annotations
 
-import atexit
 import collections
 import contextlib
 import enum
@@ -105,10 +104,6 @@ TAKE_OVER = WRITE_INTERVAL
 # How often the hub's own thread looks whether another one that reads does what there is
 # to do; the second time in a row that it does not, it is deposed.  Seconds.
 LOOK = 0.5
-
-# How long the end of the interpreter waits for the hub's thread, which a callback of
-# the application may hold up.  Seconds.
-EXIT_TIMEOUT = 2.0
 
 
 _RELEASE = operator.attrgetter("_lock.release")
@@ -333,9 +328,6 @@ class ThreadsHub(ReactorHub):
             own.thread.join()
 
     def _start(self) -> None:
-        # Before proton's own exit handler, which was registered when it was imported
-        # and takes away what a thread in the engine still uses.
-        atexit.register(self._at_exit)
         self._reactor = Reactor()
         self._own = own = _OwnThread(self, self._reactor)
         self._move(Event.STARTS)
@@ -345,18 +337,6 @@ class ThreadsHub(ReactorHub):
         own.thread.start()
 
     def _stop(self) -> None:
-        atexit.unregister(self._at_exit)
-        self._end()
-
-    def _at_exit(self) -> None:
-        """The interpreter ends, and nobody cleaned up."""
-        with self.lock:
-            own = self._own
-            self._end()
-        if own is not None and own.ident != self._get_ident():
-            own.thread.join(EXIT_TIMEOUT)
-
-    def _end(self) -> None:
         """Nobody reads any more, and the hub's own thread ends."""
         own, self._own = self._own, None
         self._reactor = None

@@ -106,12 +106,27 @@ def test_cleanup_leaves_nothing_behind(bus, unique):
 @pytest.mark.needs("exit")
 @pytest.mark.parametrize("left", ["client", "server", "listener"])
 @pytest.mark.proves("clean")
-def test_interpreter_exits_without_cleanup(bus, unique, left):
+def test_interpreter_exits_without_cleanup(bus, topic, left):
     """Nothing keeps the process, and nothing complains while it ends."""
     program = bus.program(
-        "leaver", bus.bus.url, bus.conf_file(), left, in_world=world.current()
+        "leaver", bus.bus.url, bus.conf_file(), left, topic, in_world=world.current()
     )
     assert program.read() == "done"
+    assert program.finish() == 0, program.errors()
+    assert "Traceback" not in program.errors()
+    assert "Exception ignored" not in program.errors()
+
+
+@pytest.mark.needs("exit")
+@pytest.mark.proves("clean")
+def test_an_exit_handler_calls_and_cleans_up(bus, topic):
+    """One that was registered before the driver, and so comes after what it has."""
+    bus.server(Who("x"), Target(topic=topic, server="s"))
+    program = bus.program(
+        *("leaver", bus.bus.url, bus.conf_file(), "handler", topic),
+        in_world=world.current(),
+    )
+    assert [program.read(), program.read()] == ["x", "done"]
     assert program.finish() == 0, program.errors()
     assert "Traceback" not in program.errors()
     assert "Exception ignored" not in program.errors()
