@@ -63,7 +63,12 @@ class SimWatch(Watch):
 
     def look(self) -> None:
         """The socket may be readable or writable now."""
-        self.hub.is_ready(self)
+        if self._is_due():
+            self.hub.is_ready(self)
+
+    def _is_due(self) -> bool:
+        sock = self.sock
+        return sock.readable or (self._on_writable is not None and sock.writable)
 
     def want_write(self, on_writable: Callback | None) -> None:
         if self._on_readable is not None:
@@ -88,9 +93,7 @@ class SimWatch(Watch):
             self.hub._wakeup(reads if self.hub.world.toss() else writes)
         elif reads is not None or writes is not None:
             self.hub._wakeup(reads or writes)
-        if not self.sock.readable and (
-            self._on_writable is None or not self.sock.writable
-        ):
+        if not self._is_due():
             self.hub.not_ready(self)
 
 
@@ -156,7 +159,7 @@ class World:
         self._order = itertools.count()
         self._failure: BaseException | None = None
         self._main = greenlet.getcurrent()
-        self._over: typing.Callable[[], bool] = lambda: False
+        self._over = False
         self.loop = greenlet.greenlet(self._run, parent=self._main)
 
     def next_pid(self) -> int:
@@ -193,27 +196,25 @@ class World:
             for _, _, timer in self._timers
         )
 
-    def run(self, over: typing.Callable[[], bool]) -> None:
-        """From the main greenlet: let everything happen until `over` says so.
+    def run_until(self, instant: float) -> None:
+        """From the main greenlet: let everything happen up to an instant.
 
         :raises Stuck: when nothing is left that could happen
         """
-        self._over = over
+        self._over = False
+        self.call_at(instant, self._stop)
         self.loop.switch()
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
-    def run_until(self, instant: float) -> None:
-        """Let everything happen up to an instant."""
-        reached: list[bool] = []
-        self.call_at(instant, lambda: reached.append(True))
-        self.run(lambda: bool(reached))
+    def _stop(self) -> None:
+        self._over = True
 
     def end(self, hubs: typing.Iterable[SimHub]) -> None:
         """Have what never came to its end come to it now, and not when Python finds it
         in a later world."""
-        self._over = lambda: True
+        self._over = True
         for hub in hubs:
             hub.dead = True
             for thread in list(hub.threads):
@@ -222,10 +223,9 @@ class World:
     def _run(self) -> None:
         while True:
             try:
-                if self._over():
-                    self._main.switch()
-                else:
+                while not self._over:
                     self._step()
+                self._main.switch()
             except greenlet.GreenletExit:
                 raise
             except BaseException as exc:
@@ -293,8 +293,11 @@ class SimHub(GreenHub):
             self.network = network.of(self)
 
     def _make_lock(self) -> None:
-        self.lock = lock = _Lock(self)
-        self.is_entered = lock._is_owned
+        if self.world.threads:
+            self.lock = lock = _Lock(self)
+            self.is_entered = lock._is_owned
+        else:
+            super()._make_lock()
 
     def identity(self) -> dict[str, typing.Any]:
         # Not what plays the run: the length of each frame is part of it.
@@ -315,7 +318,7 @@ class SimHub(GreenHub):
         return self.world.now()
 
     def waiter(self) -> GreenWaiter:
-        return _Waiter(self)
+        return _Waiter(self) if self.world.threads else GreenWaiter(self)
 
     def pause(self, seconds: float = 0.0) -> None:
         """Let others have their turn, and so much time pass."""
