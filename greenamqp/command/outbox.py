@@ -14,7 +14,7 @@ import time
 import typing
 
 from greenamqp.buses.format import loads
-from greenamqp.command import named, number, seconds
+from greenamqp.command import formats, named, number, seconds
 from greenamqp.outbox import Store
 from greenamqp.outbox.directory import all_files, is_free
 
@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         action = actions.add_parser(name, help=summary, description=summary)
         action.add_argument("directory", type=named, help="as notify_outbox says")
+        if name == "list":
+            formats.add_argument(action, people=("table",))
+        if name == "count":
+            formats.add_argument(action)
         if name == "send":
             action.add_argument(
                 "--config-file",
@@ -84,49 +88,67 @@ def run(args: argparse.Namespace) -> int:
         return _send(args)
     total = 0
     status = 0
+    rows: list[formats.Row] = []
     for path in files:
         try:
             store = Store(path)
             try:
-                total += _do(args, store)
+                if args.action == "list":
+                    rows += _rows(store)
+                elif args.action == "count":
+                    total += store.count
+                else:
+                    total += _purge(args, store)
             finally:
                 store.close()
         except (OSError, sqlite3.Error) as exc:
             status = _complain(f"{path}: {exc}")
-    if args.action == "count":
+    if args.action == "list":
+        print(formats.rendered(args.format, rows, rows, _COLUMNS))
+    elif args.action == "count" and args.format == "text":
         print(total)
-    elif args.action == "purge":
+    elif args.action == "count":
+        whole = {"waiting": total}
+        print(formats.rendered(args.format, whole, [whole], ("waiting",)))
+    else:
         print(f"{total} notifications removed")
     return status
 
 
-def _do(args: argparse.Namespace, store: Store) -> int:
-    """What is asked for, with one file; returns how many letters that was about."""
-    lanes = store.lanes()
-    if args.action == "list":
-        state = "left" if is_free(store.path) else "in use"
-        for lane, (count, oldest) in lanes.items():
-            age = max(0.0, time.time() - oldest)
-            print(
-                f"{count} to {_where(lane)}, the oldest for {age:.0f} s: {store.bus}, "
-                f"{state}, {store.path}"
-            )
-        return store.count
-    if args.action == "count":
-        return store.count
-    if args.topic is None:
-        return store.purge(args.older_than)
-    return sum(
-        store.purge(args.older_than, lane)
-        for lane in lanes
-        # The priority follows the topic.
-        if args.topic in (loads(lane)[1], loads(lane)[1].rpartition(".")[0])
-    )
+_COLUMNS = ("waiting", "to", "oldest", "bus", "state", "file")
+
+
+def _rows(store: Store) -> list[formats.Row]:
+    """What waits in a file: `oldest` is the age of the first, in seconds."""
+    state = "left" if is_free(store.path) else "in use"
+    return [
+        {
+            "waiting": count,
+            "to": _where(lane),
+            "oldest": round(max(0.0, time.time() - oldest)),
+            "bus": store.bus,
+            "state": state,
+            "file": str(store.path),
+        }
+        for lane, (count, oldest) in store.lanes().items()
+    ]
 
 
 def _where(lane: str) -> str:
     exchange, topic, server, _fanout = loads(lane)
     return "/".join(part for part in (exchange, topic, server) if part)
+
+
+def _purge(args: argparse.Namespace, store: Store) -> int:
+    """Returns how many letters it removed."""
+    if args.topic is None:
+        return store.purge(args.older_than)
+    return sum(
+        store.purge(args.older_than, lane)
+        for lane in store.lanes()
+        # The priority follows the topic.
+        if args.topic in (loads(lane)[1], loads(lane)[1].rpartition(".")[0])
+    )
 
 
 def _send(args: argparse.Namespace) -> int:

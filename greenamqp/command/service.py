@@ -72,19 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_format(
-    parser: argparse.ArgumentParser, what: str = "how it is shown"
-) -> None:
-    """Declare the argument that asks for JSON."""
-    parser.add_argument(
-        "-f",
-        "--format",
-        choices=("text", "json"),
-        default="text",
-        help=f"{what} (%(default)s)",
-    )
-
-
 def configuration(args: argparse.Namespace) -> cfg.ConfigOpts:
     """The configuration that the arguments name.
 

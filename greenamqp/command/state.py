@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import typing
 
-from greenamqp.command import service, states, whole
+from greenamqp.command import formats, service, states, whole
 
 #: The largest that Linux gives.
 _MAX_PID = 2**22
@@ -17,6 +16,7 @@ _MAX_PID = 2**22
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
     states.add_arguments(parser)
+    formats.add_argument(parser)
     parser.add_argument("pid", type=lambda text: whole(text, 1, _MAX_PID))
 
 
@@ -34,10 +34,12 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    if args.format == "json":
-        print(json.dumps(found[0], indent=2))
+    (all_of_it,) = found
+    if args.format == "text":
+        print("\n".join(_outline(all_of_it)))
     else:
-        print("\n".join(_outline(found[0])))
+        rows = formats.flat(all_of_it)
+        print(formats.rendered(args.format, all_of_it, rows, ("field", "value")))
     return 0
 
 

@@ -9,7 +9,7 @@ import pathlib
 import socket
 import typing
 
-from greenamqp.command import named, service
+from greenamqp.command import formats, named, service
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIRECTORY",
         help="in place of the one in there",
     )
-    service.add_format(parser)
 
 
 def directory(args: argparse.Namespace) -> pathlib.Path:
@@ -75,97 +74,118 @@ def _read(path: pathlib.Path) -> dict[str, typing.Any] | None:
             return None  # it ended, or does not come to it
 
 
-_COLUMNS = (
-    ("pid", 8),
-    ("hub", 9),
-    ("host", 24),
-    ("bus", 22),
-    ("state", 11),
-    ("up for", 8),
-    ("sent/s", 8),
-    ("recv/s", 8),
-    ("links", 6),
-    ("calls", 6),
-    ("at work", 8),
-    ("pending", 8),
-    ("unsettled", 10),
+#: Of `rows`, all of them.
+COLUMNS = (
+    "pid",
+    "hub",
+    "host",
+    "bus",
+    "state",
+    "up_for",
+    "sent/s",
+    "received/s",
+    "sent",
+    "received",
+    "links",
+    "calls",
+    "at_work",
+    "pending",
+    "unsettled",
+    "outbox",
+    "why_down",
+)
+
+#: What people are shown of them: what is left out is in `notes`, or of no use to them.
+SHOWN = tuple(
+    each for each in COLUMNS if each not in ("sent", "received", "outbox", "why_down")
 )
 
 
-def table(
+def rows(
     processes: list[dict[str, typing.Any]],
     before: typing.Sequence[dict[str, typing.Any]] = (),
-) -> str:
-    """A line for each connection, and more where it is down, with the reason, or where
-    notifications wait in an outbox.
+) -> list[formats.Row]:
+    """One for each connection, and for each transport that has none.
 
     :param before: what the processes said the last time: rates are since then
     """
     earlier = dict(_connections(before))
-    lines = ["".join(f"{name:<{width}}" for name, width in _COLUMNS)]
-    for process in processes:
-        for transport in process["transports"]:
-            outbox = transport["outbox"]
-            if outbox is not None and outbox["waiting"]:
-                lines.append(
-                    f"{process['pid']:<7} {outbox['waiting']} notifications wait in "
-                    f"{outbox['directory']}"
-                )
-    for key, connection in _connections(processes):
-        lines += _lines(key[0], key[1], connection, earlier.get(key))
-    return "\n".join(line.rstrip() for line in lines)
+    return [
+        _row(key, transport, connection, earlier.get(key, (None, None))[1])
+        for key, (transport, connection) in _connections(processes)
+    ]
+
+
+def notes(processes: list[dict[str, typing.Any]]) -> list[str]:
+    """A line for each connection that is down, with the reason, and for each outbox in
+    which notifications wait."""
+    lines = []
+    for (pid, *_, which), (transport, connection) in _connections(processes):
+        if connection is not None and connection["why_down"]:
+            lines.append(f"{pid} {connection['host']}: {connection['why_down']}")
+        outbox = transport["outbox"]
+        if which == 0 and outbox is not None and outbox["waiting"]:
+            lines.append(
+                f"{pid} {outbox['waiting']} notifications wait in {outbox['directory']}"
+            )
+    return lines
+
+
+_Key = tuple[int, str | None, int, int]
 
 
 def _connections(
     processes: typing.Sequence[dict[str, typing.Any]],
-) -> typing.Iterator[tuple[tuple[int, str, int, int], dict[str, typing.Any]]]:
-    """All of them, by process, hub, and which one of a transport it is."""
+) -> typing.Iterator[
+    tuple[_Key, tuple[dict[str, typing.Any], dict[str, typing.Any] | None]]
+]:
+    """All of them with their transports, by process, hub, and which one of a transport
+    it is."""
     for process in processes:
         for number, transport in enumerate(process["transports"]):
-            for which, connection in enumerate(transport["connections"]):
-                yield (process["pid"], transport["hub"], number, which), connection
+            for which, connection in enumerate(transport["connections"] or [None]):
+                key = (process["pid"], transport["hub"], number, which)
+                yield key, (transport, connection)
+
+
+def _row(
+    key: _Key,
+    transport: dict[str, typing.Any],
+    connection: dict[str, typing.Any] | None,
+    before: dict[str, typing.Any] | None,
+) -> formats.Row:
+    outbox = transport["outbox"]
+    row: dict[str, typing.Any] = {
+        "pid": key[0],
+        "hub": key[1],
+        "outbox": outbox["waiting"] if outbox is not None else None,
+    }
+    if connection is None:
+        return row
+    senders = connection["senders"]
+    up_for = connection["up_for"]
+    return row | {
+        **{
+            name: connection[name]
+            for name in ("host", "bus", "state", "sent", "received", "why_down")
+        },
+        "up_for": None if up_for is None else round(up_for),
+        "sent/s": _rate(connection, before, "sent"),
+        "received/s": _rate(connection, before, "received"),
+        "links": len(senders)
+        + sum(len(each["links"]) for each in connection["subscriptions"]),
+        "calls": connection["unanswered_calls"],
+        "at_work": connection["requests_at_work"],
+        "pending": sum(each["pending"] for each in senders),
+        "unsettled": sum(each["unsettled"] for each in senders),
+    }
 
 
 def _rate(
     now: dict[str, typing.Any], before: dict[str, typing.Any] | None, name: str
-) -> str:
+) -> float | None:
     """How many in a second, by the clock of the process."""
     if before is None or now["up_for"] is None or now["came_up"] != before["came_up"]:
-        return "-"
+        return None
     seconds = now["up_for"] - before["up_for"]
-    return f"{(now[name] - before[name]) / seconds:.1f}" if seconds > 0 else "-"
-
-
-def _lines(
-    pid: int,
-    hub: str,
-    connection: dict[str, typing.Any],
-    before: dict[str, typing.Any] | None,
-) -> list[str]:
-    senders = connection["senders"]
-    links = len(senders) + sum(
-        len(each["links"]) for each in connection["subscriptions"]
-    )
-    up_for = connection["up_for"]
-    cells = (
-        pid,
-        hub,
-        connection["host"],
-        connection["bus"],
-        connection["state"],
-        "-" if up_for is None else f"{up_for:.0f} s",
-        _rate(connection, before, "sent"),
-        _rate(connection, before, "received"),
-        links,
-        connection["unanswered_calls"],
-        connection["requests_at_work"],
-        sum(each["pending"] for each in senders),
-        sum(each["unsettled"] for each in senders),
-    )
-    line = ""
-    for cell, (_, width) in zip(cells, _COLUMNS, strict=True):
-        line += f"{str(cell)[: width - 1]:<{width}}"
-    lines = [line]
-    if connection["why_down"]:
-        lines.append(f"        {connection['why_down']}")
-    return lines
+    return round((now[name] - before[name]) / seconds, 1) if seconds > 0 else None

@@ -20,7 +20,7 @@ import sys
 import typing
 import uuid
 
-from greenamqp.command import count, named, service
+from greenamqp.command import count, formats, named, service
 from greenamqp.command.messages import PRIORITIES
 
 #: Seconds without a consumer after which the bus removes the copy's queue.
@@ -64,7 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "\"payload.state == 'error'\"; needs jmespath",
     )
     parser.add_argument("--count", type=count, metavar="N", help="end after so many")
-    service.add_format(parser, "a line for people, or the whole as a line of JSON")
+    formats.add_argument(
+        parser,
+        people=("text",),
+        what="a line for people; the whole as a line of JSON or a document of YAML; "
+        "or a line of CSV",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -123,6 +128,8 @@ def _follow(driver: typing.Any, args: argparse.Namespace, chosen: _Chosen) -> in
             print(f"greenamqp tail: not subscribed: {reason}", file=sys.stderr)
             return 1
         print("greenamqp tail: subscribed", file=sys.stderr, flush=True)
+        if args.format == "csv":
+            print(formats.as_csv([], _COLUMNS, header=True), flush=True)
         while args.count is None or shown < args.count:
             for notification in listener.poll():
                 notification.acknowledge()
@@ -165,11 +172,17 @@ def _filter(args: argparse.Namespace) -> _Chosen:
     return chosen
 
 
+_HEAD = ("timestamp", "priority", "publisher_id", "event_type")
+_COLUMNS = (*_HEAD, "payload")
+
+
 def _shown(message: dict[str, typing.Any], form: str) -> str:
     if form == "json":
         return json.dumps(message, default=str)
-    named = " ".join(
-        str(message.get(key, "-"))
-        for key in ("timestamp", "priority", "publisher_id", "event_type")
-    )
-    return f"{named} {json.dumps(message.get('payload'), default=str)}"
+    if form == "yaml":
+        return f"---\n{formats.as_yaml(message)}"
+    payload = json.dumps(message.get("payload"), default=str)
+    if form == "csv":
+        return formats.as_csv([message | {"payload": payload}], _COLUMNS, header=False)
+    named = " ".join(str(message.get(key, "-")) for key in _HEAD)
+    return f"{named} {payload}"

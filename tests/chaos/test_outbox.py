@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Notifications wait on disk while the message bus is away, whoever dies meanwhile."""
 
+import json
 import subprocess
 import sys
 
@@ -144,9 +145,16 @@ def test_the_command(notifier, listener, forwarder, tmp_path):
         return run.stdout
 
     top = str(tmp_path / "outbox")
-    lines = command("list", top).splitlines()
-    assert [line.partition(",")[0] for line in lines] == ["3 to a.info", "3 to b.info"]
+    head, *lines = command("list", top).splitlines()
+    assert head.split() == ["waiting", "to", "oldest", "bus", "state", "file"]
+    assert [line.split()[:2] for line in lines] == [["3", "a.info"], ["3", "b.info"]]
     assert all("in use" in line for line in lines)
+    rows = json.loads(command("list", top, "-f", "json"))
+    assert [(row["waiting"], row["to"]) for row in rows] == [
+        (3, "a.info"),
+        (3, "b.info"),
+    ]
+    assert command("count", top, "-f", "yaml") == "waiting: 6\n"
     assert command("purge", top, "--topic", "b") == "3 notifications removed\n"
     assert command("count", top) == "3\n"
     worker.__exit__()

@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a process tells through its socket, in every world."""
 
+import contextlib
+import csv
+import fcntl
+import io
 import json
 import os
 import pathlib
+import pty
+import re
+import select
+import signal
 import stat
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
+import yaml
 from oslo_messaging import Target
 
 import greenamqp
@@ -104,12 +115,89 @@ def test_rates_are_since_the_look_before(used, where):
         "sent": connection["sent"] + 5,
         "received": connection["received"] + 600,
     }
-    cells = states.table([now], [before]).splitlines()[1].split()
-    assert "2.5" in cells and "300.0" in cells
+
+    def rates(*looks):
+        (row,) = states.rows(*looks)
+        return row["sent/s"], row["received/s"]
+
+    assert rates([now], [before]) == (2.5, 300.0)
     # Not across a connection that was lost meanwhile.
     later["came_up"] += 1
-    assert "300.0" not in states.table([now], [before])
-    assert "300.0" not in states.table([now])
+    assert rates([now], [before]) == rates([now]) == (None, None)
+
+
+@pytest.mark.parametrize("form", ["json", "yaml", "csv"])
+def test_for_programs(used, where, topic, form):
+    def whole(text):
+        return json.loads(text) if form == "json" else yaml.safe_load(text)
+
+    status, shown, _ = ask("top", "--state-dir", where, "-f", form)
+    assert status == 0
+    if form == "csv":
+        (row,) = csv.DictReader(io.StringIO(shown))
+        assert (row["pid"], row["state"]) == (str(os.getpid()), "up")
+        assert int(row["sent"]) > 0 and row["sent/s"] == row["why_down"] == ""
+    else:
+        assert [each["pid"] for each in whole(shown)] == [os.getpid()]
+
+    pid = str(os.getpid())
+    status, shown, _ = ask("state", "--state-dir", where, "-f", form, pid)
+    assert status == 0
+    if form == "csv":
+        fields = dict(csv.reader(io.StringIO(shown)))
+        assert fields["field"] == "value"
+        assert fields["transports.0.connections.0.state"] == "up"
+        assert any(topic in value for value in fields.values())
+    else:
+        assert whole(shown)["pid"] == os.getpid()
+
+
+_COLOURS = re.compile(rb"\x1b\[[\d;]*m")
+
+#: Seconds, for what takes much less.
+_LIMIT = 60
+
+#: Runs the command without rich.
+WITHOUT = (
+    "import sys; sys.modules['rich.live'] = None; "
+    "from greenamqp.command import main; sys.exit(main())"
+)
+
+
+@pytest.mark.parametrize("how", [["-m", "greenamqp"], ["-c", WITHOUT]])
+def test_in_a_terminal(used, where, how):
+    """It looks again and again, in place of what it showed before."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 160, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, *how, "top", "--state-dir", where, "--interval", "0.1"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=buses.ROOT,
+        env=os.environ | {"TERM": "xterm-256color"},
+        preexec_fn=buses.die_with_parent,
+    )
+    os.close(theirs)
+    line = re.compile(rf"\b{os.getpid()}\b.*\bup\b".encode())
+    shown = b""
+    try:
+        while len(line.findall(_COLOURS.sub(b"", shown))) < 3:
+            assert select.select([ours], [], [], _LIMIT)[0], shown
+            shown += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # when it has ended
+            # It may have more to say than a terminal holds.
+            while more := os.read(ours, 65536):
+                shown += more
+        assert process.wait(_LIMIT) == 130
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    # rich goes to a screen of its own, and back.
+    assert (b"\x1b[?1049l" in shown) is ("-m" in how)
+    assert b"Traceback" not in shown
 
 
 def test_it_is_private_and_goes_with_the_transport(bus, used, where):

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """``greenamqp tail``."""
 
+import csv
+import io
 import json
 import signal
 import subprocess
 import sys
 
 import pytest
+import yaml
 from oslo_messaging import Target
 
 from greenamqp import command
@@ -64,6 +67,23 @@ def test_json_and_its_end(bus, the_bus, topic):
     assert process.returncode == 130
     assert whole["event_type"] == "it" and whole["payload"] == {"n": 1}
     assert whole["priority"] == "ERROR"
+
+
+@pytest.mark.any_bus
+@pytest.mark.parametrize("form", ["yaml", "csv"])
+def test_for_other_programs(bus, the_bus, topic, form):
+    with tail(the_bus.url, topic, "-f", form, "--count", "2") as process:
+        notifier = bus.notifier([topic])
+        for number in (1, 2):
+            notifier.info({}, "it", {"n": number})
+        shown, _ = process.communicate(timeout=_LIMIT)
+    assert process.returncode == 0
+    if form == "yaml":
+        found = [each["payload"] for each in yaml.safe_load_all(shown)]
+    else:
+        rows = csv.DictReader(io.StringIO(shown))
+        found = [json.loads(each["payload"]) for each in rows]
+    assert found == [{"n": 1}, {"n": 2}]
 
 
 @pytest.mark.any_bus

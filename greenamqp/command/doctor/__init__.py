@@ -13,10 +13,10 @@ import typing
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
-    from greenamqp.command import named, service
+    from greenamqp.command import formats, named, service
 
     service.add_arguments(parser)
-    service.add_format(parser)
+    formats.add_argument(parser)
     parser.add_argument(
         "--topic",
         action="append",
@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("greenamqp").addHandler(logging.NullHandler())
     findings = Findings(print if args.format == "text" else None)
     _examine(args, findings)
-    print(findings.as_json() if args.format == "json" else findings.summary())
+    print(
+        findings.summary() if args.format == "text" else findings.rendered(args.format)
+    )
     return 1 if findings.failures else 0
 
 

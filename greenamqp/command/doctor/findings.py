@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing
 
+from greenamqp.command import formats
 from greenamqp.command.doctor.advice import Advice, advice
 
 
@@ -98,11 +98,16 @@ class Findings:
         head = f"{many} {'thing is' if many == 1 else 'things are'} wrong:"
         return "\n".join([head, *(f"  {line}" for line in lines)])
 
-    def as_json(self) -> str:
-        """All of it, with names that stay."""
+    def rendered(self, form: str) -> str:
+        """All of it, with names that stay: see :mod:`greenamqp.command.formats`."""
         steps = [dataclasses.asdict(each) for each in self.all]
-        return json.dumps({"ok": not self.failures, "steps": steps}, indent=2)
+        rows = [{**step, **(step["advice"] or {})} for step in steps]
+        return formats.rendered(
+            form, {"ok": not self.failures, "steps": steps}, rows, _COLUMNS
+        )
 
+
+_COLUMNS = ("step", "where", "result", "seconds", "text", "fault", "who", "how")
 
 _MARKS = {"ok": "ok    ", "remark": "remark", "failed": "FAILED"}
 

@@ -14,7 +14,7 @@ import sys
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the subcommand."""
-    from greenamqp.command import named, service
+    from greenamqp.command import formats, named
     from greenamqp.command.migrate.plan import SUFFIX
 
     parser.add_argument(
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"make CONFIG{SUFFIX} beside each file that has to change",
     )
-    service.add_format(parser)
+    formats.add_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     except (service.Unusable, OSError) as exc:
         print(f"greenamqp migrate: {exc}", file=sys.stderr)
         return 2
-    show = report.as_json if args.format == "json" else report.as_text
-    print(show(migration, written))
+    if args.format == "text":
+        print(report.as_text(migration, written))
+    else:
+        print(report.rendered(args.format, migration, written))
     return 1 if migration.first else 0

@@ -1,34 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a migration comes to, for people and as JSON."""
+"""What a migration comes to, for people and for programs."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import typing
 
+from greenamqp.command import formats
 from greenamqp.command.migrate import table
 from greenamqp.command.migrate.plan import SUFFIX
 from greenamqp.command.migrate.reading import Migration, Row
 
 
-def as_json(migration: Migration, written: typing.Sequence[pathlib.Path]) -> str:
-    """All of it, with names that stay."""
-    return json.dumps(
-        {
-            "ok": not migration.first,
-            "settings": [dataclasses.asdict(row) for row in migration.rows],
-            "first": migration.first,
-            **dataclasses.asdict(migration.plan),
-            "written": [str(path) for path in written],
-        },
-        indent=2,
-    )
+def rendered(
+    form: str, migration: Migration, written: typing.Sequence[pathlib.Path]
+) -> str:
+    """All of it, with names that stay; as a table the settings alone."""
+    settings = [dataclasses.asdict(row) for row in migration.rows]
+    whole = {
+        "ok": not migration.first,
+        "settings": settings,
+        "first": migration.first,
+        **dataclasses.asdict(migration.plan),
+        "written": [str(path) for path in written],
+    }
+    return formats.rendered(form, whole, settings, _COLUMNS)
+
+
+_COLUMNS = ("file", "line", "where", "option", "value", "verdict", "becomes", "why")
 
 
 def as_text(migration: Migration, written: typing.Sequence[pathlib.Path]) -> str:
-    """The same for people."""
+    """All of it for people."""
     lines: list[str] = []
     file = ""
     for row in migration.rows:
