@@ -86,8 +86,11 @@ class Incoming(base.IncomingMessage):
         self._observed: list[Processing] | None = None
         if client.on_hand_out:
             topic = arrival.queue.topic
-            told = [each(self.kind, topic, self.ctxt) for each in client.on_hand_out]
-            self._observed = [each for each in told if each is not None]
+            self._observed = [
+                told
+                for each in client.on_hand_out
+                if (told := each(self.kind, topic, self.ctxt)) is not None
+            ] or None
 
     def _processed(self, error: str = "") -> None:
         """It was replied to, acknowledged or given back; tells who observes."""

@@ -171,13 +171,20 @@ def message_attributes(what: str, topic: str | None, error: str = "") -> Attribu
 def add_tally(numbers: Numbers, tally: Tally) -> None:
     """What became of a client's messages.  Its hub's lock."""
     sent = numbers["messaging.client.sent.messages"]
-    for (what, topic, error), count in tally.sent.items():
-        sent[message_attributes(what, topic, error)] += count
-    consumed = numbers["messaging.client.consumed.messages"]
-    for (what, topic), count in tally.received.items():
-        consumed[message_attributes(what, topic)] += count
     outcomes = numbers["greenamqp.client.outcomes"]
-    for (what, outcome, condition), count in tally.outcomes.items():
+    consumed = numbers["messaging.client.consumed.messages"]
+    for (what, topic), kind in tally.kinds.items():
+        attributes = message_attributes(what, topic)
+        if kind.sent:
+            sent[attributes] += kind.sent
+        if kind.received:
+            consumed[attributes] += kind.received
+        if kind.accepted:
+            accepted = ("greenamqp.outcome", "accepted")
+            outcomes[(*message_attributes(what, None), accepted)] += kind.accepted
+    for (what, topic, error), count in tally.failed.items():
+        sent[message_attributes(what, topic, error)] += count
+    for (what, outcome, condition), count in tally.refused.items():
         attributes = message_attributes(what, None, condition)
         outcomes[(*attributes, ("greenamqp.outcome", outcome))] += count
 

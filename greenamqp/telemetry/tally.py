@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts what becomes of the messages of one client, as cheaply as that can be.
 
-A count is an addition in a dict, and OpenTelemetry is shown the sums when somebody
-asks: its own counters take longer for one message than the driver does.  Durations are
-recorded at once, those that :mod:`greenamqp.telemetry.sample` chooses.
+A count is an addition, and OpenTelemetry is shown the sums when somebody asks: its own
+counters take longer for one message than the driver does.  Durations are recorded at
+once, those of the messages that :mod:`greenamqp.telemetry.sample` chooses when they
+begin: of the others nothing is made and no clock is read again, as one object counts
+all messages of a kind and topic.
 """
 
 from __future__ import annotations
@@ -50,9 +52,10 @@ class Tally:
 
     :param now: the hub's clock
     :param lock: the hub's
-    :ivar sent: how many, by kind, topic and kind of error ("": none)
-    :ivar outcomes: how many, by kind, outcome and the condition of an error
-    :ivar received: how many, by kind and topic
+    :ivar kinds: what went well, by kind and topic
+    :ivar failed: how many were not sent, by kind, topic and kind of error
+    :ivar refused: outcomes other than accepted: how many, by kind, outcome and the
+        condition of an error
     """
 
     def __init__(
@@ -64,96 +67,136 @@ class Tally:
         self.now = now
         self.lock = lock
         self.histograms = histograms
-        self.sent: collections.Counter[tuple[str, str | None, str]]
-        self.sent = collections.Counter()
-        self.outcomes: collections.Counter[tuple[str, str, str]]
-        self.outcomes = collections.Counter()
-        self.received: collections.Counter[tuple[str, str | None]]
-        self.received = collections.Counter()
-        self.operations = Sample()
-        self.settlements = Sample()
-        self.processes = Sample()
+        self.kinds: dict[tuple[str, str | None], Kind] = {}
+        self.failed: collections.Counter[tuple[str, str | None, str]]
+        self.failed = collections.Counter()
+        self.refused: collections.Counter[tuple[str, str, str]]
+        self.refused = collections.Counter()
+        self._sent = Sample()
+        self._processed = Sample()
 
-    def sending(self, what: str, topic: str | None) -> Sent:
+    def sending(self, what: str, topic: str | None) -> Kind | Sent:
         """See :data:`greenamqp.client.observer.Sending`."""
-        return Sent(self, what, topic)
+        kind = self.kinds.get((what, topic)) or self._kind(what, topic)
+        now = self.now()
+        return Sent(kind, now) if self._sent.takes(now) else kind
 
     def handed_out(
         self, what: str, topic: str | None, context: dict[str, typing.Any]
-    ) -> Processed:
+    ) -> Processed | None:
         """See :data:`greenamqp.client.observer.HandedOut`."""
+        now = self.now()
         with self.lock:
-            count(self.received, (what, topic), (what, _OTHER))
-        return Processed(self, what, topic)
+            kind = self.kinds.get((what, topic)) or self._kind(what, topic)
+            kind.received += 1
+            taken = self._processed.takes(now)
+        return Processed(kind, now) if taken else None
+
+    def _kind(self, what: str, topic: str | None) -> Kind:
+        """A new one, unless there are MOST_KINDS already."""
+        if len(self.kinds) >= MOST_KINDS:
+            topic = _OTHER
+        return self.kinds.setdefault((what, topic), Kind(self, what, topic))
 
 
-class Sent:
-    """See :class:`greenamqp.client.observer.Observation`."""
+class Kind:
+    """Counts messages of one kind and topic: see
+    :class:`greenamqp.client.observer.Observation`.
 
-    __slots__ = ("_began", "_tally", "_topic", "_transmitted", "_what")
+    :ivar sent: how many were sent, and all was well
+    :ivar accepted: outcomes
+    :ivar received: how many were handed out
+    """
+
+    __slots__ = ("accepted", "received", "sent", "tally", "topic", "what")
 
     def __init__(self, tally: Tally, what: str, topic: str | None) -> None:
-        self._tally = tally
-        self._what = what
-        self._topic = topic
-        self._began = self._transmitted = tally.now()
+        self.tally = tally
+        self.what = what
+        self.topic = topic
+        self.sent = self.accepted = self.received = 0
 
     def transmitted(self) -> None:
         """It was given to the engine."""
-        self._transmitted = self._tally.now()
 
     def settled(self, outcome: int, error: typing.Any) -> None:
         """The bus said what became of it."""
-        tally = self._tally
         name = _OUTCOMES.get(outcome, "accepted")
+        if name == "accepted":
+            self.accepted += 1
+            return
         condition = getattr(error, "condition", "")
         count(
-            tally.outcomes,
-            (self._what, name, condition),
-            (self._what, name, condition and _OTHER),
+            self.tally.refused,
+            (self.what, name, condition),
+            (self.what, name, condition and _OTHER),
         )
-        now = tally.now()
-        if tally.settlements.takes(now):
-            tally.histograms.settlement(
-                now - self._transmitted, self._what, self._topic, name
-            )
 
     def ended(self, error: Exception | None) -> None:
         """Nothing more will happen to it."""
-        tally = self._tally
-        kind = "" if error is None else error_type(error)
-        count(
-            tally.sent,
-            (self._what, self._topic, kind),
-            (self._what, _OTHER, kind and _OTHER),
+        if error is None:
+            self.sent += 1
+            return
+        key = self.what, self.topic, error_type(error)
+        count(self.tally.failed, key, (self.what, _OTHER, _OTHER))
+
+
+class Sent:
+    """One message whose durations are recorded: see
+    :class:`greenamqp.client.observer.Observation`."""
+
+    __slots__ = ("_began", "_kind", "_transmitted")
+
+    def __init__(self, kind: Kind, began: float) -> None:
+        self._kind = kind
+        self._began = self._transmitted = began
+
+    def transmitted(self) -> None:
+        """It was given to the engine."""
+        self._transmitted = self._kind.tally.now()
+
+    def settled(self, outcome: int, error: typing.Any) -> None:
+        """The bus said what became of it."""
+        kind = self._kind
+        kind.settled(outcome, error)
+        kind.tally.histograms.settlement(
+            kind.tally.now() - self._transmitted,
+            kind.what,
+            kind.topic,
+            _OUTCOMES.get(outcome, "accepted"),
         )
-        now = tally.now()
-        if tally.operations.takes(now):
-            tally.histograms.operation(now - self._began, self._what, self._topic, kind)
+
+    def ended(self, error: Exception | None) -> None:
+        """Nothing more will happen to it."""
+        kind = self._kind
+        kind.ended(error)
+        kind.tally.histograms.operation(
+            kind.tally.now() - self._began,
+            kind.what,
+            kind.topic,
+            "" if error is None else error_type(error),
+        )
 
 
 class Processed:
-    """See :class:`greenamqp.client.observer.Processing`."""
+    """One message whose processing is recorded: see
+    :class:`greenamqp.client.observer.Processing`."""
 
-    __slots__ = ("_began", "_tally", "_topic", "_what")
+    __slots__ = ("_began", "_kind")
 
-    def __init__(self, tally: Tally, what: str, topic: str | None) -> None:
-        self._tally = tally
-        self._what = what
-        self._topic = topic
-        self._began = tally.now()
+    def __init__(self, kind: Kind, began: float) -> None:
+        self._kind = kind
+        self._began = began
 
     def begun(self) -> None:
         """It is carried out next."""
 
     def ended(self, error: str) -> None:
         """It was replied to, acknowledged or given back."""
-        tally = self._tally
-        now = tally.now()
-        with tally.lock:
-            taken = tally.processes.takes(now)
-        if taken:
-            tally.histograms.process(now - self._began, self._what, self._topic, error)
+        kind = self._kind
+        kind.tally.histograms.process(
+            kind.tally.now() - self._began, kind.what, kind.topic, error
+        )
 
 
 _Key = typing.TypeVar("_Key")
