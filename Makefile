@@ -58,7 +58,7 @@ help:
 	@echo "make test   run all tests but those that need a foreign message bus"
 	@echo "make integration  run them on the message buses, which it installs and starts"
 	@echo "make chaos  what faults of a RabbitMQ cluster cost, beside rabbit://"
-	@echo "make style  ruff and mypy"
+	@echo "make style  ruff, mypy and shellcheck"
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make cover  the tests with a report of what they leave out"
 	@echo "make bench  compare with the predecessor, in less than five minutes"
@@ -117,6 +117,7 @@ list-tests:
 style: $(VENV)/.style
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck devstack/settings devstack/plugin.sh
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
