@@ -79,6 +79,10 @@ Declarations = tuple[Declaration, ...]
 Done = typing.Callable[[Refused | None], None]
 Steps = typing.Generator[Message, Message, None]
 
+#: What the declaration says that it is, how many receive from it, and how many messages
+#: wait in it.
+Seen = typing.Callable[[str, int, int], None]
+
 
 def check_policy(
     what: str, wanted: dict[str, typing.Any], found: typing.Any, remark: str = ""
@@ -228,7 +232,7 @@ class Management:
         return {}
 
     def _comparison(
-        self, declaration: typing.Any
+        self, declaration: typing.Any, seen: Seen
     ) -> typing.Callable[[], Steps] | None:
         """How what there is of it may be compared; None: not at all."""
         return None
@@ -308,12 +312,14 @@ class Management:
             self._enter(request)
         self._ask()
 
-    def compare(self, declarations: Declarations, done: Done) -> bool:
+    def compare(self, declarations: Declarations, seen: Seen, done: Done) -> bool:
         """See whether what there is of these is as they want it, and make nothing;
         then call `done`, for each that can be compared, with None or with what is
         wrong.  Returns whether there is any.
+
+        :param seen: is told of each queue that is there, before
         """
-        found = [(each.what, self._comparison(each)) for each in declarations]
+        found = [(each.what, self._comparison(each, seen)) for each in declarations]
         requests = [Request(what, begin) for what, begin in found if begin is not None]
         for request in requests:
             request.batches.append(Batch(1, done))

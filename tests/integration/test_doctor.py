@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
 import kombu
@@ -98,6 +100,35 @@ def test_queues_that_the_service_will_use(doctor, rabbitmq, tmp_path):
     # As it is there.
     durable = f"{rabbitmq.url()}?amqp_durable_queues=true"
     assert doctor("--url", durable, "--topic", "served")[0] == 0
+
+
+def test_who_receives_from_the_queues_of_a_topic(rabbitmq, capsys):
+    """What a caller who waits in vain wants to know."""
+
+    def said():
+        arguments = ["doctor", "--url", rabbitmq.url(), "--topic", "watched"]
+        assert command.main([*arguments, "-f", "csv"]) == 0
+        rows = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        return [(x["result"], x["text"]) for x in rows if x["step"] == "queues"]
+
+    ((result, text),) = said()
+    assert result == "remark" and text.startswith("topic 'watched': no queue is there")
+    with kombu.Connection(rabbitmq.url()) as connection:
+        channel = connection.channel()
+        queue = kombu.Queue("watched", channel=channel, durable=False)
+        queue.declare()
+        assert said() == [
+            (
+                "remark",
+                "queue 'watched': 0 receive from it, 0 messages wait: calls of it time "
+                "out",
+            )
+        ]
+        consumer = kombu.Consumer(channel, [queue])
+        consumer.consume()
+        assert said() == [
+            ("ok", "queue 'watched': 1 receive from it, 0 messages wait")
+        ]
 
 
 def test_an_alarm(doctor, rabbitmq):

@@ -215,10 +215,17 @@ def test_declares_in_order_and_once(pair):
 def test_queues_that_are_there_are_compared_and_none_is_made(pair):
     wanted = (exchange("e", "fanout"), queue("q"), queue("gone"), binding("e", "q", ""))
     pair.broker.answers["/queues/gone"] = ("404", "no queue")
-    outcome = []
-    assert pair.management.compare(wanted, outcome.append)
+    counts = {"consumer_count": 2, "message_count": 3}
+    pair.broker.answers["/queues/q"] = ("200", counts)
+    outcome, seen = [], []
+
+    def see(*found):
+        seen.append(found)
+
+    assert pair.management.compare(wanted, see, outcome.append)
     pair.run()
     assert outcome == [None, None]
+    assert seen == [("queue 'q'", 2, 3)]
     asked = [(message.subject, message.address) for message in pair.broker.asked]
     assert sorted(asked) == [
         ("GET", "/queues/gone"),
@@ -226,7 +233,8 @@ def test_queues_that_are_there_are_compared_and_none_is_made(pair):
         ("PUT", "/queues/q"),
     ]
     assert not pair.management.has((queue("q"),))
-    assert not pair.management.compare((exchange("e", "fanout"),), outcome.append)
+    alone = (exchange("e", "fanout"),)
+    assert not pair.management.compare(alone, see, outcome.append)
 
 
 def test_who_asks_for_the_same_shares_the_request(pair):

@@ -16,7 +16,7 @@ import typing
 import urllib.parse
 
 from greenamqp.buses import management
-from greenamqp.buses.management import Refused, Steps
+from greenamqp.buses.management import Refused, Seen, Steps
 from greenamqp.engine import Message, Receiver, Terminus
 
 LOG = logging.getLogger(__name__)
@@ -178,16 +178,22 @@ class Management(management.Management):
         }
 
     def _comparison(
-        self, declaration: Declaration
+        self, declaration: Declaration, seen: Seen
     ) -> typing.Callable[[], Steps] | None:
         # To ask for an exchange ends the session.
         if not declaration.path.startswith("/queues/"):
             return None
-        return functools.partial(self._compare, declaration)
+        return functools.partial(self._compare, declaration, seen)
 
-    def _compare(self, declaration: Declaration) -> Steps:
+    def _compare(self, declaration: Declaration, seen: Seen) -> Steps:
         answer = yield Message(None, address=declaration.path, subject="GET")
         if (answer.subject or "").startswith("2"):
+            counts = answer.body if isinstance(answer.body, dict) else {}
+            seen(
+                declaration.what,
+                int(counts.get("consumer_count", 0)),
+                int(counts.get("message_count", 0)),
+            )
             # One that is there is not made by this.
             yield from self._steps(declaration)
 

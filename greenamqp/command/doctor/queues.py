@@ -37,8 +37,8 @@ def look_at(
     notified: Sequence[Target],
     timeout: float,
 ) -> None:
-    """See whether queues that are there are as the service would declare them.  Makes
-    none.
+    """See whether queues that are there are as the service would declare them, and who
+    receives from those of RPC.  Makes none.
 
     :param called: what it calls or serves by RPC
     :param notified: what it notifies; of each its priority too
@@ -48,6 +48,7 @@ def look_at(
         return
     waiter = client.hub.waiter()
     told: list[object] = []
+    seen: list[tuple[Target, str, int, int]] = []
 
     def done(refused: object) -> None:
         told.append(refused)
@@ -59,8 +60,10 @@ def look_at(
         if context.addresser is None or context.management is None:
             return
         asked = sum(
-            context.management.compare((each,), done)
-            for each in _declarations(context.addresser, called, notified)
+            context.management.compare(
+                (each,), lambda *found, of=target: seen.append((of, *found)), done
+            )
+            for target, each in _declarations(context.addresser, called, notified)
         )
     deadline = client.hub.now() + timeout
     while len(told) < asked and waiter.wait(deadline):
@@ -70,20 +73,32 @@ def look_at(
         findings.failed("queues", bus, str(refused))
     if len(told) < asked:
         findings.failed("queues", bus, f"the bus did not answer within {timeout:g} s")
-    elif asked and not wrong:
-        findings.ok(
-            "queues",
-            bus,
-            f"{asked} looked for: none is there and differs from what "
-            "the service wants",
-        )
+        return
+    for target, what, receivers, waiting in seen:
+        text = f"{what}: {receivers} receive from it, {waiting} messages wait"
+        if receivers == 0 and target in called:
+            findings.remark("queues", bus, f"{text}: calls of it time out")
+        else:
+            findings.ok("queues", bus, text)
+    for target in called:
+        if all(of is not target for of, *_ in seen):
+            findings.remark(
+                "queues",
+                bus,
+                f"topic {target.topic!r}: no queue is there: no server has come, or it "
+                "has another control_exchange, or is on another bus or virtual host",
+            )
+    if not called:
+        findings.ok("queues", bus, "none of RPC was looked at: --topic names them")
 
 
 def _declarations(
     addresser: Addresser, called: Sequence[Target], notified: Sequence[Target]
-) -> Iterator[typing.Any]:
+) -> Iterator[tuple[Target, typing.Any]]:
     for target in called:
         for node in addresser.rpc_sources(target):
-            yield from node.declarations
+            for each in node.declarations:
+                yield target, each
     for target in notified:
-        yield from addresser.destination(target, Service.NOTIFY).declarations
+        for each in addresser.destination(target, Service.NOTIFY).declarations:
+            yield target, each
