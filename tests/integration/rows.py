@@ -113,7 +113,12 @@ ROWS: dict[str, Row] = {
             "rabbitmq-4.0",
             scheme="rabbit",
         ),
-        Row("artemis", "Artemis", "artemis", suites=("test_artemis.py",)),
+        Row(
+            "artemis",
+            "Artemis",
+            "artemis",
+            suites=("test_artemis.py", "test_artemis_tokens.py"),
+        ),
         Row(
             "qpid-broker-j", "Broker-J", "qpid-broker-j", suites=("test_broker_j.py",)
         ),

@@ -136,6 +136,41 @@ class ArtemisCluster(Artemis):
         return _cluster_options(self, layout, node)
 
 
+class ArtemisOAuth2(Artemis):
+    """A single broker that takes tokens, those too that nobody has signed: it asks no
+    identity provider.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.summary += ", with SASL OAUTHBEARER and XOAUTH2"
+
+    def prepare(self, layout: Layout, node: int) -> None:
+        super().prepare(layout, node)
+        folder = layout.node_folder(node) / "etc"
+        for name, before, after in (
+            ("broker.xml", ";useEpoll=true", f";useEpoll=true;{_TOKENS}"),
+            ("login.config", "activemq {", f"activemq {{{_LOGIN}"),
+            ("login.config", "PropertiesLoginModule required", _SUFFICIENT),
+        ):
+            text = (folder / name).read_text()
+            if text.count(before) != 1:
+                raise BusError(f"artemis create wrote a {name} of another shape")
+            (folder / name).write_text(text.replace(before, after))
+
+
+_TOKENS = "saslMechanisms=PLAIN,OAUTHBEARER,XOAUTH2"
+_SUFFICIENT = "PropertiesLoginModule sufficient"
+_LOGIN = """
+   org.apache.activemq.artemis.spi.core.security.jaas.OIDCLoginModule sufficient
+       provider="http://127.0.0.1:9"
+       allowPlainJWT=true
+       audience="artemis"
+       identityPaths="sub"
+       rolesPaths="roles";
+"""
+
+
 def _cluster_options(kind: Kind, layout: Layout, node: int) -> list[str]:
     """What makes two brokers know each other."""
     other = layout.amqp_port(1 - node)
@@ -155,5 +190,6 @@ def kinds() -> list[Kind]:
     return [
         Artemis("artemis"),
         ArtemisPair("artemis-pair"),
+        ArtemisOAuth2("artemis-oauth2"),
         ArtemisCluster("artemis-cluster"),
     ]
