@@ -188,6 +188,8 @@ class Management:
     node: typing.ClassVar[str] = ""
     #: Answers that may be on their way at once.
     window: typing.ClassVar[int] = 100
+    #: Whether `compare` finds anything out.
+    compares: typing.ClassVar[bool] = False
     #: Properties of both links, or None.
     link_properties: typing.ClassVar[dict[str, typing.Any] | None] = None
 

@@ -138,6 +138,7 @@ class Management(management.Management):
     """See the module."""
 
     node = "/management"
+    compares = True
     link_properties: typing.ClassVar = {"paired": True}
 
     def _source(self) -> Terminus:

@@ -57,10 +57,11 @@ def look_at(
     with client.hub.lock:
         context = client.context
         bus = str(context.bus)
-        if context.addresser is None or context.management is None:
+        management = context.management
+        if context.addresser is None or management is None or not management.compares:
             return
         asked = sum(
-            context.management.compare(
+            management.compare(
                 (each,), lambda *found, of=target: seen.append((of, *found)), done
             )
             for target, each in _declarations(context.addresser, called, notified)
