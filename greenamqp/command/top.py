@@ -94,16 +94,24 @@ def drawn(processes: _Processes, before: typing.Sequence[typing.Any] = ()) -> Gr
     from rich.text import Text
 
     rows = states.rows(processes, before)
+    texts = formats.cells(rows, states.SHOWN)
     table = Table(box=box.SIMPLE_HEAD, expand=False)
-    for name in states.SHOWN:
+    for number, name in enumerate(states.SHOWN):
+        # What is too wide for the terminal is cut in these alone.
+        widest = max((len(line[number]) for line in texts), default=0)
         justify: typing.Any = "left" if name in _WORDS else "right"
-        table.add_column(name.replace("_", " "), justify=justify, no_wrap=True)
-    for row, texts in zip(rows, formats.cells(rows, states.SHOWN), strict=True):
+        table.add_column(
+            name.replace("_", " "),
+            justify=justify,
+            no_wrap=True,
+            min_width=None if name in ("host", "bus") else max(widest, len(name)),
+        )
+    for row, line in zip(rows, texts, strict=True):
         colour = _COLOURS.get(str(row.get("state")), "yellow")
         table.add_row(
             *(
                 Text(text, style=colour if name == "state" else "")
-                for name, text in zip(states.SHOWN, texts, strict=True)
+                for name, text in zip(states.SHOWN, line, strict=True)
             )
         )
     notes = [Text(line, style="red") for line in states.notes(processes)]
