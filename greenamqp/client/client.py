@@ -589,6 +589,8 @@ class Client:
             self.connection_lost("the connection was lost")
         self._down = False
         context.bus = buses.of_peer(engine)
+        if self.connection.after_silence:
+            context.left_silent_host()
         addresser = buses.choose(
             self.options,
             self._default_exchange,
@@ -615,7 +617,7 @@ class Client:
             self._links.values,
             context.flush,
             self.connection.leave,
-            hasty=self.connection.after_silence,
+            hasty_until=context.hasty_until,
         )
         if self.replies.waiting or any(
             entry.is_call for link in self._links.values() for entry in link.pending

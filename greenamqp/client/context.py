@@ -10,7 +10,7 @@ from greenamqp.buses import Declaration, Management
 from greenamqp.client.notices import Notices
 from greenamqp.client.pursuit import Pursuits
 from greenamqp.client.turns import Turns
-from greenamqp.client.watch import Watch
+from greenamqp.client.watch import HASTE_LASTS, Watch
 from greenamqp.connection.life import BusConnection, CannotConnect
 from greenamqp.engine import Connection
 from greenamqp.hubs import Hub
@@ -31,6 +31,7 @@ class Context:
     :ivar pursuits: where outcomes are missing
     :ivar declared: what was declared, over this connection or an earlier one, and is
         not known to have gone
+    :ivar hasty_until: when the bus has seen that the latest silent host stands still
     :ivar closed: whether the client was closed
     """
 
@@ -49,6 +50,7 @@ class Context:
         self.turns = Turns()
         self.pursuits = Pursuits()
         self.declared: set[Declaration] = set()
+        self.hasty_until = 0.0
         self.closed = False
         self.engine: Connection | None = None
         self.addresser: buses.Addresser | None = None
@@ -59,6 +61,10 @@ class Context:
     def hopeless(self) -> CannotConnect | None:
         """Why no connection is to be waited for, if the options say so."""
         return self.connection.hopeless if self.options.fail_fast else None
+
+    def left_silent_host(self) -> None:
+        """The bus may take it for alive for now."""
+        self.hasty_until = self.hub.now() + HASTE_LASTS
 
     def down(self) -> None:
         """There is no connection any more."""

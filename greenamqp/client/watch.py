@@ -12,10 +12,11 @@ If that does not help a link that sends, the connection is left: see `pursuit`.
 
 A node that was left because it was silent is frozen, or cut off: the others take up to
 ten seconds to agree that its queues are led elsewhere, and what is asked of such a
-queue before that may never be answered.  So for HASTE_LASTS seconds over the next
-connection an attach, and an outcome of what may be sent again, is waited for no longer
-than HASTE, in one new session after the other.  Where HASTY_SESSIONS of them did not
-help a link that sends, the connection is left all the same: over the next host they do.
+queue before that may never be answered, by one of them for longer than by another.  So
+for HASTE_LASTS seconds an attach, and an outcome of what may be sent again, is waited
+for no longer than HASTE.  Where HASTY_SESSIONS did not help, the connection is left for
+the next host.  A request to /management is no reason for that, as nodes agree on none
+while one of them is frozen.
 
 All this is for a bus that answers.  One that is frozen, or that holds back all who
 publish because its memory or disk is full, answers nothing, and to send again would
@@ -42,13 +43,13 @@ LOG = logging.getLogger("greenamqp.client")
 #: How long an answer is waited for after a silent host was left.  Seconds.
 HASTE = 2.0
 
-#: For so long after its successor was connected to.  RabbitMQ's nodes take ten seconds
-#: to notice that another one stands still, which began before.  Seconds.
+#: For so long after its first successor was connected to.  RabbitMQ's nodes take ten
+#: seconds to notice that another one stands still, which began before.  Seconds.
 HASTE_LASTS = 15.0
 
-#: Sessions in which one destination gets no outcome meanwhile: by then the others have
-#: long agreed.
-HASTY_SESSIONS = 4
+#: Sessions in which one destination gets no outcome meanwhile, or links that receive
+#: are not attached, before the next host is asked.
+HASTY_SESSIONS = 2
 
 
 class Sending(typing.Protocol):
@@ -74,7 +75,7 @@ class Watch:
     :param senders: the links that send, whose outcomes are waited for
     :param left: called after links were given up
     :param leave: leaves the connection, for the reason given
-    :param hasty: whether the connection before was left as its host was silent
+    :param hasty_until: when answers are waited for as long as ever, after a silent host
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Watch:
         senders: typing.Callable[[], typing.Iterable[Sending]],
         left: typing.Callable[[], None],
         leave: typing.Callable[[str], None],
-        hasty: bool = False,
+        hasty_until: float = 0.0,
     ) -> None:
         self._hub = hub
         self._where = where
@@ -113,8 +114,9 @@ class Watch:
         self._full = False
         self._asked_at = 0.0
         self._timer: Timer | None = None
-        self._hasty_until = hub.now() + HASTE_LASTS if hasty else 0.0
-        # By destination: in how many sessions in haste there was no outcome.
+        self._hasty_until = hasty_until
+        # By destination: in how many sessions in haste there was no outcome.  None is
+        # for links that receive, whose attaches were not answered.
         self._in_vain: dict[object, int] = {}
         if patience is not None:
             self._look_later()
@@ -255,13 +257,16 @@ class Watch:
             return
         now, patience, hasty = self._hub.now(), self._shortest, self.hasty
         elsewhere = False
+        if hasty and any(
+            sender is None and link in self._attaching for link, sender in late.items()
+        ):
+            elsewhere = self._count_in_vain(None)
         for link, sender in list(late.items()):
             if sender is None:
                 continue
             if hasty:
-                count = self._in_vain.get(sender.destination, 0) + 1
-                self._in_vain[sender.destination] = count
-                elsewhere |= count >= HASTY_SESSIONS and sender.missed
+                in_vain = self._count_in_vain(sender.destination)
+                elsewhere |= in_vain and sender.missed
                 continue
             pursued = sender.destination in self._pursuits
             if pursued and sender.link is not None and sender.link.held_back:
@@ -280,6 +285,12 @@ class Watch:
         for link in late:
             self._connection.leave_session(link, reason)
         self._left()
+
+    def _count_in_vain(self, destination: object) -> bool:
+        """One more session did not help.  Returns whether the next one would not."""
+        count = self._in_vain.get(destination, 0) + 1
+        self._in_vain[destination] = count
+        return count >= HASTY_SESSIONS
 
     def _found_full(self) -> None:
         if not self._full:
