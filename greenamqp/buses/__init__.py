@@ -16,7 +16,7 @@ from __future__ import annotations
 import typing
 
 from greenamqp.buses.artemis import Artemis, ArtemisAddresser
-from greenamqp.buses.base import Addresser, Bus, Node, Service
+from greenamqp.buses.base import Addresser, Bus, Node, Precedence, Service
 from greenamqp.buses.broker_j import BrokerJ, BrokerJAddresser
 from greenamqp.buses.embedded import Embedded
 from greenamqp.buses.format import BadMessage, Format, Request
@@ -49,6 +49,7 @@ __all__ = [
     "Format",
     "Management",
     "Node",
+    "Precedence",
     "Refused",
     "Request",
     "Service",

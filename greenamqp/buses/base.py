@@ -28,6 +28,19 @@ class Service(enum.StrEnum):
     NOTIFY = "notify"
 
 
+class Precedence(enum.Enum):
+    """For how long a link that receives goes before those that a host which was left as
+    it was silent may still have: messages that such a one is given are stuck."""
+
+    #: It does not.
+    NEVER = enum.auto()
+    #: Until the bus has given that host up: others receive as well, who are to have
+    #: their share.
+    BRIEFLY = enum.auto()
+    #: For good: nobody else is to receive.
+    ALWAYS = enum.auto()
+
+
 @dataclasses.dataclass(frozen=True)
 class Bus(abc.ABC):
     """The message bus at the other end, as its Open frame tells, and what is odd about
@@ -86,6 +99,11 @@ class Bus(abc.ABC):
         """Whether a rejection may be for now only."""
         return False
 
+    def precedence(self, level: int) -> dict[str, typing.Any]:
+        """Properties of a link that is given messages before those of a lower level;
+        none where the bus knows no such thing."""
+        return {}
+
     def __str__(self) -> str:
         return f"{self.product} {self.version}".strip() or "of unknown product"
 
@@ -107,6 +125,7 @@ class Node(Terminus):
     :ivar survives: whether it is kept, with what is sent there, while the connection of
         who receives from it is lost
     :ivar outlives_link: whether that is so while the link alone is gone
+    :ivar precedence: whether a link that receives goes before those that may be dead
     :ivar remove: the queue to remove when it is wanted no longer, or None
     :ivar reply_to: how requests name it as where replies go, if not by its address
     :ivar otherwise: what serves where its declarations are refused, or None
@@ -122,6 +141,7 @@ class Node(Terminus):
     may_be_unheard: bool = False
     survives: bool = False
     outlives_link: bool = False
+    precedence: Precedence = Precedence.NEVER
     remove: str | None = None
     reply_to: str | None = None
     otherwise: Node | None = None

@@ -15,6 +15,11 @@ from greenamqp.connection.life import BusConnection, CannotConnect
 from greenamqp.engine import Connection
 from greenamqp.hubs import Hub
 
+# For so long after a silent host was left the bus may take it for alive, and give it
+# messages for the links that were over it: RabbitMQ's nodes give one of them up after
+# net_ticktime, a minute, and a quarter more.  Seconds.
+GIVEN_UP_AFTER = 75.0
+
 # Prefix of the names of links, as the predecessor's: operators know them.
 LINK_NAME = "openstack.org/om"
 
@@ -31,7 +36,9 @@ class Context:
     :ivar pursuits: where outcomes are missing
     :ivar declared: what was declared, over this connection or an earlier one, and is
         not known to have gone
-    :ivar hasty_until: when the bus has seen that the latest silent host stands still
+    :ivar left: how often a host was left that was silent
+    :ivar hasty_until: when the bus has seen that the latest of them stands still
+    :ivar outdated_at: when the bus has given up the links over the latest of them
     :ivar closed: whether the client was closed
     """
 
@@ -50,7 +57,9 @@ class Context:
         self.turns = Turns()
         self.pursuits = Pursuits()
         self.declared: set[Declaration] = set()
+        self.left = 0
         self.hasty_until = 0.0
+        self.outdated_at = 0.0
         self.closed = False
         self.engine: Connection | None = None
         self.addresser: buses.Addresser | None = None
@@ -63,8 +72,20 @@ class Context:
         return self.connection.hopeless if self.options.fail_fast else None
 
     def left_silent_host(self) -> None:
-        """The bus may take it for alive for now."""
+        """The links over it may still be given messages."""
+        self.left += 1
         self.hasty_until = self.hub.now() + HASTE_LASTS
+        self.outdated_at = self.hub.now() + GIVEN_UP_AFTER
+
+    def precedence(self, node: buses.Node) -> dict[str, typing.Any]:
+        """Properties of a link that is to be given messages before those that were over
+        a silent host; none where it is not."""
+        wanted = node.precedence
+        if wanted is buses.Precedence.BRIEFLY and self.hub.now() >= self.outdated_at:
+            wanted = buses.Precedence.NEVER
+        if wanted is buses.Precedence.NEVER or not self.left:
+            return {}
+        return self.bus.precedence(self.left)
 
     def down(self) -> None:
         """There is no connection any more."""

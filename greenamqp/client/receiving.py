@@ -7,7 +7,7 @@ import logging
 import typing
 
 from greenamqp import chance
-from greenamqp.buses import Node, Refused
+from greenamqp.buses import Node, Precedence, Refused
 from greenamqp.client import notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.wanted import FIRST_PAUSE, Phase, WantedLink, is_full
@@ -82,6 +82,7 @@ class ReceivingLink(WantedLink[Receiver]):
         "_held",
         "_held_timer",
         "_owner",
+        "_precedence_timer",
         "_returned",
         "awaited",
         "format",
@@ -94,6 +95,8 @@ class ReceivingLink(WantedLink[Receiver]):
         self.format = context.format
         self._returned = 0
         self.awaited = context.bus.is_router
+        # Set while the link at hand goes before others for now.
+        self._precedence_timer: Timer | None = None
         # What is acknowledged, and waits for more to be settled with it.
         self._held: list[Delivery] = []
         self._held_timer: Timer | None = None
@@ -134,14 +137,19 @@ class ReceivingLink(WantedLink[Receiver]):
         alone = self.alone and context.bus.refusal_ends_session
         if alone and not context.turns.enter(self):
             return None
+        precedence = context.precedence(self.node)
         link = engine.create_receiver(
             self.node,
             Terminus(self.node.address),
             name=f"{LINK_NAME}/receiver/[{self.address}]/{chance.unique()}",
             settle_mode=SettleMode.MIXED,
-            properties=self.node.link_properties,
+            properties=(self.node.link_properties or {}) | precedence,
             own_session=alone,
         )
+        if precedence and self.node.precedence is Precedence.BRIEFLY:
+            self._precedence_timer = context.hub.call_at(
+                context.outdated_at, self._end_precedence
+            )
         self._returned = 0
         link.on_message = self._message
         link.on_dropped = self._dropped
@@ -222,6 +230,19 @@ class ReceivingLink(WantedLink[Receiver]):
             if meant and refused.permanent:
                 self._owner.forbid(refused)
             self.rest(delay)
+
+    def _end_precedence(self) -> None:
+        """Others that receive are to have their share again.  What is not acknowledged
+        comes again, to any of them."""
+        self._precedence_timer = None
+        if self.link is not None and self.phase is not Phase.UP:
+            hub = self._context.hub
+            self._precedence_timer = hub.call_at(
+                hub.now() + FIRST_PAUSE, self._end_precedence
+            )
+            return
+        self._drop_held()
+        self.renew()
 
     # -- messages
 
@@ -316,6 +337,9 @@ class ReceivingLink(WantedLink[Receiver]):
         if self._dry_timer is not None:
             self._dry_timer.cancel()
             self._dry_timer = None
+        if self._precedence_timer is not None:
+            self._precedence_timer.cancel()
+            self._precedence_timer = None
 
     def give_back(self, link: Receiver) -> None:
         """One more message may come."""

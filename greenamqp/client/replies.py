@@ -145,6 +145,7 @@ class Replies(WantedLink[Receiver]):
         link = context.engine.create_receiver(
             self.node,
             name=f"{LINK_NAME}/receiver/[rpc-response]/{chance.unique()}",
+            properties=context.precedence(self.node),
             # One for all calls: no refusal of another link is to end it.
             own_session=self.node.survives,
         )

@@ -16,6 +16,7 @@ how they come by one is the same, and written here::
     ATTACHING    refused, or no room for it                RESTING
     UP           the peer's Detach                         RESTING
     UP           what was declared may be gone             DECLARING
+    UP           renew()                                   ATTACHING
     RESTING      the pause is over                         WANTED, or UP
     any          the connection was lost                   WANTED
     any          close()                                   GONE
@@ -249,6 +250,17 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self._rest_timer = context.hub.call_at(
             context.hub.now() + pause, self._rest_is_over
         )
+
+    def renew(self) -> None:
+        """Attach another link instead of the one that is up."""
+        if self.phase is not Phase.UP or self.link is None:
+            return
+        link, self.link = self.link, None
+        self._was_up = False
+        self._calm(Phase.WANTED)
+        LOG.debug("link %s is detached, to be attached anew", link.name)
+        link.close()
+        self.want()
 
     def rejoin(self, link: L) -> None:
         """It has got its answer: it need not be alone any more."""

@@ -60,6 +60,10 @@ EXPIRE_WITH_LINK: int = proton.Terminus.EXPIRE_WITH_LINK
 DURABLE: int = proton.Terminus.DELIVERIES
 
 
+#: A number that an attach writes as int; a plain one becomes a long.
+Int = proton.int32
+
+
 def source_filter(name: str, value: typing.Any) -> dict[typing.Any, typing.Any]:
     """A filter for a Terminus: one entry, which names its own type (AMQP 1.0 part 3,
     section 3.5.8)."""

@@ -444,6 +444,8 @@ class Peer:
         self.inbound: dict[str, typing.Any] = {}  # by address: links that send to us
         self.outbound: dict[str, typing.Any] = {}  # by address: links that we send on
         self.attaches: list[str] = []
+        #: What each attach said, by address.
+        self.properties: list[tuple[str, dict]] = []
         self.outcomes: list[tuple[typing.Any, int]] = []
         self.outcome = outcome
         self.credit = credit
@@ -550,6 +552,7 @@ class Peer:
             return
         remote = link.remote_source if link.is_sender else link.remote_target
         address = remote.address or ""
+        self.properties.append((address, link.remote_properties))
         if address in self.refuse:
             self.attaches.append(address)
             link.reject(*self.refuse[address])

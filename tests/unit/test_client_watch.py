@@ -8,14 +8,17 @@ The peer says that it is a RabbitMQ, and has the addresses of the predecessor.
 import pytest
 from oslo_messaging import Target, exceptions
 
-from greenamqp.buses import identify
+from greenamqp import buses
+from greenamqp.buses import Node, identify
 from greenamqp.client import Destination
+from greenamqp.client.context import GIVEN_UP_AFTER
 from greenamqp.client.pursuit import FORGOTTEN_AFTER, LONGEST, Pursuits
 from greenamqp.client.replies import Replies
+from greenamqp.client.wanted import Phase
 from greenamqp.client.watch import HASTE, HASTE_LASTS, HASTY_SESSIONS
 from greenamqp.connection.failover import Host
 from greenamqp.connection.state import State
-from greenamqp.engine import ACCEPTED, Message, Sender
+from greenamqp.engine import ACCEPTED, Int, Message, Sender
 from tests.unit import fakes
 from tests.unit.test_client_receive import Consumer
 
@@ -551,3 +554,101 @@ def test_a_connection_that_was_cut_is_followed_by_one_with_patience():
         Consumer(s, "queue")
         s.world.advance(3 * HASTE)
         assert len(s.peer.unanswered) == 1
+
+
+def priorities(s, address):
+    """What is said of each link from there, over each connection in turn."""
+    said = [
+        properties.get("rabbitmq:priority")
+        for peer in s.network.peers
+        for attached, properties in peer.properties
+        if attached == address
+    ]
+    assert all(type(each) in (type(None), Int) for each in said)
+    return said
+
+
+def test_links_go_before_those_that_are_over_a_silent_host():
+    """Until the bus gives that up, it has them for alive and gives them messages."""
+
+    def sources(addresser):
+        kinds = buses.Precedence
+        return [
+            Node("all", precedence=kinds.NEVER),
+            Node("topic", precedence=kinds.BRIEFLY),
+            Node("own", precedence=kinds.ALWAYS),
+        ]
+
+    with rabbit(hosts=HOSTS, silent_host_timeout=SILENT) as s:
+        s.up()
+        consumer = Consumer(s, sources=sources, window=7)
+        s.world.settle()
+        frozen(s)
+        s.world.settle()
+        assert consumer.subscription.attached
+        assert priorities(s, "all") == [None, None]
+        assert priorities(s, "topic") == [None, 1]
+        assert priorities(s, "own") == [None, 1]
+        s.world.advance(GIVEN_UP_AFTER - 1)
+        assert priorities(s, "topic") == [None, 1]
+        s.world.advance(2)
+        # Others are to have their share again.
+        assert priorities(s, "topic") == [None, 1, None]
+        assert priorities(s, "own") == [None, 1]
+        assert consumer.subscription.attached
+        s.peer.send("topic", Message("x"))
+        s.world.settle()
+        assert consumer.bodies == ["x"]
+        assert s.peer.outbound["topic"].credit == 6
+
+
+def test_what_went_before_others_does_so_again_after_the_next_silent_host():
+    def sources(addresser):
+        return [Node("own", precedence=buses.Precedence.ALWAYS)]
+
+    with rabbit(hosts=HOSTS, silent_host_timeout=SILENT) as s:
+        s.up()
+        Consumer(s, sources=sources)
+        s.world.settle()
+        frozen(s)
+        s.world.advance(2 * GIVEN_UP_AFTER)
+        s.peer.cut()
+        s.world.advance(20)
+        assert priorities(s, "own") == [None, 1, 1]
+        s.peer.silent = True
+        s.world.advance(20)
+        assert priorities(s, "own") == [None, 1, 1, 2]
+
+
+def test_a_link_that_is_busy_with_its_declarations_goes_behind_others_later():
+    def sources(addresser):
+        return [Node("topic", precedence=buses.Precedence.BRIEFLY)]
+
+    with rabbit(hosts=HOSTS, silent_host_timeout=SILENT) as s:
+        s.up()
+        consumer = Consumer(s, sources=sources)
+        s.world.settle()
+        frozen(s)
+        s.world.settle()
+        (link,) = consumer.subscription.links
+        link.phase = Phase.DECLARING
+        s.world.advance(GIVEN_UP_AFTER + 1)
+        assert priorities(s, "topic") == [None, 1]
+        link.phase = Phase.UP
+        s.world.advance(1)
+        assert priorities(s, "topic") == [None, 1, None]
+
+
+def test_a_subscription_that_ended_meanwhile_is_not_attached_again():
+    def sources(addresser):
+        return [Node("topic", precedence=buses.Precedence.BRIEFLY)]
+
+    with rabbit(hosts=HOSTS, silent_host_timeout=SILENT) as s:
+        s.up()
+        consumer = Consumer(s, sources=sources)
+        s.world.settle()
+        frozen(s)
+        s.world.settle()
+        s.client.unsubscribe(consumer.subscription)
+        s.world.advance(GIVEN_UP_AFTER + 1)
+        assert priorities(s, "topic") == [None, 1]

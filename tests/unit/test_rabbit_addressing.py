@@ -11,7 +11,7 @@ from oslo_messaging import Target
 from oslo_messaging._drivers import amqp, amqpdriver, impl_rabbit
 
 from greenamqp import buses
-from greenamqp.buses import PREDECESSOR, RABBIT, Service, identify
+from greenamqp.buses import PREDECESSOR, RABBIT, Precedence, Service, identify
 from greenamqp.buses.rabbitmq import management as rabbitmq
 from greenamqp.options import RABBIT_GROUP, RABBIT_NAMES, RabbitOptions
 from greenamqp.policy import Policies, QueuePolicy
@@ -256,6 +256,24 @@ def test_a_stream_is_read_from_now_on():
     (offset,) = fanout.filter.values()
     assert offset.value == "next"
     assert fanout.remove is None
+    # RabbitMQ refuses a priority there.
+    assert fanout.precedence is Precedence.NEVER
+
+
+@pytest.mark.parametrize("mode", ["rabbit", "declared"])
+def test_what_goes_before_links_that_may_be_dead(mode):
+    bus = identify("RabbitMQ", "4.0.5")
+    made = buses.choose(fakes.options(addressing_mode=mode), None, None, bus)
+    sources = made.rpc_sources(Target(topic="t", server="s"), "u")
+    assert [node.precedence for node in sources] == [
+        Precedence.BRIEFLY,
+        Precedence.ALWAYS,
+        Precedence.BRIEFLY,
+    ]
+    assert made.reply_source("u").precedence is Precedence.ALWAYS
+    # What a listener works on would come again when its link is attached anew.
+    (node,) = made.notification_sources([Target(topic="t.info")], None)
+    assert node.precedence is Precedence.NEVER
 
 
 @pytest.mark.parametrize(

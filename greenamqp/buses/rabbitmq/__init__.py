@@ -13,10 +13,12 @@
 
 from __future__ import annotations
 
+import typing
+
 from greenamqp.buses.base import Addresser, Bus
 from greenamqp.buses.rabbitmq.before_4 import Rabbit3Addresser
 from greenamqp.buses.rabbitmq.rabbit import RabbitAddresser
-from greenamqp.engine import RemoteError
+from greenamqp.engine import Int, RemoteError
 
 
 class RabbitMQ(Bus):
@@ -37,6 +39,10 @@ class RabbitMQ(Bus):
         return (
             RabbitAddresser if self.major >= RabbitAddresser.since else Rabbit3Addresser
         )
+
+    def precedence(self, level: int) -> dict[str, typing.Any]:
+        # It takes an int, and passes over anything else.
+        return {"rabbitmq:priority": Int(level)}
 
     def may_take_it_later(self, error: RemoteError | None) -> bool:
         """A classic queue's node is away: 4.0 then gives no condition (nor does it

@@ -25,7 +25,7 @@ import typing
 
 from oslo_messaging import Target
 
-from greenamqp.buses.base import Addresser, Node, Service
+from greenamqp.buses.base import Addresser, Node, Precedence, Service
 from greenamqp.buses.rabbitmq.management import (
     Declaration,
     Management,
@@ -118,6 +118,7 @@ class DeclaredAddresser(RoutableAddresser):
             declarations=(queue(name, self._transient),),
             durable=True,
             survives=True,
+            precedence=Precedence.ALWAYS,
             remove=name,
         )
 
@@ -125,7 +126,13 @@ class DeclaredAddresser(RoutableAddresser):
         group = Target(exchange=target.exchange, topic=target.topic)
         everybody = self.multicast(target, Service.RPC)
         own = f"{everybody}/{unique}"
-        sources = [
+        sources = [self._source(self.anycast(target, Service.RPC), group)]
+        if target.server:
+            sources.insert(0, self._source(self.unicast(target, Service.RPC), target))
+        for each in sources:
+            each.precedence = Precedence.BRIEFLY
+        sources.insert(
+            -1,
             Node(
                 queue_address(own),
                 declarations=(
@@ -133,12 +140,10 @@ class DeclaredAddresser(RoutableAddresser):
                     queue(own, self._transient),
                     binding(everybody, own, ""),
                 ),
+                precedence=Precedence.ALWAYS,
                 remove=own,
             ),
-            self._source(self.anycast(target, Service.RPC), group),
-        ]
-        if target.server:
-            sources.insert(0, self._source(self.unicast(target, Service.RPC), target))
+        )
         return sources
 
     def _source(self, name: str, target: Target) -> Node:

@@ -27,7 +27,7 @@ import typing
 from oslo_config import cfg
 from oslo_messaging import Target
 
-from greenamqp.buses.base import Addresser, Node, Service
+from greenamqp.buses.base import Addresser, Node, Precedence, Service
 from greenamqp.buses.rabbitmq.declared import (
     DeclaredAddresser,
     exchange_address,
@@ -229,6 +229,7 @@ class RabbitAddresser(Addresser):
             declarations=(self._transient(name),),
             durable=True,
             survives=True,
+            precedence=Precedence.ALWAYS,
             remove=name,
             reply_to=name,
         )
@@ -237,9 +238,12 @@ class RabbitAddresser(Addresser):
         self._check()
         group = Target(exchange=target.exchange, topic=target.topic)
         topic = typing.cast(str, target.topic)
-        sources = [self._everybody(target, unique), self._source(group, topic)]
+        sources = [self._source(group, topic)]
         if target.server:
             sources.insert(0, self._source(target, f"{topic}.{target.server}"))
+        for each in sources:
+            each.precedence = Precedence.BRIEFLY
+        sources.insert(-1, self._everybody(target, unique))
         return sources
 
     def _source(self, target: Target, key: str, name: str | None = None) -> Node:
@@ -262,6 +266,7 @@ class RabbitAddresser(Addresser):
                 self._transient(own),
                 binding(everybody, own, topic),
             ),
+            precedence=Precedence.ALWAYS,
             remove=own,
         )
 
