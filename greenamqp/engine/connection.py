@@ -234,6 +234,7 @@ class Connection(ConnectionEvents):
         self._tick_from = 0.0
         self._links: dict[typing.Any, Sender | Receiver] = {}  # by pn_link_t *
         self._sessions: list[Session] = []  # that links may be put into
+        self._spare: Session | None = None  # the latest by which the peer was asked
         self.sessions_alive: dict[Session, None] = {}  # all that proton holds
         self.session_count = 0
         self._link_count = 0
@@ -597,6 +598,14 @@ class Connection(ConnectionEvents):
         Probe(self, answered).open()
         return True
 
+    def session_given(self, session: Session) -> None:
+        """See :class:`greenamqp.engine.lifecycle.Owner`."""
+        spare, self._spare = self._spare, session
+        self._sessions.append(session)
+        if spare is not None and spare in self._sessions and spare.empty:
+            self._sessions.remove(spare)
+            spare.end()
+
     # -- time and events
 
     def process(self, now: float) -> None:
@@ -899,6 +908,7 @@ class Connection(ConnectionEvents):
             link.released()
         self._links.clear()
         self._sessions.clear()
+        self._spare = None
         self._doomed.clear()
         self.sessions_over.clear()
         self.lifecycle.destroy_links()

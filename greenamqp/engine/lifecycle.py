@@ -64,6 +64,9 @@ class Owner(typing.Protocol):
     def session_ended(self, session: Session, error: RemoteError | None) -> None:
         """The peer ended it, with all its links."""
 
+    def session_given(self, session: Session) -> None:
+        """The peer has begun one that no link was waiting for."""
+
     def fail(self, reason: str) -> None:
         """The connection is of no use any more."""
 
@@ -144,7 +147,12 @@ class Session(_SessionProxy):
     def link_destroyed(self, link: object) -> None:
         # Kept when empty: the next link will use it, unless it was left.
         self._links.discard(link)
-        if self.left and not self._links and self._pn_session is not None:
+        if self.left and not self._links:
+            self.end()
+
+    def end(self) -> None:
+        """It is not needed any more."""
+        if self._pn_session is not None:
             self._pn_session.close()
 
     def uncount(self) -> None:
@@ -184,19 +192,20 @@ class Session(_SessionProxy):
 
 
 class Probe(Session):
-    """A session that is begun only to see whether the peer answers."""
+    """A session that is begun to see whether the peer answers.
+
+    It is not ended then, but kept for the next link: proton would give its channel to a
+    new session at once, and RabbitMQ loses a Begin that comes before it has answered
+    the End on that channel.
+    """
 
     def __init__(self, owner: Owner, answered: typing.Callable[[], None]) -> None:
         super().__init__("probe", owner)
         self._answered = answered
 
     def _ep_active(self) -> None:
+        self.owner.session_given(self)
         self._answered()
-        self._pn_session.close()
-
-    def _ep_need_close(self) -> None:
-        # The peer ended it: when it was begun, it did answer.
-        self._pn_session.close()
 
 
 class Lifecycle(pyngus.Connection):

@@ -634,16 +634,39 @@ def test_a_sender_that_is_alone_knows_that_the_peer_takes_nothing(monkeypatch):
 
 
 def test_whether_the_peer_answers_at_all():
-    client, server, wire = joined(None, None, {}, {"channel_max": 1})
+    client, server, wire = joined(None, None, {}, {"channel_max": 2})
     asked = []
     client.create_sender(Terminus("address"))
     wire.run()
     for count in range(1, 4):
         assert client.probe(lambda: asked.append(True))
-        assert not client.probe(lambda: None), "the peer allows two sessions"
+        if count > 1:
+            assert not client.probe(lambda: None), "the peer allows three sessions"
         assert len(asked) == count - 1
         wire.run()
         assert len(asked) == count
+        assert client.session_count == 2
+
+
+def test_the_session_by_which_it_was_asked_is_that_of_the_next_link():
+    """It is not ended: RabbitMQ loses a Begin that comes on the channel of a session
+    before it has answered its End, and proton begins the next one there."""
+    client, server, wire = joined(None, Recorder(lambda link: link.accept()))
+    client.create_sender(Terminus("one"))
+    wire.run()
+    ends = []
+    client.probe(lambda: ends.append(client.session_count))
+    wire.run()
+    alive = list(client.sessions_alive)
+    other = client.create_sender(Terminus("other"), own_session=True)
+    wire.run()
+    assert other.state is LinkState.ATTACHED and other.alone
+    assert list(client.sessions_alive) == alive
+    # One that is in use stays, whatever is asked later.
+    client.probe(lambda: ends.append(client.session_count))
+    wire.run()
+    assert other.state is LinkState.ATTACHED
+    assert ends == [2, 3] and client.session_count == 3
 
 
 def test_a_session_that_was_left_is_ended_and_not_used_again():
