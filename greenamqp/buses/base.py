@@ -116,6 +116,8 @@ class Node(Terminus):
     :ivar declarations: what must be there before the link is attached
     :ivar repairs: what is declared besides once nobody was there to take a message, as
         those who receive are not told when somebody removes it
+    :ivar renewals: those of its declarations that are asked for again once in a while:
+        nobody else restores them when somebody removes them, or tells
     :ivar to: where messages go over a link to the anonymous terminus, else None
     :ivar durable: whether messages have to say that they last
     :ivar message_ttl: seconds after which messages are to expire that have no sooner
@@ -134,6 +136,7 @@ class Node(Terminus):
     link_properties: dict[str, typing.Any] | None = None
     declarations: Declarations = ()
     repairs: Declarations = ()
+    renewals: Declarations = ()
     to: str | None = None
     durable: bool = False
     message_ttl: float | None = None

@@ -276,6 +276,18 @@ class Management:
             self._enter(request)
         self._ask()
 
+    def renew(self, declarations: Declarations, done: Done) -> None:
+        """Ask for what was declared once more, as somebody may have removed it; then
+        call `done`, with None or with what was refused.  For all others it stays
+        declared meanwhile."""
+        batch = Batch(len(declarations), done)
+        for declaration in declarations:
+            begin = functools.partial(self._steps, declaration)
+            request = Request(declaration.what, begin)
+            request.batches.append(batch)
+            self._enter(request)
+        self._ask()
+
     @property
     def link(self) -> Sender | None:
         """The link by which requests leave, if there is one."""

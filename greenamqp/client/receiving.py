@@ -30,6 +30,11 @@ LOG = logging.getLogger("greenamqp.client")
 # Acknowledgements that may wait for more of them, in parts of a window.
 HELD_SHARE = 4
 
+# Who receives is not told when somebody removes the exchange that leads to its queue:
+# where nobody else would mend that, it has the binding declared again this often at the
+# least.  Seconds.
+RENEW_EVERY = 300.0
+
 # Credit for less than half a window waits no longer where the peer has none.  Seconds.
 DRY_DELAY = 0.05
 
@@ -83,6 +88,7 @@ class ReceivingLink(WantedLink[Receiver]):
         "_held_timer",
         "_owner",
         "_precedence_timer",
+        "_renewal_timer",
         "_returned",
         "awaited",
         "format",
@@ -97,6 +103,8 @@ class ReceivingLink(WantedLink[Receiver]):
         self.awaited = context.bus.is_router
         # Set while the link at hand goes before others for now.
         self._precedence_timer: Timer | None = None
+        # Set while something is to be declared again later.
+        self._renewal_timer: Timer | None = None
         # What is acknowledged, and waits for more to be settled with it.
         self._held: list[Delivery] = []
         self._held_timer: Timer | None = None
@@ -197,7 +205,41 @@ class ReceivingLink(WantedLink[Receiver]):
                 self._owner.window,
                 link.name,
             )
+        self._renew_later()
         self._owner.link_attached()
+
+    def _redeclared(self) -> None:
+        self._owner.link_attached()
+
+    def _rested(self) -> None:
+        if self.link is None:
+            self.want()
+        else:
+            self.declare()
+
+    def _renew_later(self) -> None:
+        wanted = self.node.renewals and not self._owner.stopped
+        if wanted and self._renewal_timer is None:
+            hub = self._context.hub
+            # Not all servers in the same instant.
+            pause = RENEW_EVERY * (0.5 + 0.5 * chance.share())
+            self._renewal_timer = hub.call_at(hub.now() + pause, self._renew)
+
+    def _renew(self) -> None:
+        self._renewal_timer = None
+        management = self._context.management
+        if self.phase is Phase.UP and management is not None:
+            management.renew(self.node.renewals, self._renewed)
+        self._renew_later()
+
+    def _renewed(self, refused: Refused | None) -> None:
+        if refused is None or not refused.gone:
+            return  # what was refused for another reason is seen to next time
+        if self.phase is not Phase.UP or self._owner.stopped:
+            return
+        LOG.warning("somebody removed what leads to %s: %s", self.address, refused)
+        self.forget_declarations()
+        self.declare()
 
     def _detached(
         self, link: Receiver, error: RemoteError | None, was_up: bool
@@ -340,6 +382,9 @@ class ReceivingLink(WantedLink[Receiver]):
         if self._precedence_timer is not None:
             self._precedence_timer.cancel()
             self._precedence_timer = None
+        if self._renewal_timer is not None:
+            self._renewal_timer.cancel()
+            self._renewal_timer = None
 
     def give_back(self, link: Receiver) -> None:
         """One more message may come."""

@@ -10,8 +10,10 @@ import oslo_messaging
 import pytest
 from oslo_messaging import Target, exceptions
 
+from greenamqp.client import receiving
 from greenamqp.driver import set_queue_policy
 from greenamqp.policy import QueuePolicy
+from tests.chaos.workers import wait_until
 from tests.integration.rabbit import (
     PATIENCE,
     AnyVersion,
@@ -184,6 +186,28 @@ def test_what_an_operator_deletes_comes_back(url, rabbitmq):
             rabbitmq.control("delete_queue", name)
         notifier.info({}, "after", {})
         assert listener.next()[1] == "after"
+
+
+def test_a_fanout_exchange_that_an_operator_deletes_comes_back(
+    url, rabbitmq, monkeypatch
+):
+    """With what leads from there to each server, which nobody tells."""
+    monkeypatch.setattr(receiving, "RENEW_EVERY", 1.0)
+    topic = unique()
+    with serving(url, topic) as endpoint, calling(url, topic) as client:
+        deleted = rabbitmq.control(
+            "eval",
+            '[begin rabbit_exchange:ensure_deleted(N, false, <<"test">>), N end '
+            "|| X <- rabbit_exchange:list(), N <- [element(2, X)], "
+            f'string:find(element(4, N), <<"{topic}">>) =/= nomatch].',
+        )
+        assert topic in deleted
+
+        def heard():
+            client.prepare(fanout=True).cast({}, "hear", value="again")
+            return not endpoint.heard.empty()
+
+        wait_until(heard, "the server is bound again")
 
 
 def test_no_right_to_a_queue_harms_nobody_else(url, rabbitmq):

@@ -2,6 +2,7 @@
 """Declarations, and a client in front of a bus that wants them."""
 
 import types
+from urllib.parse import unquote
 
 import pytest
 from oslo_messaging import Target, exceptions
@@ -9,6 +10,7 @@ from oslo_messaging import Target, exceptions
 from greenamqp import buses
 from greenamqp.buses import Service, identify
 from greenamqp.buses.rabbitmq.management import Management, binding, exchange, queue
+from greenamqp.client.receiving import RENEW_EVERY
 from greenamqp.client.sending import IN_DOUBT_FOR
 from greenamqp.client.wanted import DECLARED_ANEW, FIRST_PAUSE, KNOWN_PATIENCE
 from greenamqp.engine import ACCEPTED, RELEASED, Connection, Message
@@ -345,7 +347,7 @@ class Exchanges:
             return ACCEPTED
         status, body = "204", None
         if asked.startswith("PUT /exchanges/"):
-            self.there.add(message.address.rpartition("/")[2])
+            self.there.add(unquote(message.address.rpartition("/")[2]))
         elif message.subject == "POST":
             exchange = message.body["source"]
             if self.missing and exchange.endswith(self.missing_ends):
@@ -408,6 +410,60 @@ def test_who_listens_again_finds_the_exchange_that_went_with_the_old_queue():
             assert "t_fanout" not in bus.there
         # Nothing was refused, so that nothing was asked twice.
         assert sum("/bindings" in asked for asked in bus.asked) <= 3 * 3
+
+
+@pytest.mark.parametrize("mode", ["rabbit", "declared"])
+def test_a_server_whose_fanout_exchange_was_removed_is_bound_again(mode, caplog):
+    with fakes.driver(addressing_mode=mode) as s:
+        bus = Exchanges(s)
+        listener = s.listen()
+        before = set(bus.there)
+        removed = {
+            name for name in bus.there if "fanout" in name or "multicast" in name
+        }
+        assert len(removed) == 1
+        bus.there -= removed
+        asked = len(bus.asked)
+        s.world.advance(RENEW_EVERY)
+        assert bus.there == before
+        # The binding is refused; the exchange, the queue and the binding are declared.
+        assert [each.split("/")[0] for each in bus.asked[asked:]] == [
+            *("POST ", "PUT ", "PUT ", "POST ")
+        ]
+        assert "somebody removed what leads to" in caplog.text
+        assert listener._subscription.attached
+        # What is in order costs one request.
+        asked = len(bus.asked)
+        s.world.advance(RENEW_EVERY)
+        assert 1 <= len(bus.asked[asked:]) <= 2
+        assert {*bus.asked[asked:]} == {"POST /bindings"}
+        s.world.go(listener.cleanup)
+        s.world.settle()
+
+
+def test_what_was_removed_and_cannot_be_declared_yet_is_tried_again():
+    with fakes.driver(addressing_mode="rabbit", link_retry_delay=8) as s:
+        bus = Exchanges(s)
+        listener = s.listen()
+        bus.there.discard("t_fanout")
+        bus.missing = DECLARED_ANEW + 3
+        s.world.advance(RENEW_EVERY + 10)
+        assert bus.missing == 0 and "t_fanout" in bus.there
+        assert listener._subscription.attached
+        assert not listener._subscription.refusal
+        s.world.go(listener.cleanup)
+        s.world.settle()
+
+
+@pytest.mark.parametrize("mode", ["rabbit", "declared"])
+def test_a_pool_alone_has_its_binding_renewed_of_those_who_listen(mode):
+    made = addresser(addressing_mode=mode)
+    targets = [Target(topic="t.info", exchange=name) for name in ("e", "f")]
+    for pool in (None, "pool"):
+        for node in made.notification_sources(targets, pool):
+            bound = [each for each in node.declarations if each.path == "/bindings"]
+            assert bound
+            assert list(node.renewals) == (bound if pool else [])
 
 
 class Unbound(Exchanges):

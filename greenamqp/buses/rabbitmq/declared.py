@@ -131,6 +131,7 @@ class DeclaredAddresser(RoutableAddresser):
             sources.insert(0, self._source(self.unicast(target, Service.RPC), target))
         for each in sources:
             each.precedence = Precedence.BRIEFLY
+        bound = binding(everybody, own, "")
         sources.insert(
             -1,
             Node(
@@ -138,8 +139,9 @@ class DeclaredAddresser(RoutableAddresser):
                 declarations=(
                     exchange(everybody, "fanout"),
                     queue(own, self._transient),
-                    binding(everybody, own, ""),
+                    bound,
                 ),
+                renewals=(bound,),
                 precedence=Precedence.ALWAYS,
                 remove=own,
             ),
@@ -154,13 +156,11 @@ class DeclaredAddresser(RoutableAddresser):
         if pool is None:
             return Node(queue_address(name), declarations=declarations)
         own = f"{pool}/{name}"
+        bound = binding(name, own, "")
         return Node(
             queue_address(own),
-            declarations=(
-                exchange(name, "fanout"),
-                self._lasting(own, target),
-                binding(name, own, ""),
-            ),
+            declarations=(exchange(name, "fanout"), self._lasting(own, target), bound),
+            renewals=(bound,),
         )
 
 

@@ -134,6 +134,11 @@ def binding(
     )
 
 
+def is_binding(declaration: management.Declaration) -> bool:
+    """Whether it is one."""
+    return isinstance(declaration, Declaration) and declaration.path == "/bindings"
+
+
 class Management(management.Management):
     """See the module."""
 

@@ -40,6 +40,7 @@ from greenamqp.buses.rabbitmq.management import (
     Management,
     binding,
     exchange,
+    is_binding,
     queue,
 )
 from greenamqp.engine import source_filter
@@ -259,13 +260,11 @@ class RabbitAddresser(Addresser):
         if self._given.rabbit_stream_fanout:
             return self._stream(target, everybody)
         own = f"{everybody}_{unique}"
+        bound = binding(everybody, own, topic)
         return Node(
             queue_address(own),
-            declarations=(
-                self._fanout_exchange(target),
-                self._transient(own),
-                binding(everybody, own, topic),
-            ),
+            declarations=(self._fanout_exchange(target), self._transient(own), bound),
+            renewals=(bound,),
             precedence=Precedence.ALWAYS,
             remove=own,
         )
@@ -298,6 +297,9 @@ class RabbitAddresser(Addresser):
                 same.declarations = tuple(
                     dict.fromkeys(same.declarations + node.declarations)
                 )
+        if pool is not None:
+            for node in found.values():
+                node.renewals = tuple(filter(is_binding, node.declarations))
         return list(found.values())
 
 
