@@ -484,6 +484,15 @@ class Sender(Link):
         self._unsettled.clear()
         return handles
 
+    def recall(self, handles: typing.Collection[typing.Any]) -> None:
+        """Have these not leave any more, as far as they have not: the peer takes none
+        now, and might later.  Their outcomes do not come; `abandon` is to follow."""
+        if self._pn is None or self.connection.ended:
+            return
+        for delivery, handle in self._unsettled.items():
+            if handle in handles:
+                lib.pn_delivery_abort(delivery)
+
     @property
     def held_back(self) -> bool:
         """Whether messages stay here because the peer takes none in its session, where

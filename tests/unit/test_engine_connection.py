@@ -633,6 +633,39 @@ def test_a_sender_that_is_alone_knows_that_the_peer_takes_nothing(monkeypatch):
     assert not other.held_back
 
 
+def test_what_the_peer_has_not_taken_is_recalled(monkeypatch):
+    def receiving(link):
+        session = capi.lib.pn_link_session(link._pn)
+        capi.lib.pn_session_set_incoming_capacity(session, MAX_FRAME_SIZE)
+        link.accept()
+        link.flow(1000)
+
+    client, server, wire = joined(None, Recorder(receiving))
+    sender = client.create_sender(Terminus("address"))
+    wire.run()
+    taken, late = [], []
+    updated = Receiver._delivery_updated
+    monkeypatch.setattr(Receiver, "_delivery_updated", lambda *args: late.append(args))
+    for number in range(4):
+        sender.send(b"\x00\x53\x77\x54" + bytes([number]), number)
+        wire.run()
+    assert len(late) == 1  # the peer's window holds no more
+    client.leave_session(sender, "because")
+    # Of one that has left it is of no use, and does no harm.
+    sender.recall([0, 1, 3])
+    sender.abandon()
+    monkeypatch.undo()
+
+    def take(link, delivery, data):
+        taken.append(bytes(data)[-1])
+        link.settle(delivery)
+
+    late[0][0].on_message = take
+    updated(*late[0])
+    wire.run()
+    assert taken == [0, 2]
+
+
 def test_whether_the_peer_answers_at_all():
     client, server, wire = joined(None, None, {}, {"channel_max": 2})
     asked = []
