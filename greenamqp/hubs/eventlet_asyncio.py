@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import os
 import typing
 
 import eventlet
@@ -69,12 +71,31 @@ class _Waiter(GreenWaiter, AwaitableWaiter):
         return True
 
 
+@functools.cache
+def _keep_task(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a child go on with the task of `loop` that is interrupted by its fork.
+
+    eventlet does so from Python 3.12 on, but each child gets what the first fork
+    interrupted; if that is not so, the loop's own task never runs again there.  To be
+    called when it has registered what does that: the last one counts.
+    """
+    swap = getattr(asyncio.tasks, "_swap_current_task", None)
+    kept: list[asyncio.Task[object] | None] = [None]
+
+    def keep() -> None:
+        kept[0] = asyncio.current_task(loop)
+
+    if swap is not None:
+        os.register_at_fork(before=keep, after_in_child=lambda: swap(loop, kept[0]))
+
+
 class EventletAsyncioHub(EventletHub, CoroutineHub):
     """As the base class, for coroutines too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.event_loop: asyncio.AbstractEventLoop = self.loop.loop
+        _keep_task(self.event_loop)
 
     def waiter(self) -> _Waiter:
         return _Waiter(self)

@@ -40,6 +40,7 @@ _FOREIGN = (
     "certificate has expired",
     "certificate is not yet valid",
     "Connection refused",
+    "Invalid IPv6 URL",
 )
 
 #: What stands where the code puts a value; in the page that is in italics.
