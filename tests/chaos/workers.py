@@ -16,11 +16,12 @@ import os
 import queue
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 from greenamqp import hubs
 from greenamqp.connection import failover
@@ -93,11 +94,7 @@ class Worker:
         try:
             line = self._lines.get(timeout=wait)
         except queue.Empty:
-            self._process.send_signal(signal.SIGABRT)  # faulthandler writes the stacks
-            self._process.wait(WAIT)
-            raise AssertionError(
-                f"nothing heard in {wait} s\n{self.log}\n{self.errors()}"
-            ) from None
+            self._give_up(f"nothing heard in {wait} s")
         if not line:
             self._process.wait(WAIT)
             raise AssertionError(
@@ -148,8 +145,16 @@ class Worker:
         """Wait until it has ended by itself, and well."""
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        status = self._process.wait(WAIT)
+        try:
+            status = self._process.wait(WAIT)
+        except subprocess.TimeoutExpired:
+            self._give_up(f"it did not end in {WAIT} s")
         assert status == 0, self.errors()
+
+    def _give_up(self, why: str) -> NoReturn:
+        self._process.send_signal(signal.SIGABRT)  # faulthandler writes the stacks
+        self._process.wait(WAIT)
+        raise AssertionError(f"{why}\n{self.log}\n{self.errors()}")
 
     def errors(self) -> str:
         """What it has written to stderr so far."""
