@@ -373,18 +373,16 @@ class ReceivingLink(WantedLink[Receiver]):
     def _drop_held(self) -> None:
         """What is held comes again, as its link is gone."""
         self._held.clear()
-        if self._held_timer is not None:
-            self._held_timer.cancel()
-            self._held_timer = None
-        if self._dry_timer is not None:
-            self._dry_timer.cancel()
-            self._dry_timer = None
-        if self._precedence_timer is not None:
-            self._precedence_timer.cancel()
-            self._precedence_timer = None
-        if self._renewal_timer is not None:
-            self._renewal_timer.cancel()
-            self._renewal_timer = None
+        for timer in (
+            self._held_timer,
+            self._dry_timer,
+            self._precedence_timer,
+            self._renewal_timer,
+        ):
+            if timer is not None:
+                timer.cancel()
+        self._held_timer = self._dry_timer = None
+        self._precedence_timer = self._renewal_timer = None
 
     def give_back(self, link: Receiver) -> None:
         """One more message may come."""

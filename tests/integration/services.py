@@ -168,3 +168,13 @@ def notifying(url: str, topic: str) -> Iterator[oslo_messaging.Notifier]:
         yield oslo_messaging.Notifier(
             transport, "publisher", driver="messaging", topics=[topic], retry=-1
         )
+
+
+def call_and_notify(url: str) -> None:
+    """A call and a notification get through."""
+    topic = unique()
+    with serving(url, topic), calling(url, topic) as client:
+        assert client.call({}, "who") == "server"
+    with listening(url, topic) as listener, notifying(url, topic) as notifier:
+        notifier.info({}, "event", {"n": 1})
+        assert listener.next()[2] == {"n": 1}

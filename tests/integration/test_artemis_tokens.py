@@ -11,13 +11,7 @@ import time
 import pytest
 
 from greenamqp import command
-from tests.integration.services import (
-    calling,
-    listening,
-    notifying,
-    serving,
-    unique,
-)
+from tests.integration.services import call_and_notify
 from tools.buses import Bus
 
 
@@ -60,12 +54,7 @@ def url(bus, mechanism, file):
 
 def test_a_token_logs_in(url, file):
     file.write_text(token(600))
-    topic = unique()
-    with serving(url, topic), calling(url, topic) as client:
-        assert client.call({}, "who") == "server"
-    with listening(url, topic) as listener, notifying(url, topic) as notifier:
-        notifier.info({}, "event", {"n": 1})
-        assert listener.next()[2] == {"n": 1}
+    call_and_notify(url)
 
 
 @pytest.mark.parametrize("life", [600, -600])

@@ -21,9 +21,8 @@ from tests.integration.services import (
     PATIENCE,
     Endpoint,
     HeldCall,
+    call_and_notify,
     calling,
-    listening,
-    notifying,
     serving,
     unique,
 )
@@ -92,12 +91,7 @@ def url(bus, file):
 
 def test_a_token_is_a_password(url, issuer, file):
     file.write_text(issuer.token(600))
-    topic = unique()
-    with serving(url, topic), calling(url, topic) as client:
-        assert client.call({}, "who") == "server"
-    with listening(url, topic) as listener, notifying(url, topic) as notifier:
-        notifier.info({}, "event", {"n": 1})
-        assert listener.next()[2] == {"n": 1}
+    call_and_notify(url)
 
 
 class Connects(logging.Handler):

@@ -5,6 +5,8 @@ that does not answer at all.
 The peer says that it is a RabbitMQ, and has the addresses of the predecessor.
 """
 
+import contextlib
+
 import pytest
 from oslo_messaging import Target, exceptions
 
@@ -620,7 +622,10 @@ def test_what_went_before_others_does_so_again_after_the_next_silent_host():
         assert priorities(s, "own") == [None, 1, 1, 2]
 
 
-def test_a_link_that_is_busy_with_its_declarations_goes_behind_others_later():
+@contextlib.contextmanager
+def ahead_for_now():
+    """A world and a consumer, whose link from "topic" goes before others for now."""
+
     def sources(addresser):
         return [Node("topic", precedence=buses.Precedence.BRIEFLY)]
 
@@ -630,6 +635,11 @@ def test_a_link_that_is_busy_with_its_declarations_goes_behind_others_later():
         s.world.settle()
         frozen(s)
         s.world.settle()
+        yield s, consumer
+
+
+def test_a_link_that_is_busy_with_its_declarations_goes_behind_others_later():
+    with ahead_for_now() as (s, consumer):
         (link,) = consumer.subscription.links
         link.phase = Phase.DECLARING
         s.world.advance(GIVEN_UP_AFTER + 1)
@@ -640,15 +650,7 @@ def test_a_link_that_is_busy_with_its_declarations_goes_behind_others_later():
 
 
 def test_a_subscription_that_ended_meanwhile_is_not_attached_again():
-    def sources(addresser):
-        return [Node("topic", precedence=buses.Precedence.BRIEFLY)]
-
-    with rabbit(hosts=HOSTS, silent_host_timeout=SILENT) as s:
-        s.up()
-        consumer = Consumer(s, sources=sources)
-        s.world.settle()
-        frozen(s)
-        s.world.settle()
+    with ahead_for_now() as (s, consumer):
         s.client.unsubscribe(consumer.subscription)
         s.world.advance(GIVEN_UP_AFTER + 1)
         assert priorities(s, "topic") == [None, 1]
