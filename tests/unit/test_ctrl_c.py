@@ -50,9 +50,28 @@ def test_while_it_serves(arguments, stream, line):
             process.communicate()
 
 
+def test_while_it_sends_many():
+    """As call and cast do."""
+    with Broker() as broker:
+        many = ("notify", "topic", "event", "--rate", "50", "--count", "1000000")
+        tail = command("tail", "topic", "--url", broker.url)
+        try:
+            assert "subscribed" in tail.stderr.readline()
+            notify = command(*many, "--url", broker.url)
+            try:
+                assert "event" in tail.stdout.readline()
+                interrupt(notify)
+            finally:
+                notify.kill()
+                notify.communicate()
+        finally:
+            tail.kill()
+            tail.communicate()
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["call", "topic", "go"], ["doctor"]],
+    [["call", "topic", "go"], ["doctor"], ["outbox", "send", "."]],
     ids=lambda arguments: arguments[0],
 )
 def test_while_it_connects(arguments):
