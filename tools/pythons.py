@@ -58,8 +58,11 @@ _LONG = [
     for name in ("demo_orchestrate", "interruptions", "simulation")
 ]
 
-#: But this is about Pythons.
-_COMPARED = f"{_UNIT}/test_simulation.py::test_the_same_seed_is_the_same_run"
+#: But these are about Pythons.
+_COMPARED = (
+    f"{_UNIT}/test_simulation.py::test_the_same_seed_is_the_same_run",
+    "tests/chaos/test_forks.py::test_os_fork[eventlet-asyncio]",
+)
 
 #: What is near to Python's own library, to proton and to TLS.
 _NEAR = (
@@ -138,7 +141,7 @@ def run(target: str, arguments: list[str]) -> int:
     whole = cyrus or os.environ.get("OTHER_PYTHONS") == "yes"
     for command in (
         ["pytest", *(all_but_long() if whole else near())],
-        ["pytest", _COMPARED],
+        ["pytest", *_COMPARED],
         ["tests.functional.world", world, "pytest", "tests/functional"],
     ):
         status = subprocess.run([python, "-m", *command, *arguments], cwd=ROOT)
