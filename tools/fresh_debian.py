@@ -45,7 +45,10 @@ _CERTIFICATES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "PIP_INDEX_URL")
 
 #: In a process and mount namespace of its own, so that nothing of it stays.
-_INSIDE = "mount -t proc proc /proc; mount -t tmpfs shm /dev/shm; cd /{} && {}"
+_INSIDE = (
+    "mount -t proc proc /proc; mount -t tmpfs shm /dev/shm; "
+    "mount -t devpts devpts /dev/pts; cd /{} && {}"
+)
 
 
 def furnish(system: pathlib.Path) -> dict[str, str]:

@@ -391,14 +391,18 @@ class BusConnection:
         command = os.path.basename(sys.argv[0]) or "python"
         prefix = options.container_name or command
         sasl = None
+        hostname = self._hostname()
         if host not in self._without_sasl:
             sasl = self._security.login(host, password)
             self._security.warn_of_plain(host, sasl)
+            if self._security.ticket_wanted:
+                # Cyrus SASL asks Kerberos for a ticket to what is said here.
+                hostname = hostname or host.hostname.rstrip(".")
         return client_connection(
             # Names are made when they are needed: after a fork they differ.
             f"{prefix}.{self.hub.pid}.{chance.unique()}",
             self,
-            hostname=self._hostname(),
+            hostname=hostname,
             properties={"process": command, **self.hub.identity()},
             idle_timeout=self._idle_timeout,
             channel_max=CHANNEL_MAX,

@@ -30,19 +30,18 @@ COMMAND_TIMEOUT = 10.0
 # A password, or token, is no longer.  Bytes.
 _MAX_PASSWORD = 65_536
 
-# What needs neither user name nor password, where Cyrus SASL is there: Kerberos.
-_TICKETS = ("GSSAPI", "GSS-SPNEGO")
-
-# What a user name and password are good for, where Cyrus SASL is there: all but
-# ANONYMOUS, for which nobody gives a user name.
+# What a user name and password are good for, where Cyrus SASL is there.  Not Kerberos:
+# Cyrus would choose it wherever the bus has it, and fail where there is no ticket.
 _CYRUS = (
-    *_TICKETS,
     "SCRAM-SHA-512",
     "SCRAM-SHA-256",
     "SCRAM-SHA-1",
     "DIGEST-MD5",
     "CRAM-MD5",
 )
+
+#: By these Kerberos logs in, where Cyrus SASL is there.
+_TICKETS = {"GSSAPI", "GSS-SPNEGO"}
 
 # Hosts for which this process has warned that a password goes there in the clear.
 _warned: set[str] = set()
@@ -128,6 +127,11 @@ class Security:
             self._mechanisms or options.sasl_config_dir or options.sasl_config_name
         )
 
+    @property
+    def ticket_wanted(self) -> bool:
+        """Whether a login may be by a Kerberos ticket."""
+        return not _TICKETS.isdisjoint(self._mechanisms)
+
     def gets_password(self, host: Host) -> bool:
         """Whether the password for `host` is got by :meth:`password`."""
         options = self._options
@@ -195,14 +199,12 @@ class Security:
             user = f"{user}@{realm}"
         mechanisms = self._mechanisms
         if not mechanisms:
-            cyrus = has_cyrus_sasl()
             external = ("EXTERNAL",) if options.ssl_cert_file else ()
             if user:
-                mechanisms = (*external, *(_CYRUS if cyrus else ()), "PLAIN")
-            elif external or not cyrus:
-                tickets = _TICKETS if cyrus else ()
-                mechanisms = (*external, *tickets, "ANONYMOUS")
-            # else Cyrus knows what there is without a user name (Kerberos tickets)
+                cyrus = _CYRUS if has_cyrus_sasl() else ()
+                mechanisms = (*external, *cyrus, "PLAIN")
+            else:
+                mechanisms = (*external, "ANONYMOUS")
         return Sasl(
             username=user,
             # A user without a password has an empty one, as in the predecessor.

@@ -27,10 +27,7 @@ PASSWORD = "hOrSe-bAtTeRy-9"
 # By what a user with a password may log in, the best first.
 USABLE = "PLAIN"
 if has_cyrus_sasl():
-    USABLE = (
-        "GSSAPI GSS-SPNEGO SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 DIGEST-MD5 "
-        "CRAM-MD5 PLAIN"
-    )
+    USABLE = "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 DIGEST-MD5 CRAM-MD5 PLAIN"
 
 
 def frame(kind: int, body: bytes) -> bytes:

@@ -204,16 +204,15 @@ def test_a_user_is_never_anonymous(cyrus):
 
 
 def test_without_a_user(cyrus):
-    # Cyrus may have a Kerberos ticket; proton alone has nothing but this.
-    assert mechanisms(NOBODY) == ([] if cyrus else ["ANONYMOUS"])
+    # Cyrus would choose GSSAPI where the bus has it, whether there is a ticket or not.
+    assert mechanisms(NOBODY) == ["ANONYMOUS"]
 
 
 def test_a_client_certificate_may_do(cyrus):
     assert mechanisms(NOVA, ssl_cert_file="cert")[0] == "EXTERNAL"
-    tickets = ["GSSAPI", "GSS-SPNEGO"] if cyrus else []
     chosen = mechanisms(NOBODY, ssl_cert_file="cert")
     # Not "whatever Cyrus knows", which may be anything.
-    assert chosen == ["EXTERNAL", *tickets, "ANONYMOUS"]
+    assert chosen == ["EXTERNAL", "ANONYMOUS"]
 
 
 @pytest.mark.parametrize("host", [NOVA, NOBODY])
