@@ -13,10 +13,7 @@ function iniset_rpc_backend {
 
 # The same for what has a URL in another place, such as nova's cells.
 function get_transport_url {
-    local user=${GREENAMQP_USER:-${RABBIT_USERID:-stackrabbit}}
-    local password=${GREENAMQP_PASSWORD:-${RABBIT_PASSWORD:-$SERVICE_PASSWORD}}
-
-    echo "amqp://$user:$password@$(_greenamqp_host):$GREENAMQP_PORT/${1:-}"
+    echo "amqp://$(_greenamqp_login)@$(_greenamqp_host):$GREENAMQP_PORT/${1:-}"
 }
 
 # The embedded broker has every virtual host that is asked for.
@@ -25,6 +22,13 @@ if [[ $GREENAMQP_BUS == embedded ]]; then
         :
     }
 fi
+
+function _greenamqp_login {
+    local user=${GREENAMQP_USER:-${RABBIT_USERID:-stackrabbit}}
+    local password=${GREENAMQP_PASSWORD:-${RABBIT_PASSWORD:-$SERVICE_PASSWORD}}
+
+    echo "$user:$password"
+}
 
 function _greenamqp_host {
     echo "${GREENAMQP_HOST:-${RABBIT_HOST:-$SERVICE_HOST}}"
@@ -41,13 +45,11 @@ function _greenamqp_prepare_rabbitmq {
 }
 
 function _greenamqp_start_broker {
-    local user=${GREENAMQP_USER:-${RABBIT_USERID:-stackrabbit}}
-    local password=${GREENAMQP_PASSWORD:-${RABBIT_PASSWORD:-$SERVICE_PASSWORD}}
     local command
 
     command="$(get_python_exec_prefix)/greenamqp broker"
     command+=" --host $(_greenamqp_host) --port $GREENAMQP_PORT"
-    run_process greenamqp-broker "$command --user $user:$password"
+    run_process greenamqp-broker "$command --user $(_greenamqp_login)"
 }
 
 function _greenamqp_main {

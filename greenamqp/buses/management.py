@@ -280,13 +280,10 @@ class Management:
         """Ask for what was declared once more, as somebody may have removed it; then
         call `done`, with None or with what was refused.  For all others it stays
         declared meanwhile."""
-        batch = Batch(len(declarations), done)
-        for declaration in declarations:
-            begin = functools.partial(self._steps, declaration)
-            request = Request(declaration.what, begin)
-            request.batches.append(batch)
-            self._enter(request)
-        self._ask()
+        steps = self._steps
+        self._ask_for(
+            [(each.what, functools.partial(steps, each)) for each in declarations], done
+        )
 
     @property
     def link(self) -> Sender | None:
@@ -319,9 +316,17 @@ class Management:
         if not found:
             done(None)
             return
+        self._ask_for(found.items(), done)
+
+    def _ask_for(
+        self,
+        found: typing.Collection[tuple[str, typing.Callable[[], Steps]]],
+        done: Done,
+    ) -> None:
+        """Make these requests, of which nobody else waits for one."""
         batch = Batch(len(found), done)
-        requests = [Request(what, begin) for what, begin in found.items()]
-        for request in requests:
+        for what, begin in found:
+            request = Request(what, begin)
             request.batches.append(batch)
             self._enter(request)
         self._ask()

@@ -244,7 +244,7 @@ class ReceivingLink(WantedLink[Receiver]):
     def _detached(
         self, link: Receiver, error: RemoteError | None, was_up: bool
     ) -> None:
-        self._drop_held()
+        self._forget_link()
         context = self._context
         self._answered(link)
         delay: float = context.options.link_retry_delay
@@ -283,8 +283,8 @@ class ReceivingLink(WantedLink[Receiver]):
                 hub.now() + FIRST_PAUSE, self._end_precedence
             )
             return
-        self._drop_held()
-        self.renew()
+        self._forget_link()
+        self.reattach()
 
     # -- messages
 
@@ -370,8 +370,8 @@ class ReceivingLink(WantedLink[Receiver]):
             for delivery in held:
                 self.settle(self.link, delivery, ACCEPTED)
 
-    def _drop_held(self) -> None:
-        """What is held comes again, as its link is gone."""
+    def _forget_link(self) -> None:
+        """The link is gone: what is held comes again, and nothing is due any more."""
         self._held.clear()
         for timer in (
             self._held_timer,
@@ -416,7 +416,7 @@ class ReceivingLink(WantedLink[Receiver]):
     def stop(self) -> None:
         """Withdraw the credit; what is on its way already is released on arrival."""
         self._settle_held()
-        self._drop_held()
+        self._forget_link()
         if self.phase is Phase.RESTING:
             self._calm(Phase.WANTED)
         if self.attached and self.link is not None:
@@ -424,7 +424,7 @@ class ReceivingLink(WantedLink[Receiver]):
 
     def lost(self) -> None:
         """The link went with the connection."""
-        self._drop_held()
+        self._forget_link()
         self.went_down()
 
     def close(self, for_good: bool = False) -> None:

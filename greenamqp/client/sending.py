@@ -622,7 +622,7 @@ class SendingLink(WantedLink[Sender]):
             else:
                 entry.failed(f"{reason}; whether it arrived is unknown")
         self._put_first(again)
-        link.recall(again)
+        link.recall(set(again))
         link.abandon()
 
     def replies_come(self) -> None:

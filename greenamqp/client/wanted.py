@@ -16,7 +16,7 @@ how they come by one is the same, and written here::
     ATTACHING    refused, or no room for it                RESTING
     UP           the peer's Detach                         RESTING
     UP           what was declared may be gone             DECLARING
-    UP           renew()                                   ATTACHING
+    UP           reattach()                                ATTACHING
     RESTING      the pause is over                         WANTED, or UP
     any          the connection was lost                   WANTED
     any          close()                                   GONE
@@ -251,7 +251,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
             context.hub.now() + pause, self._rest_is_over
         )
 
-    def renew(self) -> None:
+    def reattach(self) -> None:
         """Attach another link instead of the one that is up."""
         if self.phase is not Phase.UP or self.link is None:
             return

@@ -484,7 +484,7 @@ class Sender(Link):
         self._unsettled.clear()
         return handles
 
-    def recall(self, handles: typing.Collection[typing.Any]) -> None:
+    def recall(self, handles: set[typing.Any]) -> None:
         """Have these not leave any more, as far as they have not: the peer takes none
         now, and might later.  Their outcomes do not come; `abandon` is to follow."""
         if self._pn is None or self.connection.ended:

@@ -103,6 +103,12 @@ def test_cleanup_leaves_nothing_behind(bus, unique):
     assert after == before
 
 
+def ends_quietly(program):
+    assert program.finish() == 0, program.errors()
+    assert "Traceback" not in program.errors()
+    assert "Exception ignored" not in program.errors()
+
+
 @pytest.mark.needs("exit")
 @pytest.mark.parametrize("left", ["client", "server", "listener"])
 @pytest.mark.proves("clean")
@@ -112,9 +118,7 @@ def test_interpreter_exits_without_cleanup(bus, topic, left):
         "leaver", bus.bus.url, bus.conf_file(), left, topic, in_world=world.current()
     )
     assert program.read() == "done"
-    assert program.finish() == 0, program.errors()
-    assert "Traceback" not in program.errors()
-    assert "Exception ignored" not in program.errors()
+    ends_quietly(program)
 
 
 @pytest.mark.needs("exit")
@@ -127,9 +131,7 @@ def test_an_exit_handler_calls_and_cleans_up(bus, topic):
         in_world=world.current(),
     )
     assert [program.read(), program.read()] == ["x", "done"]
-    assert program.finish() == 0, program.errors()
-    assert "Traceback" not in program.errors()
-    assert "Exception ignored" not in program.errors()
+    ends_quietly(program)
 
 
 @pytest.mark.proves("clean")

@@ -652,7 +652,7 @@ def test_what_the_peer_has_not_taken_is_recalled(monkeypatch):
     assert len(late) == 1  # the peer's window holds no more
     client.leave_session(sender, "because")
     # Of one that has left it is of no use, and does no harm.
-    sender.recall([0, 1, 3])
+    sender.recall({0, 1, 3})
     sender.abandon()
     monkeypatch.undo()
 

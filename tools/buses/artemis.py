@@ -123,14 +123,11 @@ class ArtemisCluster(Artemis):
 
     def prepare(self, layout: Layout, node: int) -> None:
         super().prepare(layout, node)
-        broker = layout.node_folder(node) / "etc/broker.xml"
-        text = broker.read_text()
         # The default leaves messages where they came in, even for ever.
         catch_all = '<address-setting match="#">'
         delay = "<redistribution-delay>0</redistribution-delay>"
-        if text.count(catch_all) != 1:
-            raise BusError("artemis create wrote a broker.xml of another shape")
-        broker.write_text(text.replace(catch_all, f"{catch_all}\n{delay}"))
+        folder = layout.node_folder(node) / "etc"
+        _rewrite(folder / "broker.xml", catch_all, f"{catch_all}\n{delay}")
 
     def _options(self, layout: Layout, node: int) -> list[str]:
         return _cluster_options(self, layout, node)
@@ -153,10 +150,15 @@ class ArtemisOAuth2(Artemis):
             ("login.config", "activemq {", f"activemq {{{_LOGIN}"),
             ("login.config", "PropertiesLoginModule required", _SUFFICIENT),
         ):
-            text = (folder / name).read_text()
-            if text.count(before) != 1:
-                raise BusError(f"artemis create wrote a {name} of another shape")
-            (folder / name).write_text(text.replace(before, after))
+            _rewrite(folder / name, before, after)
+
+
+def _rewrite(file: Path, before: str, after: str) -> None:
+    """Replace what is there once."""
+    text = file.read_text()
+    if text.count(before) != 1:
+        raise BusError(f"artemis create wrote a {file.name} of another shape")
+    file.write_text(text.replace(before, after))
 
 
 _TOKENS = "saslMechanisms=PLAIN,OAUTHBEARER,XOAUTH2"

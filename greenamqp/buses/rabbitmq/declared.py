@@ -57,6 +57,17 @@ def policy_arguments(policy: QueuePolicy) -> dict[str, typing.Any]:
     return arguments
 
 
+def of_server(shared: list[Node], fanout: Node) -> list[Node]:
+    """What an RPC server receives from.
+
+    :param shared: what others may receive from as well, that of the topic last
+    :param fanout: what it alone has, for what is sent to all
+    """
+    for each in shared:
+        each.precedence = Precedence.BRIEFLY
+    return [*shared[:-1], fanout, shared[-1]]
+
+
 class DeclaredAddresser(RoutableAddresser):
     """See the module."""
 
@@ -126,27 +137,22 @@ class DeclaredAddresser(RoutableAddresser):
         group = Target(exchange=target.exchange, topic=target.topic)
         everybody = self.multicast(target, Service.RPC)
         own = f"{everybody}/{unique}"
-        sources = [self._source(self.anycast(target, Service.RPC), group)]
+        shared = [self._source(self.anycast(target, Service.RPC), group)]
         if target.server:
-            sources.insert(0, self._source(self.unicast(target, Service.RPC), target))
-        for each in sources:
-            each.precedence = Precedence.BRIEFLY
+            shared.insert(0, self._source(self.unicast(target, Service.RPC), target))
         bound = binding(everybody, own, "")
-        sources.insert(
-            -1,
-            Node(
-                queue_address(own),
-                declarations=(
-                    exchange(everybody, "fanout"),
-                    queue(own, self._transient),
-                    bound,
-                ),
-                renewals=(bound,),
-                precedence=Precedence.ALWAYS,
-                remove=own,
+        fanout = Node(
+            queue_address(own),
+            declarations=(
+                exchange(everybody, "fanout"),
+                queue(own, self._transient),
+                bound,
             ),
+            renewals=(bound,),
+            precedence=Precedence.ALWAYS,
+            remove=own,
         )
-        return sources
+        return of_server(shared, fanout)
 
     def _source(self, name: str, target: Target) -> Node:
         return Node(queue_address(name), declarations=(self._lasting(name, target),))

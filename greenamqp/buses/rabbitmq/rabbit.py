@@ -31,6 +31,7 @@ from greenamqp.buses.base import Addresser, Node, Precedence, Service
 from greenamqp.buses.rabbitmq.declared import (
     DeclaredAddresser,
     exchange_address,
+    of_server,
     policy_arguments,
     queue_address,
 )
@@ -239,13 +240,10 @@ class RabbitAddresser(Addresser):
         self._check()
         group = Target(exchange=target.exchange, topic=target.topic)
         topic = typing.cast(str, target.topic)
-        sources = [self._source(group, topic)]
+        shared = [self._source(group, topic)]
         if target.server:
-            sources.insert(0, self._source(target, f"{topic}.{target.server}"))
-        for each in sources:
-            each.precedence = Precedence.BRIEFLY
-        sources.insert(-1, self._everybody(target, unique))
-        return sources
+            shared.insert(0, self._source(target, f"{topic}.{target.server}"))
+        return of_server(shared, self._everybody(target, unique))
 
     def _source(self, target: Target, key: str, name: str | None = None) -> Node:
         return Node(
