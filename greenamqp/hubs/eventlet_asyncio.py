@@ -89,12 +89,23 @@ def _keep_task(loop: asyncio.AbstractEventLoop) -> None:
         os.register_at_fork(before=keep, after_in_child=lambda: swap(loop, kept[0]))
 
 
+def _stop_if_idle(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a loop that does not run be taken for one.
+
+    In each child eventlet says of its loop that it runs, also where it had only been
+    made before the fork; nothing could start it there any more.
+    """
+    if asyncio._get_running_loop() is loop and not loop.is_running():
+        asyncio._set_running_loop(None)
+
+
 class EventletAsyncioHub(EventletHub, CoroutineHub):
     """As the base class, for coroutines too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.event_loop: asyncio.AbstractEventLoop = self.loop.loop
+        _stop_if_idle(self.event_loop)
         _keep_task(self.event_loop)
 
     def waiter(self) -> _Waiter:

@@ -108,11 +108,8 @@ def test_multiprocessing(every_world, forwarder, url, method):
         assert not [t for _, t in worker.log if "lost the connection" in t]
 
 
-# Not under eventlet's asyncio hub: by itself it does not work in the child of a process
-# in which it has not run yet.
-@pytest.mark.parametrize("world", ["threads", "eventlet", "gevent"])
-def test_a_fork_before_the_first_connection(world, forwarder, url):
-    with Worker(world, "forks:before_use", url=url, options=OPTIONS) as worker:
+def test_a_fork_before_the_first_connection(every_world, forwarder, url):
+    with Worker(every_world, "forks:before_use", url=url, options=OPTIONS) as worker:
         heard = {m["say"]: m for m in (worker.hear(), worker.hear())}
         assert heard["child"]["wrong"] == heard["done"]["wrong"] == []
         assert heard["done"]["status"] == 0

@@ -274,6 +274,8 @@ def before_use(stage: Stage, url: str, options: dict) -> None:
     pid = os.fork()
     if pid == 0:
         try:
+            # First of all: by itself eventlet cannot start an asyncio loop here.
+            client.call({}, "echo", value=0)
             load = Load(client)
             while load.calls < 200 and not load.wrong:
                 client.call({}, "echo", value=0)
