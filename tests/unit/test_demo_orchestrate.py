@@ -21,8 +21,6 @@ from greenamqp.command.demo import orchestrate, plan, probe, processes, report
 _SCRIPT = """
 import json, socket, sys
 
-from greenamqp.broker import Broker
-from greenamqp.broker.settings import Settings
 from greenamqp.command.demo import plan
 
 name, kind, of, fault = sys.argv[1:5]

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signal handlers and finalizers that use the driver: see
-:mod:`tests.unit.interrupted`, which each test runs in a process of its own."""
+:mod:`tests.unit.interrupted`, which runs each check in a process of its own."""
 
+import contextlib
+import functools
 import subprocess
 import sys
 
@@ -36,18 +38,42 @@ def url(tmp_path_factory):
         broker.stop()
 
 
-@pytest.mark.parametrize("check", interrupted.CHECKS)
+@pytest.fixture(scope="module")
+def run(url, tmp_path_factory):
+    """Run a check under a hub, in a process of its own; returns its exit status and
+    what it wrote."""
+    folder = tmp_path_factory.mktemp("checks")
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def serving(hub):
+            process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", "tests.unit.interrupted"]
+                + [hub, url],
+                cwd=buses.ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            stack.callback(process.communicate)  # closes its input, which ends it
+            return process
+
+        def run(hub, check):
+            output = folder / f"{hub}-{check}"
+            process = serving(hub)
+            print(check, output, file=process.stdin, flush=True)
+            status = process.stdout.readline().strip()
+            return status, output.read_text()
+
+        yield run
+
+
 @pytest.mark.parametrize("hub", interrupted.HUBS)
-def test_interrupted(url, hub, check):
+@pytest.mark.parametrize("check", interrupted.CHECKS)
+def test_interrupted(run, hub, check):
     library = hub.partition("-")[0]
     if library in ("eventlet", "gevent"):
         pytest.importorskip(library)
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.unit.interrupted"]
-        + [hub, url, check],
-        cwd=buses.ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, f"{run.returncode}\n{run.stdout}\n{run.stderr}"
-    assert run.stdout.endswith("ok\n"), run.stdout
+    status, said = run(hub, check)
+    assert status == "0", f"{status}\n{said}"
+    assert said.endswith("ok\n"), said
