@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A login by a Kerberos ticket, with a real key distribution centre.
 
-Only where it is installed (in Debian krb5-kdc, krb5-user and
+Only where it is installed (in Debian krb5-kdc, krb5-admin-server, krb5-user and
 libsasl2-modules-gssapi-mit), and proton has Cyrus SASL.
 """
 
