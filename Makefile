@@ -117,7 +117,7 @@ list-tests:
 style: $(VENV)/.style
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck devstack/settings devstack/plugin.sh
+	$(BIN)/shellcheck .ci/run tools/check-build-deps devstack/settings devstack/plugin.sh
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
