@@ -148,7 +148,9 @@ def play(connection: Connection, pieces: list[bytes]) -> list:
             connection.process(1.0)
         while output(connection):
             connection.process(1.0)
-    return connection.handler.events
+    events = connection.handler.events
+    connection.destroy()
+    return events
 
 
 def test_the_scenario_has_a_bit_of_everything():
