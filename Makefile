@@ -18,6 +18,7 @@ LANES ?= 4
 # What the functional tests run under, each in a process of its own because
 # monkey patching is for a whole process.
 WORLDS ?= threads gevent eventlet eventlet-asyncio
+PROGRAMS := tests/functional/test_demo.py
 # The unit tests among the parts of make test.
 UNIT ?= test-unit
 # Message buses and worlds of the integration tests, for instance
@@ -46,11 +47,9 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 .NOTPARALLEL:
 .PHONY: help demo test integration chaos buses style docs cover bench clean
 .PHONY: environments list-tests
-# All of `make test`, the longest first: threads takes three times as long as the other
-# worlds, as it has the coroutines.
+# All of `make test`, the longest first.
 IN_WORLDS := $(WORLDS:%=test-%)
-TESTS := $(firstword $(IN_WORLDS)) test-chaos $(UNIT) $(wordlist 2,9,$(IN_WORLDS)) \
-    test-simulation test-oslo
+TESTS := test-chaos $(UNIT) $(IN_WORLDS) test-programs test-simulation test-oslo
 .PHONY: $(TESTS) test-unit-here
 
 help:
@@ -80,7 +79,12 @@ test-unit-here: $(VENV)/.test
 	$(BIN)/python -m pytest $(shell $(PYTHON) tools/pythons.py here) $(PYTEST)
 
 $(WORLDS:%=test-%): test-%: $(VENV)/.test
-	$(BIN)/python -m tests.functional.world $* pytest tests/functional $(PYTEST)
+	$(BIN)/python -m tests.functional.world $* pytest tests/functional \
+	    --ignore=$(PROGRAMS) $(PYTEST)
+
+# These choose their worlds by themselves, and start hundreds of processes.
+test-programs: $(VENV)/.test
+	$(BIN)/python -m pytest $(PROGRAMS) $(PYTEST)
 
 test-oslo: $(VENV)/.test
 	$(BIN)/python $(OSLO_TESTS)
