@@ -146,8 +146,8 @@ class GreenAMQPDriver(base.BaseDriver):
                     if self._options.notify_outbox:
                         self._outbox = Outbox(client, self._directory(), self._options)
                         self._outbox.start()
-                    if self._options.metrics:
-                        telemetry.measure(client, self._outbox)
+                    if self._options.metrics or self._options.state_dir:
+                        telemetry.measure(client, self._outbox, self._options.metrics)
                     if self._tracer is not None:
                         client.on_hand_out.append(self._tracer.handed_out)
                     self._client = client

@@ -35,6 +35,10 @@ def describe(transport: typing.Any) -> dict[str, typing.Any]:
             unanswered_calls        calls that wait for their reply
             requests_at_work        requests that were taken and not replied to yet
             reply_address           where replies come to, None if there is none
+            latency                 None without the options state_dir and metrics
+                call                seconds within which half of the calls of the last
+                                    minute had their reply, None if there was none
+                outcome             the same for outcomes of what was sent
             senders                 one for each destination
                 address, phase      phase: wanted, declaring, attaching, up, resting
                 credit              messages that may be sent before more is given

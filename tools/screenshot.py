@@ -24,7 +24,7 @@ from greenamqp.testing.process import BrokerProcess
 PICTURE = pathlib.Path(__file__).parents[1] / "docs" / "top.svg"
 
 #: Columns of the terminal.
-_WIDTH = 150
+_WIDTH = 162
 
 
 def main() -> None:

@@ -83,6 +83,8 @@ class Client:
         self.requests_at_work = 0
         #: Told of all messages that are to be sent, or None.
         self.on_send: observer.Sending | None = None
+        #: Tells how long they take: see :func:`greenamqp.describe`; None: nobody looks.
+        self.latency: typing.Callable[[], dict[str, float | None]] | None = None
         #: Told of all messages that listeners hand out.
         self.on_hand_out: list[observer.HandedOut] = []
         #: The calls that were taken, by any listener: one alone is to execute each.
@@ -566,6 +568,7 @@ class Client:
                 "unanswered_calls": len(self.replies.waiting),
                 "requests_at_work": self.requests_at_work,
                 "reply_address": self.replies.address,
+                "latency": self.latency() if self.latency is not None else None,
                 "senders": [link.describe() for link in self._links.values()],
                 "subscriptions": [each.describe() for each in self.room.subscriptions],
             }

@@ -84,6 +84,8 @@ COLUMNS = (
     "up_for",
     "sent/s",
     "received/s",
+    "call_ms",
+    "outcome_ms",
     "sent",
     "received",
     "links",
@@ -97,7 +99,9 @@ COLUMNS = (
 
 #: What people are shown of them: what is left out is in `notes`, or of no use to them.
 SHOWN = tuple(
-    each for each in COLUMNS if each not in ("sent", "received", "outbox", "why_down")
+    each
+    for each in COLUMNS
+    if each not in ("hub", "sent", "received", "outbox", "why_down")
 )
 
 
@@ -163,6 +167,7 @@ def _row(
     if connection is None:
         return row
     senders = connection["senders"]
+    latency = connection["latency"] or {}
     up_for = connection["up_for"]
     return row | {
         **{
@@ -172,6 +177,8 @@ def _row(
         "up_for": None if up_for is None else round(up_for),
         "sent/s": _rate(connection, before, "sent"),
         "received/s": _rate(connection, before, "received"),
+        "call_ms": _milliseconds(latency.get("call")),
+        "outcome_ms": _milliseconds(latency.get("outcome")),
         "links": len(senders)
         + sum(len(each["links"]) for each in connection["subscriptions"]),
         "calls": connection["unanswered_calls"],
@@ -179,6 +186,10 @@ def _row(
         "pending": sum(each["pending"] for each in senders),
         "unsettled": sum(each["unsettled"] for each in senders),
     }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1000 * seconds, 1)
 
 
 def _rate(

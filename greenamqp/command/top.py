@@ -83,7 +83,7 @@ def _screen() -> typing.Iterator[typing.Callable[[_Processes, _Processes], objec
 
 _COLOURS = {"up": "green", "waiting": "red"}
 
-_WORDS = ("pid", "hub", "host", "bus", "state")
+_WORDS = ("pid", "host", "bus", "state")
 
 
 def drawn(processes: _Processes, before: typing.Sequence[typing.Any] = ()) -> Group:

@@ -17,6 +17,7 @@ from greenamqp import fork
 from greenamqp.client import Client
 from greenamqp.hubs import Hub, Timer, native
 from greenamqp.telemetry import states
+from greenamqp.telemetry.latest import Latest
 from greenamqp.telemetry.states import Described, Numbers
 from greenamqp.telemetry.tally import Histograms, Tally
 
@@ -104,10 +105,13 @@ class Instruments:
         """See :mod:`greenamqp.fork`: a child counts its own."""
         self._begin()
 
-    def add(self, client: Client, outbox: Described | None) -> None:
-        """Measure a client from now on, until it is closed.  From any thread."""
+    def add(self, client: Client, outbox: Described | None, latest: Latest) -> None:
+        """Measure a client from now on, until it is closed.  From any thread.
+
+        :param latest: where its durations are recorded as well
+        """
         hub = client.hub
-        tally = Tally(hub.now, hub.lock, self._histograms)
+        tally = Tally(hub.now, hub.lock, latest.histograms(self._histograms))
 
         def enter() -> None:
             if client.context.closed or hub.inherited:

@@ -65,6 +65,7 @@ def test_a_server_and_a_call(bus, broker, topic, url):
     (client,) = greenamqp.describe(calling)["connections"]
     assert client["unanswered_calls"] == 1
     assert client["reply_address"]
+    assert client["latency"] is None
     assert (client["sent"], client["received"]) == (1, 0)
     (sender,) = client["senders"]
     assert topic in sender["address"]

@@ -71,6 +71,8 @@ def test_the_whole_of_one_process(bus, used, where, topic):
     assert whole["pid"] == os.getpid()
     ((connection,),) = (each["connections"] for each in whole["transports"])
     assert connection["state"] == "up"
+    assert connection["latency"].keys() == {"call", "outcome"}
+    assert all(seconds > 0 for seconds in connection["latency"].values())
     assert any(topic in each["address"] for each in connection["senders"])
 
     for transport in whole["transports"]:
@@ -101,7 +103,7 @@ def test_all_processes(used, where):
     status, shown, _ = ask("top", "--state-dir", where)
     assert status == 0
     header, line = shown.splitlines()
-    assert header.split()[:3] == ["pid", "hub", "host"]
+    assert header.split()[:3] == ["pid", "host", "bus"]
     assert line.split()[0] == str(os.getpid()) and " up " in line
 
 
