@@ -9,6 +9,7 @@ does not import the broker, and no subcommand pays for another one's libraries.
 
 import argparse
 import importlib
+import io
 import math
 import os
 import signal
@@ -135,8 +136,9 @@ def rate(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand that ``argv`` (default: the process's) names.
 
-    Returns its exit status; 130 after Ctrl-C. argparse exits with status 2 where
-    the arguments are wrong. To be called from the main thread of a process.
+    Returns its exit status; 130 after Ctrl-C, 141 where nobody reads its output any
+    more. argparse exits with status 2 where the arguments are wrong. To be called from
+    the main thread of a process.
     """
     # oslo.messaging imports eventlet, whatever it is used with, whose resolver would be
     # a third of the start.
@@ -144,10 +146,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if usual:  # it may be ignored
         signal.signal(signal.SIGINT, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What peers have in names is shown in any locale, half a surrogate too.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # As `head` leaves it. What is still to be written goes nowhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return 141
     finally:
         if usual:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -90,18 +90,14 @@ def as_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 
 def cells(rows: Sequence[Row], columns: Sequence[str]) -> list[list[str]]:
-    """The texts of a table: what is empty has a dash, and what would move the cursor,
-    as a peer may have it in a name, is not passed on."""
-    return [
-        [
-            "".join(
-                one if one.isprintable() else " " for one in _text(row.get(each))
-            )
-            or "-"
-            for each in columns
-        ]
-        for row in rows
-    ]
+    """The texts of a table: what is empty has a dash."""
+    return [[on_one_line(_text(row.get(each))) for each in columns] for row in rows]
+
+
+def on_one_line(text: str) -> str:
+    """A text for a terminal, a dash if there is none: what would move the cursor, as a
+    peer may have it in a name, is not passed on."""
+    return "".join(one if one.isprintable() else " " for one in text) or "-"
 
 
 def _text(value: typing.Any) -> str:

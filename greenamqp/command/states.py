@@ -70,7 +70,13 @@ def _read(path: pathlib.Path) -> dict[str, typing.Any] | None:
             while more := reader.recv(65536):
                 data += more
             return typing.cast("dict[str, typing.Any]", json.loads(data))
-        except (TimeoutError, ConnectionError, FileNotFoundError, ValueError):
+        except (
+            TimeoutError,
+            ConnectionError,
+            FileNotFoundError,
+            BlockingIOError,  # as many as may wait for it do already
+            ValueError,
+        ):
             return None  # it ended, or does not come to it
 
 

@@ -184,5 +184,5 @@ def _shown(message: dict[str, typing.Any], form: str) -> str:
     payload = json.dumps(message.get("payload"), default=str)
     if form == "csv":
         return formats.as_csv([message | {"payload": payload}], _COLUMNS, header=False)
-    named = " ".join(str(message.get(key, "-")) for key in _HEAD)
-    return f"{named} {payload}"
+    named = (formats.on_one_line(str(message.get(key, ""))) for key in _HEAD)
+    return f"{' '.join(named)} {payload}"

@@ -12,6 +12,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -105,6 +106,17 @@ def test_all_processes(used, where):
     header, line = shown.splitlines()
     assert header.split()[:3] == ["pid", "host", "bus"]
     assert line.split()[0] == str(os.getpid()) and " up " in line
+
+
+def test_a_process_that_stands_still_is_left_out(where):
+    """Its socket takes no more readers than wait for it already."""
+    os.makedirs(where, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(os.path.join(where, "1.1.sock"))
+        silent.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(silent.getsockname())
+            assert states.read(pathlib.Path(where)) == []
 
 
 def test_rates_are_since_the_look_before(used, where):

@@ -98,3 +98,16 @@ def test_a_bus_that_cannot(capsys, product):
 def test_what_is_no_jmespath(capsys):
     assert command.main(["tail", "--where", "a ==="]) == 2
     assert "--where" in capsys.readouterr().err
+
+
+@pytest.mark.any_bus
+@pytest.mark.parametrize("form", ["text", "csv"])
+def test_names_that_are_not_for_a_terminal(bus, the_bus, topic, form):
+    notifier = bus.notifier([topic])
+    with tail(the_bus.url, topic, "--count", "2", "-f", form) as process:
+        for event in ("half \ud800 \x1b[2J", "whole"):
+            notifier.info({}, event, {})
+        shown, said = process.communicate(timeout=_LIMIT)
+    assert (process.returncode, said) == (0, "")
+    assert len(shown.splitlines()) == (2 if form == "text" else 3)
+    assert ("\x1b" in shown) == (form == "csv")

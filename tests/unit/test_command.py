@@ -2,6 +2,9 @@
 """The greenamqp command itself."""
 
 import argparse
+import io
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -154,3 +157,29 @@ def test_an_unreachable_bus_is_named(capsys):
     status = command.main(["demo", "--hub", "threads", "--url", "amqp://127.0.0.1:1"])
     assert status == 1
     assert "no message bus at 127.0.0.1:1: cannot connect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["outbox", "count", "."]])
+def test_a_reader_that_goes_is_no_error_to_speak_of(arguments, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "greenamqp", *arguments],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_what_the_locale_has_no_letters_for_is_shown(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(command, "_run", lambda argv: print("grüß \ud800") or 0)
+    assert command.main([]) == 0
+    assert shown.buffer.getvalue() == b"gr\\xfc\\xdf \\ud800\n"
