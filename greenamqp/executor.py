@@ -70,6 +70,8 @@ class Executor(abc.ABC):
         self._entries: dict[Listener, _Entry] = {}
         self._ready: collections.deque[_Entry] = collections.deque()
         self._running = False
+        # Set by stop(), for good.
+        self._stopped = False
         self._active = 0
         # Batches that are being dispatched.
         self._at_work = 0
@@ -211,7 +213,7 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def start(self) -> None:
-        """Begin to dispatch."""
+        """Begin to dispatch, unless stop() was called before.  Once."""
 
     @abc.abstractmethod
     def stop(self) -> None:
@@ -223,6 +225,8 @@ class Executor(abc.ABC):
 
     def _attend_all(self) -> None:
         with self.hub.lock:
+            if self._stopped:
+                return
             self._running = True
             for entry in self._entries.values():
                 self._attend(entry)
@@ -250,7 +254,6 @@ class BlockingExecutor(Executor):
 
     def __init__(self, hub: Hub) -> None:
         super().__init__(hub)
-        self._stopping = False
         self._started = False
         self._waiter = hub.waiter()
         self._current: dict[_Entry, typing.Hashable] = {}
@@ -295,7 +298,7 @@ class BlockingExecutor(Executor):
         self._started = True
         self._attend_all()
         try:
-            while not self._stopping:
+            while not self._stopped:
                 self.hub.gather()
                 if self._work_once():
                     self.hub.breathe()
@@ -305,7 +308,7 @@ class BlockingExecutor(Executor):
         finally:
             self.hub.write_gathered()
             self._attend_none()
-            self._started = self._stopping = False
+            self._started = False
             with self.hub.lock:
                 self._wake_waiters()
 
@@ -324,7 +327,7 @@ class BlockingExecutor(Executor):
 
     def stop(self) -> None:
         """Have start() return when the batch at hand is done.  Does not wait."""
-        self._stopping = True
+        self._stopped = True
         # Not under a lock: a signal handler may have interrupted who holds it.
         self.hub.call_inside(self._waiter.wake)
 
@@ -337,7 +340,6 @@ class BlockingExecutor(Executor):
             self.hub.run(self._until(lambda: not self._started))
         else:
             self._attend_none()
-            self._stopping = False
 
 
 # Where there are several listeners, none has more than this many times as many
@@ -385,7 +387,12 @@ class PoolExecutor(Executor):
         if self._active < self._size and self._running:
             self._active += 1
             self._coming = True
-            self._deliver(self._work)
+            try:
+                self._deliver(self._work)
+            except BaseException:
+                self._active -= 1
+                self._coming = False
+                raise
 
     def _deliver(self, function: typing.Callable[[], None]) -> None:
         self.hub.deliver(function)
@@ -425,6 +432,7 @@ class PoolExecutor(Executor):
 
     def stop(self) -> None:
         """Begin nothing more."""
+        self._stopped = True
         self.hub.call_inside(self._attend_none)
 
     def wait(self) -> None:
@@ -453,6 +461,9 @@ class _Thread:
 # call.  Seconds.
 PATIENCE = 0.001
 
+# When it is tried again to make a thread, where the system has none.  Seconds.
+_NO_THREAD_PAUSE = 1.0
+
 
 class ThreadingExecutor(PoolExecutor):
     """Dispatches in native threads, made when needed and kept until stop().
@@ -469,6 +480,7 @@ class ThreadingExecutor(PoolExecutor):
         self._taken = 0
         self._taken_before = 0
         self._impatience: Timer | None = None
+        self._short_of_threads = False
         self._thread_class = native.original("threading", "Thread")
         self._idle: dict[ThreadWaiter, _Thread] = {}
         self._threads: list[typing.Any] = []
@@ -478,10 +490,22 @@ class ThreadingExecutor(PoolExecutor):
             self._engage_one()
             return
         if self._impatience is None and self._running and self._active < self._size:
-            self._taken_before = self._taken
-            self._impatience = self.hub.call_at(
-                self.hub.now() + PATIENCE, self._impatient
-            )
+            self._be_patient(PATIENCE)
+
+    def _engage_one(self) -> None:
+        try:
+            super()._engage_one()
+            self._short_of_threads = False
+        except RuntimeError as exc:
+            if not self._short_of_threads:
+                self._short_of_threads = True
+                LOG.error("no further worker, of which %s work: %s", self._active, exc)
+            if self._impatience is None:
+                self._be_patient(_NO_THREAD_PAUSE)
+
+    def _be_patient(self, seconds: float) -> None:
+        self._taken_before = self._taken
+        self._impatience = self.hub.call_at(self.hub.now() + seconds, self._impatient)
 
     def _impatient(self) -> None:
         self._impatience = None
@@ -489,7 +513,8 @@ class ThreadingExecutor(PoolExecutor):
             return
         if self._taken == self._taken_before:
             for _ in range(self._active):
-                self._engage_one()
+                if self._impatience is None:
+                    self._engage_one()
         self._engage()
 
     def _work_once(self) -> bool:
@@ -516,8 +541,8 @@ class ThreadingExecutor(PoolExecutor):
             name=f"greenamqp-worker-{len(self._threads)}",
             daemon=True,
         )
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _run(self, worker: _Thread) -> None:
         while worker.function is not None:

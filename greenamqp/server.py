@@ -482,7 +482,7 @@ class Server(service.ServiceBase):
             self._detach()
 
     def _detach(self) -> None:
-        for subscription in self._subscriptions:
+        for subscription in [*self._subscriptions]:  # others may be stopped meanwhile
             subscription._detach()
         self._executor = None
 
@@ -541,7 +541,12 @@ class _OneServer(service.ServiceBase):
         server = Server(self.transport, self._executor_name, override_pool_size)
         self._subscribe(server)
         self._server = server
-        server.start()
+        try:
+            server.start()
+        except BaseException:
+            if server._executor is None:  # it did not come to serve
+                self._server = None
+            raise
 
     def stop(self) -> None:
         """Begin nothing more.  Does not wait; may be called from anywhere."""
@@ -550,9 +555,11 @@ class _OneServer(service.ServiceBase):
 
     def wait(self) -> None:
         """Wait, after stop(), until what was begun is done; then detach."""
-        server, self._server = self._server, None
+        server = self._server
         if server is not None:
-            server.wait()
+            server.wait()  # another thread may stop it only now
+            if self._server is server:
+                self._server = None
 
     def reset(self) -> None:
         """Nothing to do."""

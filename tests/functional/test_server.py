@@ -12,7 +12,14 @@ from oslo_messaging import Target
 
 import greenamqp
 from tests.functional import world
-from tests.functional.harness import WAIT, Gate, InfoBatches, InfoOnly, Recorder
+from tests.functional.harness import (
+    WAIT,
+    Gate,
+    InfoBatches,
+    InfoOnly,
+    Recorder,
+    in_thread,
+)
 
 pytestmark = [
     pytest.mark.needs("amqp", "store", "pools"),
@@ -403,6 +410,115 @@ def test_start_again(serve, client, unique):
     client(topic).cast({}, "echo", value=2)
     server.start()
     assert echo.got.wait(2) == [1, 2]
+
+
+class _StoppedEarly(greenamqp.Server):
+    """By another thread, say, while its start() subscribes."""
+
+    waits = False
+
+    def _begin(self, executor, subscriptions):
+        super()._begin(executor, subscriptions)
+        self.stop()
+        if self.waits:
+            self.wait()
+        hub = executor.hub
+        waiter = hub.waiter()
+        hub.call_inside(waiter.wake)  # behind what stop() left for the hub
+        assert waiter.wait(hub.now() + WAIT)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("executor", world.own_executors())
+def test_stop_while_it_starts(transports, unique, executor, waits):
+    def life():
+        server = _StoppedEarly(transports(), executor)
+        server.waits = waits
+        server.listen(Target(topic=unique(), server="s"), [Echo()])
+        server.start()
+        server.wait()
+
+    in_thread(life).result()
+
+
+def test_subscriptions_that_are_stopped_as_the_server_ends(serve, unique):
+    if serve.executor == "blocking":
+        pytest.skip("its start() is in another thread here")
+    server = serve()
+    first, second, third = (
+        server.listen(Target(topic=unique(), server="s"), [Echo()]) for _ in range(3)
+    )
+    detach = first._detach
+
+    def detach_and_stop_it():
+        detach()
+        first._detach = detach
+        first.stop()  # by another thread
+
+    first._detach = detach_and_stop_it
+    listeners = [second._listener, third._listener]
+    server.stop()
+    server.wait()
+    for listener in listeners:
+        with pytest.raises(ValueError, match="cleaned up"):
+            listener.fileno()
+
+
+@pytest.mark.parametrize("executor", world.own_executors()[:1])
+def test_who_waits_before_it_is_stopped(transports, unique, executor):
+    target = Target(topic=unique(), server="s")
+    dispatcher = oslo_messaging.RPCDispatcher([Echo()], None)
+    server = greenamqp.RPCServer(transports(), target, dispatcher, executor)
+    server.start()
+    waiting = threading.Event()
+    wait = server._server.wait
+
+    def tell_and_wait():
+        waiting.set()
+        wait()
+
+    server._server.wait = tell_and_wait
+    waits = in_thread(server.wait)
+    assert waiting.wait(WAIT)
+    server.stop()
+    waits.result()
+
+
+def test_a_start_that_failed_fails_again(transports, unique, monkeypatch):
+    server = greenamqp.get_notification_listener(
+        transports("notification"), [Target(topic=unique())], [InfoOnly()]
+    )
+
+    def begin(self, executor, subscriptions):
+        raise NotImplementedError("as asked")
+
+    monkeypatch.setattr(greenamqp.Server, "_begin", begin)
+    for _ in range(2):
+        with pytest.raises(NotImplementedError):
+            server.start()
+
+
+@pytest.mark.skipif(world.current() != "threads", reason="makes native threads")
+def test_where_no_thread_can_be_made(transports, client, unique, monkeypatch, caplog):
+    topic = unique()
+    server = greenamqp.Server(transports(), "threading")
+    server.listen(Target(topic=topic, server="s"), [Echo("it")])
+    server.start()
+    start = threading.Thread.start
+    failures = [RuntimeError("can't start new thread")] * 2
+
+    def fail_first(thread):
+        if thread.name.startswith("greenamqp-worker") and failures:
+            raise failures.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail_first)
+    assert client(topic).call({}, "echo", value=1) == ["it", 1]
+    assert not failures
+    said = [each.getMessage() for each in caplog.records if "worker" in each.msg]
+    assert said == ["no further worker, of which 0 work: can't start new thread"]
+    server.stop()
+    in_thread(server.wait).result()
 
 
 def test_join_consumer_pool(transports, unique):
