@@ -66,6 +66,10 @@ class TaskExecutor(PoolExecutor):
         )
         try:
             await dispatch(messages)
+        except asyncio.CancelledError:
+            for message in messages:  # but for what is settled already
+                message.requeue()
+            raise
         except Exception:
             LOG.exception("a dispatch function failed")
         finally:

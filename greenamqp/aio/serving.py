@@ -86,6 +86,12 @@ def _futureproof(
         raise RuntimeError("StopIteration was raised") from exc
 
 
+def _is_cancelled() -> bool:
+    """Whether the task itself is cancelled, not only what its endpoint waited for."""
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())
+
+
 class RPC:
     """Serves requests with endpoints."""
 
@@ -104,8 +110,7 @@ class RPC:
             failure = exc.exc_info
             LOG.debug("request %s: an expected exception: %s", message.msg_id, exc)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if _is_cancelled():
                 raise
             failure = sys.exc_info()
             LOG.error("request %s: its method was cancelled", message.msg_id)
@@ -217,9 +222,13 @@ class Notifications(notify_dispatcher.NotificationDispatcher):
     ) -> typing.Any:
         try:
             return await invoke(callback, *args)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            LOG.error("an endpoint for notifications was cancelled")
         except Exception:
             LOG.exception("an endpoint for notifications failed")
-            return _REQUEUE
+        return _REQUEUE
 
 
 class Batches(Notifications):
@@ -280,11 +289,17 @@ class Pool:
     async def process(self, messages: list[base.IncomingMessage]) -> None:
         """Call back with each message, then say what became of it."""
         for message in messages:
+            failed = True
             try:
                 await invoke(self._callback, message.message)
+                failed = False
+            except asyncio.CancelledError:
+                if _is_cancelled():
+                    raise
+                LOG.error("a pool's callback was cancelled")
             except Exception:
                 LOG.exception("a pool's callback failed")
-                if self._requeue_on_error:
-                    message.requeue()
-                    continue
-            message.acknowledge()
+            if failed and self._requeue_on_error:
+                message.requeue()
+            else:
+                message.acknowledge()

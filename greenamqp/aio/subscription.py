@@ -10,6 +10,7 @@ from oslo_messaging import Target
 from oslo_messaging._drivers import base
 
 from greenamqp.aio.transport import hub_of
+from greenamqp.hubs.coroutines import CoroutineHub
 from greenamqp.incoming import AnyIncoming
 from greenamqp.listener import Listener
 from greenamqp.server import SUBSCRIBE_TIMEOUT
@@ -34,11 +35,13 @@ class Messages:
         self._transport = transport
         self._subscribe = subscribe
         self._listener: Listener | None = None
+        self._hub: CoroutineHub | None = None
         # Of a list of them, those that are not handed out yet.
         self._taken: collections.deque[base.IncomingMessage] = collections.deque()
 
     async def __aenter__(self) -> Messages:
         driver, hub = hub_of(self._transport)
+        self._hub = hub
         listener = self._listener = self._subscribe(driver)
         self._waiter = hub.waiter()
         listener.attend(self._waiter.wake)
@@ -59,8 +62,8 @@ class Messages:
         Idempotent."""
         listener, self._listener = self._listener, None
         self._taken.clear()
-        if listener is not None:
-            _, hub = hub_of(self._transport)
+        hub = self._hub
+        if listener is not None and hub is not None:
             with hub.lock:
                 self._waiter.wake()
             await hub.drive(listener.closing())

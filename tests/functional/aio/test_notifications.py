@@ -251,3 +251,81 @@ def test_leaving_a_subscription_ends_its_iteration(run, notifications, topic):
             assert not seen.items
 
     run(test)
+
+
+async def _waits_in_vain():
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
+
+
+@pytest.mark.parametrize("kind", ["one", "list", "pool"])
+def test_what_an_endpoint_waits_for_is_cancelled(run, bus, topic, kind):
+    """It has failed, and its credit is given back."""
+
+    async def test():
+        transport = bus.notification_transport(
+            options={"oslo_messaging_amqp": {"notify_server_credit": 2}}
+        )
+        async with aio.closing(transport), aio.Server(transport) as server:
+            seen = []
+            done = asyncio.Event()
+
+            async def take(*args):
+                seen.append(args)
+                if len(seen) == 6:
+                    done.set()
+                await _waits_in_vain()
+
+            class Endpoint:
+                info = staticmethod(take)
+
+            target = Target(topic=topic)
+            if kind == "pool":
+                await server.join_consumer_pool(take, "pool", f"{topic}.info")
+            else:
+                await server.listen_for_notifications(
+                    [target],
+                    [Endpoint()],
+                    batch_size=1 if kind == "list" else None,
+                    batch_timeout=0.1,
+                )
+            notifier = aio.Notifier(transport, "me", "messagingv2", topics=[topic])
+            await notify(notifier, 6)
+            await done.wait()
+
+    run(test)
+
+
+@pytest.mark.needs("requeue")
+def test_a_cancelled_worker_gives_back_what_it_has(run, notifications, topic):
+    async def test():
+        async with notifications() as transport, aio.Server(transport) as server:
+            seen = []
+            done = asyncio.Event()
+
+            class Endpoint:
+                async def info(self, *args):
+                    seen.append(args)
+                    if len(seen) == 2:
+                        done.set()
+                        return
+                    asyncio.current_task().cancel()
+                    await asyncio.sleep(0)
+
+            await server.listen_for_notifications([Target(topic=topic)], [Endpoint()])
+            notifier = aio.Notifier(transport, "me", "messagingv2", topics=[topic])
+            await notify(notifier, 1)
+            await done.wait()
+
+    run(test)
+
+
+def test_a_subscription_may_outlive_its_transport(run, notifications, topic):
+    async def test():
+        async with notifications() as transport:
+            async with aio.subscribe(transport, f"{topic}.info"):
+                await aio.cleanup(transport)
+            assert transport._driver.client is None
+
+    run(test)
