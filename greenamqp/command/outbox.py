@@ -168,9 +168,10 @@ def _send(args: argparse.Namespace) -> int:
     driver: typing.Any = transport._driver
     try:
         hub = driver.use_hub()
-        assert driver.outbox is not None
-        empty = hub.do(driver.outbox.emptying(hub.now() + args.timeout))
-        found = driver.outbox.describe()
+        outbox = driver.outbox
+        assert outbox is not None
+        empty = hub.do(outbox.emptying(hub.now() + args.timeout))
+        found = outbox.describe()
     finally:
         transport.cleanup()
     print(f"{found['sent']} notifications sent")
@@ -179,7 +180,8 @@ def _send(args: argparse.Namespace) -> int:
         _complain(f"{lost} were lost: {found['dropped']}")
     if not empty:
         return _complain(f"{found['waiting']} wait still, after {args.timeout:g} s")
-    return 1 if lost else 0
+    # Of what stays as its file cannot be used, the log says why.
+    return 1 if lost or outbox.refused or outbox.failing else 0
 
 
 def _complain(text: str, status: int = 1) -> int:

@@ -118,6 +118,19 @@ def _lock_of(path: str) -> str:
     return path.removesuffix(_SUFFIX) + ".lock"
 
 
+class Moved(typing.NamedTuple):
+    """What became of the files that nobody looked after.
+
+    :ivar letters: how many were moved
+    :ivar broken: what became of those that are no databases any more, for people
+    :ivar refused: which cannot be used now, but perhaps later, for people
+    """
+
+    letters: int
+    broken: list[str]
+    refused: list[str]
+
+
 class Directory:
     """The files for one message bus.
 
@@ -171,27 +184,35 @@ class Directory:
 
     def move_abandoned(
         self, own: typing.Callable[[], Store], besides: str | None
-    ) -> tuple[int, list[str]]:
+    ) -> Moved:
         """Move what nobody looks after into a file of ours.
 
         :param own: gives that file; called only if there is something to move
         :param besides: the path of that file, if there is one
-        :returns: how many letters, and what became of files that cannot be read
         :raises OSError, sqlite3.Error: ours cannot be had, or written
         """
         moved = 0
         broken = []
+        refused = []
         for path in self.files():
             if path == besides:
                 continue
-            held = claim(path)
+            try:
+                held = claim(path)
+            except OSError as exc:
+                refused.append(f"{path}: {exc.strerror}")
+                continue
             if held is None:
                 continue
             try:
                 try:
                     other = Store(path, thorough=True)
-                except sqlite3.OperationalError:
-                    continue  # the disk, and perhaps not for ever
+                except OSError as exc:
+                    refused.append(f"{path}: {exc.strerror}")
+                    continue
+                except sqlite3.OperationalError as exc:
+                    refused.append(f"{path}: {exc}")
+                    continue
                 except sqlite3.DatabaseError as exc:
                     broken.append(f"{exc}: it is kept as {held.set_aside()}")
                     continue
@@ -203,7 +224,7 @@ class Directory:
                 held.remove()
             finally:
                 held.release()
-        return moved, broken
+        return Moved(moved, broken, refused)
 
 
 def files(path: str) -> list[str]:

@@ -10,7 +10,7 @@ import sqlite3
 import typing
 
 from greenamqp import fork
-from greenamqp.outbox.directory import Claim, Directory
+from greenamqp.outbox.directory import Claim, Directory, Moved
 from greenamqp.outbox.store import WORKING, Letter, Store
 
 # Letters of one destination that are read at a time.
@@ -27,6 +27,7 @@ class Done(typing.NamedTuple):
     :ivar old: how many fell out for their age
     :ivar shed: how many fell out as there were too many
     :ivar broken: what became of files that cannot be read, for people
+    :ivar refused: which files of others cannot be used now, for people
     """
 
     read: dict[str, list[Letter]]
@@ -36,10 +37,11 @@ class Done(typing.NamedTuple):
     old: int
     shed: int
     broken: typing.Sequence[str]
+    refused: typing.Sequence[str]
 
 
 #: Nothing was done.
-NOTHING = Done({}, (), (), 0, 0, 0, ())
+NOTHING = Done({}, (), (), 0, 0, 0, (), ())
 
 
 class Disk:
@@ -87,13 +89,14 @@ class Disk:
         :raises OSError, sqlite3.Error: the disk does not serve
         """
         with WORKING:
-            moved = 0
-            broken: list[str] = []
+            moved = Moved(0, [], [])
+            self._stay(needed=bool(letters))
             if look:
                 besides = self._claim.path if self._claim is not None else None
-                moved, broken = self._directory.move_abandoned(self._own, besides)
+                moved = self._directory.move_abandoned(self._own, besides)
+            broken = moved.broken
             try:
-                done = self._use(letters, removed, wanting, look, moved > 0)
+                done = self._use(letters, removed, wanting, look, moved.letters > 0)
             except sqlite3.DatabaseError as exc:
                 if type(exc) is not sqlite3.DatabaseError or self._claim is None:
                     raise  # the disk
@@ -102,11 +105,14 @@ class Disk:
                 claim, self._claim = self._claim, None
                 broken.append(f"{exc}: it is kept as {claim.set_aside()}")
                 done = self._use(letters, (), wanting, True, False)
-            return done._replace(moved=moved, broken=broken)
+            return done._replace(
+                moved=moved.letters, broken=broken, refused=moved.refused
+            )
 
     def close(self, removed: typing.Sequence[str]) -> None:
         """The last job: leave the file to others, or remove it if it is empty."""
         with WORKING:
+            self._stay(needed=False)
             claim, self._claim = self._claim, None
             empty = False
             try:
@@ -142,7 +148,7 @@ class Disk:
         more = [lane for lane, found in read.items() if len(found) == _READ]
         if look:
             store.recount()
-        return Done(read, more, store.lanes() if look else (), 0, old, shed, ())
+        return Done(read, more, store.lanes() if look else (), 0, old, shed, (), ())
 
     def _own(self) -> Store:
         """Our file."""
@@ -152,6 +158,32 @@ class Disk:
                 self._claim = self._directory.new()
             self._store = Store(self._claim.path, self._directory.bus)
         return self._store
+
+    def _stay(self, needed: bool) -> None:
+        """See that others find our file when this process is gone: if somebody has
+        moved or removed it, what is in it goes into a new one.
+
+        :param needed: whether something is to be written into that
+        :raises OSError, ValueError, sqlite3.Error: there can be none
+        """
+        store, claim = self._store, self._claim
+        if store is None or store.is_in_place():
+            return
+        self._store = self._claim = None
+        try:
+            self._own().copy(store)
+        except (OSError, ValueError, sqlite3.Error):
+            self._drop_store()
+            if self._claim is not None:
+                self._claim.remove()
+            # What it has can be sent yet.
+            self._store, self._claim = store, claim
+            if needed:
+                raise
+            return
+        store.close()
+        if claim is not None:
+            claim.release()
 
     def _drop_store(self) -> None:
         store, self._store = self._store, None

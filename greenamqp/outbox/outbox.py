@@ -134,12 +134,15 @@ class Outbox:
         self._openers: list[Waiter] = []
         self._look_timer: Timer | None = None
         self._closed = False
-        # Whether operators know that something waits, and that nothing can be written.
+        # Whether operators know that something waits.
         self._told = False
-        self._failing = False
+        #: Whether the disk does not serve, of which operators know.
+        self.failing = False
         #: How many were sent from the disk, and how many fell out, by the reason.
         self.sent = 0
         self.dropped = {"too many": 0, "too old": 0, "rejected": 0}
+        #: Files of others that cannot be used now, for people; each was told of once.
+        self.refused: set[str] = set()
         fork.tell(self)
 
     def start(self) -> None:
@@ -277,13 +280,11 @@ class Outbox:
             self._work()
         while not put.done:
             yield waiter, None
-        if put.error is not None:
-            self._tell_failing(put.error)
         return put.error is None
 
     def _tell_failing(self, error: Exception) -> None:
-        if not self._failing:
-            self._failing = True
+        if not self.failing:
+            self.failing = True
             _log(
                 logging.ERROR,
                 "notifications cannot be written to the outbox %s (%s): they wait for "
@@ -355,8 +356,9 @@ class Outbox:
                 self._failed(puts, removed, wanting, error)
                 done = NOTHING
             else:
+                if puts or look:
+                    self.failing = False
                 for put in puts:
-                    self._failing = False
                     self._written(put)
             for lane in self._all_lanes():
                 letters = done.read.get(lane.name)
@@ -369,6 +371,8 @@ class Outbox:
                 lane = self._lane(_destination_of(name))
                 lane.more = True
             self._tell(done)
+            if look:
+                self.refused = set(done.refused)
             self._opened = True
             openers = self._openers
             if not self._closed:
@@ -418,6 +422,7 @@ class Outbox:
         error: Exception,
     ) -> None:
         """The disk does not serve: who wanted to write hears of it, the rest waits."""
+        self._tell_failing(error)
         for put in puts:
             put.lane.puts -= 1
             if put.flight is not None:
@@ -467,6 +472,9 @@ class Outbox:
             _log(
                 logging.ERROR, "a file of the outbox %s cannot be read: %s", where, text
             )
+        for text in done.refused:
+            if text not in self.refused:
+                _log(logging.ERROR, "what another process left stays there: %s", text)
 
     # -- to the message bus
 

@@ -9,6 +9,7 @@ when the power fails: then it is sent again.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
@@ -105,7 +106,11 @@ class Store:
     ) -> None:
         self.path = path
         # SQLite gives the files that it puts beside it the same permissions.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            self._made = os.fstat(fd)
+        finally:
+            os.close(fd)
         with WORKING:
             self._db = sqlite3.connect(
                 path, timeout=_BUSY, isolation_level=None, check_same_thread=False
@@ -129,6 +134,14 @@ class Store:
         """Let go of the file.  Idempotent."""
         with WORKING:
             self._db.close()
+
+    def is_in_place(self) -> bool:
+        """Whether its path still leads to the file: somebody may have moved or removed
+        it, which one who has it open does not notice."""
+        try:
+            return os.path.samestat(os.stat(self.path), self._made)
+        except OSError:
+            return False
 
     @property
     def bus(self) -> str:
@@ -168,6 +181,20 @@ class Store:
             finally:
                 self._db.execute("DETACH other")
 
+    def copy(self, other: Store) -> None:
+        """Take in, behind what is here, what another one has that is open."""
+        with WORKING:
+            with self._transaction():
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO letters "
+                    "(unique_id, lane, created, content) VALUES (?, ?, ?, ?)",
+                    other._db.execute(
+                        "SELECT unique_id, lane, created, content "
+                        "FROM letters ORDER BY id"
+                    ),
+                )
+            self.recount()
+
     def remove(self, unique_ids: typing.Iterable[str]) -> None:
         """Forget these, as far as they are here."""
         with WORKING:
@@ -181,8 +208,9 @@ class Store:
 
     def purge(self, older_than: float = 0.0, lane: str | None = None) -> int:
         """Forget what is older than so many seconds, of one lane or all; returns how
-        many that were."""
-        where, values = "created <= ?", [time.time() - older_than]
+        many that were.  0: all, also what a clock that was ahead has written."""
+        oldest = time.time() - older_than if older_than else math.inf
+        where, values = "created <= ?", [oldest]
         with WORKING, self._transaction():
             if lane is not None:
                 return self._delete(f"{where} AND lane = ?", (*values, lane))

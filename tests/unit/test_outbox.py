@@ -2,6 +2,7 @@
 """The files of the outbox, without a message bus."""
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from greenamqp.outbox import Directory, Letter, NoOutbox, Store
 from greenamqp.outbox.directory import claim, is_free
+from greenamqp.outbox.disk import Disk
 from tests.unit import fakes
 
 
@@ -105,6 +107,14 @@ def test_the_old_fall_out(store):
     assert ids(store) == ["b"] and store.count == 1
 
 
+def test_all_is_all_whatever_the_clock_said(store, monkeypatch):
+    with monkeypatch.context() as ahead:
+        ahead.setattr("time.time", lambda: 4e9)
+        store.add(letters("a"))
+    assert store.purge(50) == 0
+    assert store.purge() == 1
+
+
 def test_a_file_is_one_process_s(directory):
     held = directory.new()
     assert claim(held.path) is None
@@ -125,7 +135,7 @@ def test_what_nobody_looks_after_is_moved_and_what_is_used_is_not(directory, sto
         other.add(letters(*names))
         other.close()
     left.release()
-    assert directory.move_abandoned(lambda: store, store.path) == (2, [])
+    assert directory.move_abandoned(lambda: store, store.path) == (2, [], [])
     assert ids(store) == ["a", "b", "c"]
     assert not os.path.exists(left.path) and os.path.exists(used.path)
     used.release()
@@ -157,10 +167,80 @@ def test_a_damaged_file_is_set_aside_and_the_others_are_moved(
     with open(paths[0], "r+b") as file:
         file.seek(0 if damage == "head" else 4096)
         file.write(b"\xff" * 8192)
-    moved, broken = directory.move_abandoned(lambda: store, store.path)
+    moved, broken, _ = directory.move_abandoned(lambda: store, store.path)
     assert (moved, ids(store)) == (2, ["c", "d"])
     assert len(broken) == 1 and broken[0].endswith(f"kept as {paths[0]}.corrupt")
     assert os.path.exists(paths[0] + ".corrupt")
+
+
+def test_a_file_that_cannot_be_used_is_in_nobody_s_way(directory, store):
+    """It need not be damaged: another user's, for instance, put back from a backup."""
+    unusable = os.path.join(directory.path, "0.db")
+    os.mkdir(unusable)
+    os.utime(unusable, (0, 0))
+    left = directory.new()
+    other = Store(left.path)
+    other.add(letters("a"))
+    other.close()
+    left.release()
+    assert directory.files()[0] == unusable
+    moved = directory.move_abandoned(lambda: store, store.path)
+    assert moved == (1, [], [f"{unusable}: Is a directory"])
+    assert ids(store) == ["a"]
+
+
+@pytest.fixture
+def disk(directory):
+    made = Disk(directory, 100, 1000)
+    yield made
+    made.close([])
+
+
+def write(disk, *names):
+    return disk.work(letters(*names), [], ["lane"], False).read["lane"]
+
+
+def left_in(directory):
+    """What a process that comes next finds."""
+    found = []
+    for path in directory.files():
+        assert is_free(path)
+        store = Store(path)
+        found += ids(store)
+        store.close()
+    return found
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "only the file"])
+def test_a_file_that_is_taken_away_is_made_again(disk, directory, tmp_path, how):
+    write(disk, "a", "b")
+    if how == "removed":
+        shutil.rmtree(tmp_path / "outbox")
+    elif how == "moved":
+        os.rename(tmp_path / "outbox", tmp_path / "old")
+    else:
+        os.unlink(directory.files()[0])
+    assert [each.unique_id for each in write(disk, "c")] == ["a", "b", "c"]
+    disk.close(["a"])
+    assert left_in(directory) == ["b", "c"]
+
+
+def test_a_file_that_is_taken_away_at_the_end(disk, directory, tmp_path):
+    write(disk, "a")
+    shutil.rmtree(tmp_path / "outbox")
+    disk.close([])
+    assert left_in(directory) == ["a"]
+
+
+def test_where_none_can_be_made_again_it_is_sent_yet(disk, tmp_path):
+    write(disk, "a")
+    shutil.rmtree(tmp_path / "outbox")
+    (tmp_path / "outbox").write_text("")
+    with pytest.raises(NoOutbox):
+        write(disk, "b")
+    assert [each.unique_id for each in write(disk)] == ["a"]
+    (tmp_path / "outbox").unlink()
+    assert [each.unique_id for each in write(disk, "c")] == ["a", "c"]
 
 
 def test_who_sends_elsewhere_has_another_directory(tmp_path):

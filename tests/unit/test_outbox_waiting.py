@@ -215,3 +215,16 @@ def test_a_file_that_is_damaged_in_use_is_set_aside(outbox, tmp_path, caplog):
         s.world.settle()
         assert 2 in came(s)
         assert waiting(s) == 0
+
+
+def test_a_file_that_cannot_be_used_is_told_of_once(outbox, tmp_path, caplog):
+    with outbox(network={"credit": 0}) as s:
+        notify(s, 1)
+        (path,) = tmp_path.rglob("*.db")
+        path.with_name("0.db").mkdir()
+        s.world.advance(35)
+        told = [each for each in caplog.records if "0.db" in each.getMessage()]
+        assert len(told) == 1
+        give_credit(s)
+        s.world.settle()
+        assert came(s) == [1]
