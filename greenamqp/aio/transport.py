@@ -53,7 +53,7 @@ async def cleanup(transport: typing.Any) -> None:
     if closing is None:
         return
     hub, steps = closing
-    if isinstance(hub, CoroutineHub):
+    if isinstance(hub, CoroutineHub) and hub.is_at_home():
         await hub.drive(steps)
     else:
         hub.complete(steps)

@@ -212,6 +212,13 @@ class AsyncioHub(CoroutineHub):
             ).result()
         return self.run(steps)
 
+    def complete(self, steps: Steps[None]) -> None:
+        if self.event_loop.is_closed():
+            steps.close()
+            self._let_go()  # nobody else will
+        else:
+            super().complete(steps)
+
     def begin(self, steps: Steps[object]) -> None:
         self.call_inside(lambda: self._begin(steps))
 
@@ -301,7 +308,7 @@ class AsyncioHub(CoroutineHub):
         except RuntimeError:
             if not self.event_loop.is_closed():
                 raise
-            self._calls.clear()  # nobody will ever do it
+            self._let_go()  # nobody will ever do it
 
     def _run_calls(self) -> None:
         while self._calls:

@@ -2,8 +2,9 @@
 """The embedded broker in a process of its own, as :class:`BrokerProcess`.
 
 The two processes talk by lines, each a Python literal: what Broker is made with, or
-what is to be called; and back what came of it.  The child ends when its standard input
-does, so that none is left behind, whatever becomes of the parent.
+what is to be called, an empty one for the end; and back what came of it.  The child
+also ends when its standard input does, so that none is left behind, whatever becomes of
+the parent.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class BrokerProcess:
         """Close all connections in order, then end.  Idempotent."""
         process, self._process = self._process, None
         if process is not None:
-            process.communicate()
+            # A child of this process may have the pipe, too, and not end before us.
+            process.communicate("\n")
 
     def kill(self) -> None:
         """End it without a word (SIGKILL); it may be started again on its port."""
@@ -126,6 +128,8 @@ def main() -> int:
     with broker:
         _answer((broker.port, broker.url))
         for line in sys.stdin:
+            if line == "\n":
+                break
             name, *arguments = ast.literal_eval(line)
             found = getattr(broker, name)
             _answer(found(*arguments) if callable(found) else found)

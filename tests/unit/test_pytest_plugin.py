@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pytest plugin, as the tests of another program have it."""
 
+import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -158,3 +160,25 @@ def test_what_cannot_be_served_is_told():
             second.start()
     with pytest.raises(RuntimeError, match="was not started, or is stopped"):
         second.depth("a")
+
+
+def test_it_is_stopped_whatever_children_there_are():
+    from greenamqp.testing.process import BrokerProcess
+
+    broker = BrokerProcess().start()
+    process = broker._process
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(writer)
+        os.read(reader, 1)  # as long as the parent has the pipe
+        os._exit(0)
+    os.close(reader)
+    try:
+        stopping = threading.Thread(target=broker.stop, daemon=True)
+        stopping.start()
+        stopping.join(20)
+        assert process.returncode == 0
+    finally:
+        os.close(writer)
+        os.waitpid(child, 0)

@@ -4,6 +4,7 @@
 import asyncio
 import gc
 import os
+import threading
 import warnings
 
 import oslo_messaging
@@ -12,6 +13,7 @@ from oslo_messaging import Target
 
 import greenamqp
 from greenamqp import aio
+from tests.functional import world
 from tests.functional.aio.conftest import in_thread
 from tests.functional.test_reconnect import EAGER, forwarder, url
 from tests.functional.test_tls import authority, front, options
@@ -129,3 +131,42 @@ def test_who_forgets_to_clean_up_is_warned(run, topic):
         await in_thread(broker.stop)
 
     run(test)
+
+
+def _inodes():
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.stat(f"/proc/self/fd/{name}").st_ino)
+        except FileNotFoundError:
+            continue  # of the list itself
+    return found
+
+
+@pytest.mark.parametrize("how", ["here", "in a thread", "in another loop", "forgotten"])
+def test_what_outlives_its_loop_lets_go(bus, topic, how):
+    if world.current() != "threads":
+        pytest.skip("there the loop is eventlet's, and stays")
+    transport = oslo_messaging.get_rpc_transport(bus.conf(), url=bus.bus.url)
+
+    async def use():
+        await aio.RPCClient(transport, Target(topic=topic)).cast({}, "echo", value=1)
+
+    asyncio.run(use())
+    (fd,) = transport._driver.client.hub._watches
+    inode = os.fstat(fd).st_ino
+    assert inode in _inodes()
+    if how == "here":
+        transport.cleanup()
+    elif how == "in a thread":
+        thread = threading.Thread(target=transport.cleanup)
+        thread.start()
+        thread.join()
+    elif how == "in another loop":
+        asyncio.run(aio.cleanup(transport))
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            del transport, use
+            gc.collect()
+    assert inode not in _inodes()
