@@ -23,13 +23,16 @@ import typing
 
 from greenamqp import private
 from greenamqp.client import Client
-from greenamqp.hubs import Hub, Watch
+from greenamqp.hubs import Hub, Timer, Watch
 from greenamqp.outbox import Outbox
 
 LOG = logging.getLogger(__name__)
 
 #: How many may read at one time: no more are accepted meanwhile.
 MOST_READERS = 16
+
+# When it is listened again, where the process has no descriptor for a reader.  Seconds.
+_PAUSE = 1.0
 
 _boards: dict[Hub, _Board] = {}
 _numbers = itertools.count(1)
@@ -99,13 +102,25 @@ class _Board:
         except OSError:
             self._socket.close()
             raise
-        self._watch: Watch = hub.watch(self._socket.fileno(), self._acceptable)
+        self._pause: Timer | None = None
+        self._listen()
         hub.holders[self] = None
+
+    def _listen(self) -> None:
+        self._pause = None
+        self._watch: Watch = self._hub.watch(
+            self._socket.fileno(), self._acceptable
+        )
 
     def _acceptable(self) -> None:
         try:
             fd, _ = self._socket._accept()
+        except (BlockingIOError, ConnectionError):
+            return  # it has gone
         except OSError:
+            # It waits still, and would be told of again at once.
+            self._watch.close()
+            self._pause = self._hub.call_at(self._hub.now() + _PAUSE, self._listen)
             return
         if len(self._readers) >= MOST_READERS:
             os.close(fd)
@@ -120,6 +135,8 @@ class _Board:
     def close(self) -> None:
         """Listen no longer; whoever reads is left."""
         self._hub.holders.pop(self, None)
+        if self._pause is not None:
+            self._pause.cancel()
         self._watch.close()
         self._socket.close()
         for reader in list(self._readers):

@@ -3,6 +3,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import io
 import json
@@ -18,12 +19,14 @@ import struct
 import subprocess
 import sys
 import termios
+import unittest.mock
 
 import pytest
 import yaml
 from oslo_messaging import Target
 
 import greenamqp
+from greenamqp import state
 from greenamqp.command import states
 from tests.functional import buses, world
 
@@ -266,3 +269,20 @@ def test_a_child_has_its_own(bus, where, topic):
     assert status == 0
     assert os.getpid() in [each["pid"] for each in json.loads(shown)]
     assert pid not in [each["pid"] for each in json.loads(shown)]
+
+
+def test_without_a_descriptor_for_a_reader_it_does_not_spin(where):
+    """Who waits to be accepted is told of all the time."""
+    hub = unittest.mock.MagicMock()
+    board = state._Board(hub, where)
+    real, board._socket = board._socket, unittest.mock.Mock(wraps=board._socket)
+    try:
+        board._socket._accept.side_effect = OSError(errno.EMFILE, "too many")
+        board._acceptable()
+        hub.watch.return_value.close.assert_called_once_with()
+        (_, again), _ = hub.call_at.call_args
+        again()
+        assert hub.watch.call_count == 2
+    finally:
+        board._socket = real
+        board.close()
