@@ -157,8 +157,9 @@ def usable(tmp_path, text, *, notifications=False):
 
 
 def added(old, new):
-    """The lines that are new, if nothing is missing but the lines with rabbit://."""
-    kept = [line for line in old.splitlines() if "rabbit://" not in line]
+    """The lines that are new, if nothing is missing but the lines with their URLs."""
+    gone = ("rabbit://", "kombu://")
+    kept = [line for line in old.splitlines() if not any(g in line for g in gone)]
     lines = new.splitlines()
     for line in kept:
         lines.remove(line)
@@ -287,6 +288,7 @@ def test_tls_of_one_url_alone_goes_into_its_query(migrate, tmp_path):
         (rabbit(host="u:s3cr3t@bus:99999x"), "port of a host is no number"),
         (rabbit(host="u:s3cr3t#x@bus"), "# as %23"),
         (rabbit(host="u:s3cr3t/x@bus"), "/ is written as %2F"),
+        (rabbit(host="u:s3cr3t@a,\n u:s3cr3t@b"), "write it on one"),
         ("[oslo_messaging_rabbit]\nrabbit_password = s3cr3t\n", "no transport_url"),
         (
             "[DEFAULT]\ntransport_url = amqp://bus\n[amqp1]\npassword = s3cr3t\n",
@@ -331,6 +333,7 @@ def test_any_option_may_have_a_url(migrate):
         "messaging_urls = rabbit://u:s3cr3t@one:5672/nova\n"
         "messaging_urls = rabbit://u:s3cr3t@two/neutron\n"
         "[cell]\ncell_transport_url = 'rabbit://u:s3cr3t@[::1]/'\n"
+        "[old]\nold_transport_url = kombu://u:s3cr3t@four/\n"
         "[other]\nlog_transport_url = kafka://u:s3cr3t@three/\n"
     )
     status, said, (new,) = migrate(text)
@@ -339,6 +342,7 @@ def test_any_option_may_have_a_url(migrate):
         "messaging_urls = amqp://u:s3cr3t@one:5672/nova",
         "messaging_urls = amqp://u:s3cr3t@two:5672/neutron",
         "cell_transport_url = 'amqp://u:s3cr3t@[::1]:5672/'",
+        "old_transport_url = amqp://u:s3cr3t@four:5672/",
     ]
 
 
@@ -386,6 +390,7 @@ def test_nothing_else_of_the_file_changes(tmp_path):
     [
         (None, "No such file"),
         (b"[DEFAULT]\ns3cr3t\n", "line 2: No ':' or '=' found"),
+        (b"\nx = s3cr3t\n", "line 2: Section must be started before assignment"),
         (b"[DEFAULT]\nx = \xff\n", "it is not UTF-8"),
         (b"[DEFAULT]\nurl = rabbit://u:s3cr3t@[::1", "u:***@[::1 is no URL"),
         (b"[DEFAULT]\nx = 1\n", "neither transport_url nor"),

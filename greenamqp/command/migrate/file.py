@@ -53,6 +53,10 @@ class _Parser(iniparser.BaseParser):
         return super()._split_key_value(line)
 
     def assignment(self, key: str, value: list[str]) -> None:
+        if not self._group:
+            raise self.parse_exc(
+                "Section must be started before assignment", self._at + 1, key
+            )
         name = key.replace("-", "_")
         self.settings.append(Setting(self._group, name, value, self._at))
         self.ends[self._group] = self._at + len(value)

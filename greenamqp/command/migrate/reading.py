@@ -17,7 +17,7 @@ from greenamqp.command.migrate.file import ConfigFile, Setting
 _OWN_GROUPS = (options.GROUP.name, "amqp1")
 
 #: Schemes of the URLs that are looked at.
-_OURS = (url.RABBIT, *options.SCHEMES)
+_OURS = (url.RABBIT, url.KOMBU, *options.SCHEMES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Migration:
         urls = [
             (file, setting, text, url.Url.parse(text))
             for file, setting in self._settings()
+            if not _goes_on(setting)
             for text in setting.values
             if url.scheme(text) in _OURS
         ]
@@ -129,6 +130,9 @@ class Migration:
                 "oslo.messaging does not read it; greenamqp.get_rpc_transport() does, "
                 "where there is no transport_url",
             )
+        elif _goes_on(setting):
+            why = "a transport URL on several lines: write it on one"
+            self._row(file, setting, table.FIRST, why)
         elif setting.name.endswith("transport_url"):
             for text in setting.values:
                 if url.scheme(text) not in _OURS:
@@ -292,6 +296,13 @@ class Migration:
             additions = {options.GROUP.name: lines} if lines else {}
             written.append(file.write_beside(plan.SUFFIX, file.text(additions)))
         return written
+
+
+def _goes_on(setting: Setting) -> bool:
+    """Whether it is a URL of ours that goes on in further lines, which oslo.messaging
+    reads as one."""
+    first, *others = setting.values
+    return url.scheme(first) in _OURS and any(not url.scheme(each) for each in others)
 
 
 def _shown(name: str, value: str) -> str:

@@ -16,11 +16,12 @@ from greenamqp.command.masking import masked
 from greenamqp.command.migrate import table
 from greenamqp.connection.failover import AMQP_PORT
 
-#: The scheme of oslo.messaging's driver for AMQP 0-9-1.
-RABBIT = "rabbit"
+#: The scheme of oslo.messaging's driver for AMQP 0-9-1, and its other name.
+RABBIT, KOMBU = "rabbit", "kombu"
 
 #: Options of TLS, and how ``[oslo_messaging_rabbit]`` names them.
 TLS = ("ssl", "ssl_ca_file", "ssl_cert_file", "ssl_key_file")
+
 
 def scheme(value: str) -> str:
     """The scheme of what may be a transport URL, or ``""``."""
@@ -46,7 +47,7 @@ class Url:
             raise service.Unusable(f"{masked(text)} is no URL") from None
         query = [part.partition("=") for part in parts.query.split("&") if part]
         return cls(
-            parts.scheme,
+            RABBIT if parts.scheme == KOMBU else parts.scheme,
             parts.netloc.split(","),
             parts.path,
             [(name, value) for name, _, value in query],
