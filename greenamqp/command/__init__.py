@@ -8,6 +8,7 @@ does not import the broker, and no subcommand pays for another one's libraries.
 """
 
 import argparse
+import errno
 import importlib
 import io
 import math
@@ -156,12 +157,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # As `head` leaves it. What is still to be written goes nowhere.
+    except OSError as exc:
+        if exc.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # What is still to be written goes nowhere.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        return 141
+        if exc.errno == errno.EPIPE:
+            return 141  # as `head` leaves it
+        print(f"greenamqp: {exc.strerror}", file=sys.stderr)
+        return 1
     finally:
         if usual:
             signal.signal(signal.SIGINT, signal.default_int_handler)

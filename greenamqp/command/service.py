@@ -106,14 +106,8 @@ def parse(
     :raises Unusable: if it is not one of this driver
     """
     try:
-        if url is None and notifications:
-            url = conf.oslo_messaging_notifications.transport_url
         if url is None:
-            url = conf.transport_url
-            if url == _UNSET:
-                raise Unusable(
-                    "no transport URL: name it, or a --config-file that has it"
-                )
+            url = _configured(conf, notifications)
         # Its ValueError names the port; oslo.messaging's does not.
         for host in urllib.parse.urlsplit(url).netloc.split(","):
             _ = urllib.parse.urlsplit(f"//{host}").port
@@ -129,6 +123,24 @@ def parse(
             "amqp:// or amqps://"
         )
     return parsed
+
+
+def _configured(conf: cfg.ConfigOpts, notifications: bool) -> str:
+    """:raises Unusable: if there is none"""
+    url: str | None = None
+    try:
+        if notifications:
+            url = conf.oslo_messaging_notifications.transport_url
+        if url is None:
+            url = conf.transport_url
+    except cfg.NoSuchOptError:  # it names the option that there is
+        raise Unusable(
+            "transport URL: a $ in it stands for another option, and of that name "
+            "there is none: in a password it is written as $$"
+        ) from None
+    if url == _UNSET:
+        raise Unusable("no transport URL: name it, or a --config-file that has it")
+    return url
 
 
 def reach(

@@ -177,6 +177,18 @@ def test_a_reader_that_goes_is_no_error_to_speak_of(arguments, tmp_path):
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
+def test_a_full_disk_is_named():
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "greenamqp", "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "greenamqp: No space left on device\n"
+
+
 def test_what_the_locale_has_no_letters_for_is_shown(monkeypatch):
     shown = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", shown)

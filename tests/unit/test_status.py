@@ -31,6 +31,7 @@ def check(tmp_path, capsys):
         ("", "warning", "no transport URL"),
         ("[DEFAULT]\ntransport_url = rabbit://u:secret@h", "warning", "rabbit://"),
         ("[DEFAULT]\ntransport_url = amqp://h:99999", "warning", "out of range"),
+        ("[DEFAULT]\ntransport_url = amqp://u:secret$x@h", "warning", "written as $$"),
         (
             "[DEFAULT]\ntransport_url = amqp://h\n[oslo_messaging_amqp]\nnosuch = 1",
             "warning",
