@@ -118,7 +118,7 @@ class Listener(base.Listener):
         batch_timeout: float | None,
         credit: int,
     ) -> None:
-        super().__init__(batch_size or 1, batch_timeout, credit)
+        super().__init__(max(1, batch_size or 1), batch_timeout, credit)
         self._client = client
         self.hub = client.hub
         self._kind = kind

@@ -153,6 +153,14 @@ def test_a_batch_is_never_larger_than_the_credit(rig):
     assert numbers(task.result()) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("size", [None, 0, -1])
+def test_a_batch_has_one_message_at_the_least(rig, size):
+    s, listener = rig(batch_size=size)
+    send(s, 1, 2)
+    messages, more = listener.take()
+    assert numbers(messages) == [1] and more
+
+
 def test_several_poll_at_a_time(rig):
     s, listener = rig()
     tasks = [s.world.go(listener.poll, timeout=None) for _ in range(3)]
