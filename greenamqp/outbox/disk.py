@@ -28,6 +28,7 @@ class Done(typing.NamedTuple):
     :ivar shed: how many fell out as there were too many
     :ivar broken: what became of files that cannot be read, for people
     :ivar refused: which files of others cannot be used now, for people
+    :ivar changed: whether another process has changed ours, if it was looked for
     """
 
     read: dict[str, list[Letter]]
@@ -38,10 +39,11 @@ class Done(typing.NamedTuple):
     shed: int
     broken: typing.Sequence[str]
     refused: typing.Sequence[str]
+    changed: bool
 
 
 #: Nothing was done.
-NOTHING = Done({}, (), (), 0, 0, 0, (), ())
+NOTHING = Done({}, (), (), 0, 0, 0, (), (), False)
 
 
 class Disk:
@@ -144,11 +146,13 @@ class Disk:
         if letters:
             store.add(letters)
         shed = store.shed_size(self._max_size) if letters or moved else 0
+        changed = look and store.changed_elsewhere()  # before it is read
         read = {lane: store.first(lane, _READ) for lane in wanting}
         more = [lane for lane, found in read.items() if len(found) == _READ]
-        if look:
-            store.recount()
-        return Done(read, more, store.lanes() if look else (), 0, old, shed, (), ())
+        if not look:
+            return Done(read, more, (), 0, old, shed, (), (), False)
+        store.recount()
+        return Done(read, more, store.lanes(), 0, old, shed, (), (), changed)
 
     def _own(self) -> Store:
         """Our file."""

@@ -361,6 +361,9 @@ class Outbox:
                 for put in puts:
                     self._written(put)
             for lane in self._all_lanes():
+                if done.changed and lane.letters:
+                    lane.letters.clear()
+                    lane.more = True
                 letters = done.read.get(lane.name)
                 if letters is not None:
                     lane.letters.extend(

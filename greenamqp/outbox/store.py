@@ -124,6 +124,7 @@ class Store:
                     self._db.execute("INSERT INTO bus VALUES (?)", (bus,))
                 self.count = 0
                 self.recount()
+                self._version = self._one("PRAGMA data_version")
                 if thorough and (found := self._one("PRAGMA quick_check")) != "ok":
                     raise sqlite3.DatabaseError(str(found).splitlines()[0])
             except BaseException:
@@ -148,6 +149,13 @@ class Store:
         """Which message bus it is for, for people."""
         with WORKING:
             return str(self._one("SELECT coalesce(max(name), '') FROM bus"))
+
+    def changed_elsewhere(self) -> bool:
+        """Whether another process has changed the file since the last time, as who
+        removes letters by hand does."""
+        with WORKING:
+            before, self._version = self._version, self._one("PRAGMA data_version")
+            return bool(before != self._version)
 
     def recount(self) -> None:
         """Set `count` to what there is: another process may have removed some."""

@@ -10,7 +10,7 @@ from oslo_messaging import Target, exceptions
 
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED
 from greenamqp.outbox import Store
-from greenamqp.outbox.outbox import PATIENCE
+from greenamqp.outbox.outbox import LOOK_INTERVAL, PATIENCE
 from tests.unit import fakes
 
 ADDRESS = "unicast.openstack.t"
@@ -228,3 +228,22 @@ def test_a_file_that_cannot_be_used_is_told_of_once(outbox, tmp_path, caplog):
         give_credit(s)
         s.world.settle()
         assert came(s) == [1]
+
+
+def test_what_was_purged_meanwhile_is_not_sent(outbox, tmp_path):
+    """But for the one that was on its way already."""
+    with outbox(network={"credit": 0}) as s:
+        notify(s, 1, 2, 3)
+        s.peer.inbound[ADDRESS].flow(1)
+        s.world.settle()
+        (path,) = tmp_path.rglob("*.db")
+        other = Store(str(path))
+        assert other.purge() == 2
+        other.close()
+        s.world.advance(LOOK_INTERVAL + 1)
+        give_credit(s)
+        s.world.settle()
+        assert came(s) == [1, 2]
+        assert s.driver.outbox.describe()["destinations"] == []
+        notify(s, 4)
+        assert came(s) == [1, 2, 4]
