@@ -391,7 +391,11 @@ class Server(service.ServiceBase):
         deadline = hub.now() + SUBSCRIBE_TIMEOUT
         for subscription in subscriptions:
             attached = subscription._listener
-            if attached is not None and not attached.wait_attached(deadline):
+            if (
+                attached is not None
+                and not attached.wait_attached(deadline)
+                and attached is subscription._listener  # not stopped meanwhile
+            ):
                 LOG.warning(
                     "%s: not subscribed yet after %s s: %s; will be as soon as "
                     "possible",

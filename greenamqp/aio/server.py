@@ -191,7 +191,10 @@ class Server:
         executor.add_listener(listener, process)
         try:
             deadline = hub.now() + SUBSCRIBE_TIMEOUT
-            if not await hub.drive(listener.attaching(deadline)):
+            if (
+                not await hub.drive(listener.attaching(deadline))
+                and subscription._listener is listener  # not stopped meanwhile
+            ):
                 LOG.warning(
                     "%s: not subscribed yet after %s s: %s; will be as soon as "
                     "possible",

@@ -148,7 +148,8 @@ class Subscription:
             self.wake()
 
     def attaching(self, deadline: float | None) -> Steps[bool]:
-        """Wait until all links are up, or `deadline`; returns whether they are.
+        """Wait until all links are up, `deadline`, or the end of the subscription;
+        returns whether they are up.
 
         :raises NotImplementedError: if the bus cannot do what is asked
         :raises MessageDeliveryFailure: if waiting is of no use, where ``fail_fast``
@@ -165,7 +166,7 @@ class Subscription:
                         raise self.impossible
                     if self.attached:
                         return True
-                    if self.room.context.closed:
+                    if self.stopped or self.room.context.closed:
                         return False
                     cause = self.room.context.hopeless or self.forbidden
                     if cause is not None:
@@ -181,6 +182,7 @@ class Subscription:
     def stop(self) -> None:
         """Take no more: what comes from now on is released."""
         self.stopped = True
+        self.wake()
         for link in self.links:
             link.stop()
         self.room.context.flush()
@@ -188,6 +190,7 @@ class Subscription:
     def close(self) -> None:
         """Detach all links, for good."""
         self.stopped = True
+        self.wake()
         links = self.links
         self._hold([])
         for link in links:

@@ -11,6 +11,7 @@ from oslo_config import cfg
 from oslo_messaging import Target
 
 import greenamqp
+from greenamqp.listener import Listener
 from tests.functional import world
 from tests.functional.harness import (
     WAIT,
@@ -439,6 +440,30 @@ def test_stop_while_it_starts(transports, unique, executor, waits):
         server.wait()
 
     in_thread(life).result()
+
+
+@pytest.mark.parametrize("executor", world.own_executors()[:1])
+def test_a_subscription_is_stopped_while_it_is_waited_for(
+    unique, executor, monkeypatch, caplog
+):
+    """start() does not go on waiting for it."""
+    nobody = oslo_messaging.get_rpc_transport(cfg.CONF, url="amqp://127.0.0.1:1")
+    server = greenamqp.Server(nobody, executor)
+    subscription = server.listen(Target(topic=unique(), server="s"), [Echo()])
+    wait_attached = Listener.wait_attached
+
+    def stop_and_wait(listener, deadline):
+        stopping = in_thread(subscription.stop)
+        assert not wait_attached(listener, deadline)
+        stopping.result()
+        return False
+
+    monkeypatch.setattr(Listener, "wait_attached", stop_and_wait)
+    server.start()
+    server.stop()
+    server.wait()
+    nobody.cleanup()
+    assert "not subscribed yet" not in caplog.text
 
 
 def test_subscriptions_that_are_stopped_as_the_server_ends(serve, unique):
