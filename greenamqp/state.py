@@ -14,6 +14,7 @@ as it uses a transport.
 from __future__ import annotations
 
 import _socket  # the class that no monkey patching replaces
+import contextlib
 import itertools
 import json
 import logging
@@ -147,9 +148,13 @@ class _Board:
             pass
 
     def forked(self) -> None:
-        """See :class:`greenamqp.hubs.base.Holder`.  The path is the parent's."""
+        """See :class:`greenamqp.hubs.base.Holder`.  The path is the parent's, if there
+        is one."""
         _boards.pop(self._hub, None)
         self._socket.close()
+        if self._hub.pid == os.getpid():
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
         self._readers.clear()
 
 

@@ -86,6 +86,7 @@ def get(name: str | Hub = "auto") -> Hub:
             for key, other in list(_hubs.items()):
                 if isinstance(other, AsyncioHub) and other.event_loop.is_closed():
                     del _hubs[key]
+                    other._let_go()
         return _cached((name, loop), AsyncioHub)
     if name == "threads":
         from greenamqp.hubs.threads import ThreadsHub

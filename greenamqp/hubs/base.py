@@ -69,7 +69,8 @@ class Holder(typing.Protocol):
 
     def forked(self) -> None:
         """This is a child process: close its copy of the descriptor, touch no watch,
-        timer or engine, and call nobody."""
+        timer or engine, and call nobody.  The same where an asyncio loop is closed, in
+        the hub's own process: let go of what others may have."""
 
 
 class Timer(abc.ABC):
@@ -261,7 +262,8 @@ class Hub(abc.ABC):
         self._let_go()
 
     def _let_go(self) -> None:
-        """Close the child's copies of all descriptors."""
+        """Close the child's copies of all descriptors; or all, if the hub is not a
+        parent's, and nothing of it will ever run again."""
         holders, self.holders = self.holders, {}
         for holder in holders:
             holder.forked()

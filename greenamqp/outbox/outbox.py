@@ -22,6 +22,7 @@ from __future__ import annotations
 import collections
 import functools
 import logging
+import os
 import sqlite3
 import typing
 
@@ -144,6 +145,7 @@ class Outbox:
         #: Files of others that cannot be used now, for people; each was told of once.
         self.refused: set[str] = set()
         fork.tell(self)
+        self._hub.holders[self] = None
 
     def start(self) -> None:
         """Look for what is there.  Does not block."""
@@ -151,9 +153,16 @@ class Outbox:
             self._work()
 
     def forked(self) -> None:
-        """See :mod:`greenamqp.fork`: the file is the parent's."""
+        """See :mod:`greenamqp.fork`: the file is the parent's.  Or the hub runs no
+        more, and it is for who comes next."""
         self._closed = True
-        self._disk.forked()
+        if self._hub.pid != os.getpid():
+            self._disk.forked()
+            return
+        try:
+            self._disk.close(self._removed)
+        except Exception as exc:
+            self._tell_failing(exc)
 
     def closing(self) -> Steps[None]:
         """Send nothing any more, and leave the file to others.  What waits stays there.
@@ -398,6 +407,7 @@ class Outbox:
 
     def _worked_last(self, _done: object, error: Exception | None) -> None:
         with self._hub.lock:
+            self._hub.holders.pop(self, None)
             if error is not None:
                 _log(logging.WARNING, "the outbox %s: %s", self._directory.path, error)
             for put in self._puts:

@@ -12,7 +12,9 @@ import pytest
 from oslo_messaging import Target
 
 import greenamqp
-from greenamqp import aio
+from greenamqp import aio, hubs
+from greenamqp.outbox import Store
+from greenamqp.outbox.directory import is_free
 from tests.functional import world
 from tests.functional.aio.conftest import in_thread
 from tests.functional.test_reconnect import EAGER, forwarder, url
@@ -170,3 +172,42 @@ def test_what_outlives_its_loop_lets_go(bus, topic, how):
             del transport, use
             gc.collect()
     assert inode not in _inodes()
+
+
+@pytest.mark.parametrize("how", ["cleaned up", "not"])
+def test_what_waits_outlives_its_loop(bus, topic, tmp_path, how):
+    """It is for the next transport, in this process or another."""
+    if world.current() != "threads":
+        pytest.skip("there the loop is eventlet's, and stays")
+    transport = oslo_messaging.get_notification_transport(
+        bus.conf(
+            options={
+                "oslo_messaging_amqp": {
+                    "notify_outbox": str(tmp_path / "outbox"),
+                    "state_dir": str(tmp_path / "state"),
+                }
+            }
+        ),
+        url="amqp://127.0.0.1:1",
+    )
+
+    async def use():
+        notifier = aio.Notifier(transport, "me", "messagingv2", topics=[topic])
+        await notifier.info({}, "event", {})
+
+    async def get_hub():
+        assert hubs.get("asyncio") is not transport._driver.client.hub
+
+    asyncio.run(use())
+    assert list((tmp_path / "state").iterdir())
+    if how == "cleaned up":
+        transport.cleanup()
+    else:
+        asyncio.run(get_hub())
+    (path,) = tmp_path.rglob("*.db")
+    assert is_free(str(path))
+    store = Store(str(path))
+    assert store.count == 1
+    store.close()
+    assert not list((tmp_path / "state").iterdir())
+    transport.cleanup()
