@@ -52,12 +52,14 @@ def _outline(value: typing.Any, indent: str = "") -> list[str]:
         elif isinstance(inner, list) and any(
             not isinstance(each, dict) for each in inner
         ):
-            lines.append(f"{indent}{name}: {', '.join(map(str, inner))}")
+            texts = (formats.on_one_line(str(each)) for each in inner)
+            lines.append(f"{indent}{name}: {', '.join(texts)}")
         elif isinstance(inner, list):
             lines.append(f"{indent}{name}: {len(inner)}")
             for each in inner:
                 below = _outline(each, indent + "    ")
                 lines += [f"{indent}  -{below[0][len(indent) + 3 :]}", *below[1:]]
         else:
-            lines.append(f"{indent}{name}: {'-' if inner in (None, '') else inner}")
+            text = "" if inner is None else str(inner)
+            lines.append(f"{indent}{name}: {formats.on_one_line(text)}")
     return lines

@@ -204,5 +204,8 @@ def _rate(
     """How many in a second, by the clock of the process."""
     if before is None or now["up_for"] is None or now["came_up"] != before["came_up"]:
         return None
-    seconds = now["up_for"] - before["up_for"]
-    return round((now[name] - before[name]) / seconds, 1) if seconds > 0 else None
+    seconds: float = now["up_for"] - before["up_for"]
+    more = now[name] - before[name]
+    if seconds <= 0 or more < 0:
+        return None  # another one has its number now
+    return round(more / seconds, 1)

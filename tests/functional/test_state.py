@@ -1,24 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a process tells through its socket, in every world."""
 
-import contextlib
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
 import pathlib
-import pty
-import re
-import select
-import signal
 import socket
 import stat
-import struct
 import subprocess
 import sys
-import termios
 import unittest.mock
 
 import pytest
@@ -29,6 +21,7 @@ import greenamqp
 from greenamqp import state
 from greenamqp.command import states
 from tests.functional import buses, world
+from tests.functional.terminal import CTRL_C, Terminal
 
 pytestmark = pytest.mark.any_bus
 
@@ -141,6 +134,9 @@ def test_rates_are_since_the_look_before(used, where):
     # Not across a connection that was lost meanwhile.
     later["came_up"] += 1
     assert rates([now], [before]) == rates([now]) == (None, None)
+    # Nor if another transport has its place, as one was cleaned up.
+    later |= {"came_up": connection["came_up"], "sent": connection["sent"] - 1}
+    assert rates([now], [before]) == (None, 300.0)
 
 
 @pytest.mark.parametrize("form", ["json", "yaml", "csv"])
@@ -169,11 +165,6 @@ def test_for_programs(used, where, topic, form):
         assert whole(shown)["pid"] == os.getpid()
 
 
-_COLOURS = re.compile(rb"\x1b\[[\d;]*m")
-
-#: Seconds, for what takes much less.
-_LIMIT = 60
-
 #: Runs the command without rich.
 WITHOUT = (
     "import sys; sys.modules['rich.live'] = None; "
@@ -184,40 +175,14 @@ WITHOUT = (
 @pytest.mark.parametrize("how", [["-m", "greenamqp"], ["-c", WITHOUT]])
 def test_in_a_terminal(used, where, how):
     """It looks again and again, in place of what it showed before."""
-    try:
-        ours, theirs = pty.openpty()
-    except OSError as exc:
-        pytest.skip(f"this system gives no terminal: {exc}")
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 160, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, *how, "top", "--state-dir", where, "--interval", "0.1"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        cwd=buses.ROOT,
-        env=os.environ | {"TERM": "xterm-256color"},
-        preexec_fn=buses.die_with_parent,
-    )
-    os.close(theirs)
-    line = re.compile(rf"\b{os.getpid()}\b.*\bup\b".encode())
-    shown = b""
-    try:
-        while len(line.findall(_COLOURS.sub(b"", shown))) < 3:
-            assert select.select([ours], [], [], _LIMIT)[0], shown
-            shown += os.read(ours, 65536)
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(OSError):  # when it has ended
-            # It may have more to say than a terminal holds.
-            while more := os.read(ours, 65536):
-                shown += more
-        assert process.wait(_LIMIT) == 130
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
+    arguments = ["top", "--state-dir", where, "--interval", "0.1"]
+    with Terminal([sys.executable, *how, *arguments]) as terminal:
+        terminal.wait_for(rf"\b{os.getpid()}\b.*\bup\b", times=3)
+        terminal.press(CTRL_C)
+        assert terminal.end() == 130
     # rich goes to a screen of its own, and back.
-    assert (b"\x1b[?1049l" in shown) is ("-m" in how)
-    assert b"Traceback" not in shown
+    assert (b"\x1b[?1049l" in terminal.shown) is ("-m" in how)
+    assert b"Traceback" not in terminal.shown
 
 
 def test_it_is_private_and_goes_with_the_transport(bus, used, where):

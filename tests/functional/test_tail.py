@@ -15,6 +15,7 @@ from oslo_messaging import Target
 from greenamqp import command
 from greenamqp.broker import Broker
 from tests.functional import buses, harness, world
+from tests.functional.terminal import CTRL_C, Terminal
 
 pytestmark = pytest.mark.skipif(
     world.current() != "threads", reason="a command is a process of its own; once"
@@ -67,6 +68,21 @@ def test_json_and_its_end(bus, the_bus, topic):
     assert process.returncode == 130
     assert whole["event_type"] == "it" and whole["payload"] == {"n": 1}
     assert whole["priority"] == "ERROR"
+
+
+@pytest.mark.any_bus
+def test_in_a_terminal(bus, the_bus, topic):
+    arguments = ["-m", "greenamqp", "tail", topic, "--url", the_bus.url]
+    with Terminal([sys.executable, *arguments]) as terminal:
+        terminal.wait_for("subscribed")
+        notifier = bus.notifier([topic])
+        # What moves the cursor is a peer's, and not passed on.
+        notifier.info({}, "one\x1b[2Jtwo", {"n": "\x1b[31m"})
+        terminal.wait_for(r' INFO publisher one.\[2Jtwo \{"n": "\\u001b\[31m"\}')
+        terminal.press(CTRL_C)
+        assert terminal.end() == 130
+    assert b"\x1b" not in terminal.shown
+    assert b"Traceback" not in terminal.shown
 
 
 @pytest.mark.any_bus

@@ -8,7 +8,7 @@ import json
 import pytest
 import yaml
 
-from greenamqp.command import formats, main
+from greenamqp.command import formats, main, state
 
 ROWS = [
     {"host": "bus:5672", "sent": 3, "why": None, "hubs": ["a", "b"], "up": True},
@@ -100,3 +100,15 @@ def test_every_command_that_finds_something(form, capsys, tmp_path):
         assert "failed" in found[-1]
         assert listed == ["waiting  to  oldest  bus  state  file"]
         assert counted == ["waiting", "0"]
+
+
+def test_the_outline_of_a_state_moves_no_cursor():
+    whole = {"a": {"b": "x\x1b[2Jy", "c": ["\n", 1], "d": [{"e": None, "f": ""}]}}
+    assert state._outline(whole) == [
+        "a:",
+        "    b: x [2Jy",
+        "    c:  , 1",
+        "    d: 1",
+        "      - e: -",
+        "        f: -",
+    ]
