@@ -10,12 +10,11 @@ from greenamqp import chance
 from greenamqp.buses import Node, Precedence, Refused
 from greenamqp.client import notices
 from greenamqp.client.context import LINK_NAME, Context
-from greenamqp.client.wanted import FIRST_PAUSE, Phase, WantedLink, is_full
+from greenamqp.client.wanted import FIRST_PAUSE, Phase, WantedLink
 from greenamqp.engine import (
     ACCEPTED,
     RELEASED,
     Delivery,
-    LinkLimitError,
     LocalProtocolError,
     Receiver,
     RemoteError,
@@ -138,7 +137,6 @@ class ReceivingLink(WantedLink[Receiver]):
         context = self._context
         engine = context.engine
         assert engine is not None
-        assert context.watch is not None
         if self._owner.move():
             return None
         # Not twice may it happen to the others that they go with it.
@@ -161,13 +159,13 @@ class ReceivingLink(WantedLink[Receiver]):
         self._returned = 0
         link.on_message = self._message
         link.on_dropped = self._dropped
-        context.watch.attaching(link)
         return link
+
+    def _no_room(self, reason: str) -> bool:
+        return self._owner.displace()
 
     def _not_created(self, error: LocalProtocolError | ValueError) -> None:
         self._context.turns.leave(self)
-        if isinstance(error, LinkLimitError) and self._owner.displace():
-            return
         if isinstance(error, LocalProtocolError):
             self._not_subscribed(self.address, error)
             self.rest()
@@ -187,15 +185,8 @@ class ReceivingLink(WantedLink[Receiver]):
             notices.NOT_SUBSCRIBED, address=address, reason=reason
         )
 
-    def _answered(self, link: Receiver) -> None:
-        """The bus said something to the attach, or it is wanted no longer."""
-        context = self._context
-        context.turns.leave(self)
-        if context.watch is not None:
-            context.watch.answered(link)
-
     def _attached(self, link: Receiver) -> None:
-        self._answered(link)
+        self._context.turns.leave(self)
         self.rejoin(link)
         if not self._owner.stopped:
             link.flow(self._owner.window)
@@ -246,7 +237,7 @@ class ReceivingLink(WantedLink[Receiver]):
     ) -> None:
         self._forget_link()
         context = self._context
-        self._answered(link)
+        context.turns.leave(self)
         delay: float = context.options.link_retry_delay
         # Where a refusal ends the session, it may have been meant for another link.
         meant = self.alone or not context.bus.refusal_ends_session
@@ -257,8 +248,6 @@ class ReceivingLink(WantedLink[Receiver]):
             delay = min(delay, FIRST_PAUSE)
         if not stalled:
             self.forget_declarations()
-        if not was_up and is_full(error) and self._owner.displace():
-            return
         if not self._owner.stopped:
             reason = error or "no reason given"
             self._owner.refusal = f"{self.address}: {reason}"
@@ -443,9 +432,7 @@ class ReceivingLink(WantedLink[Receiver]):
                 link.on_closed = lambda link: self.remove()
                 for_good = False
             link.close()
-            self._answered(link)
-        else:
-            context.turns.leave(self)
+        context.turns.leave(self)
         if for_good:
             self.remove()
 

@@ -12,7 +12,7 @@ from greenamqp.buses import BadMessage, Node, Refused
 from greenamqp.client import notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outgoing import Call, Reply
-from greenamqp.client.wanted import FIRST_PAUSE, WantedLink, is_full
+from greenamqp.client.wanted import FIRST_PAUSE, WantedLink
 from greenamqp.engine import (
     REJECTED,
     DecodeError,
@@ -95,6 +95,11 @@ class Replies(WantedLink[Receiver]):
         """Whether replies are kept while the connection is lost."""
         return self.node.survives
 
+    @property
+    def _outlives_link(self) -> bool:
+        """Whether they are kept while the link alone is lost."""
+        return self.node.survives or self.node.outlives_link
+
     def expect(self, call: Call) -> None:
         """A request leaves: its reply will be recognised by its id."""
         assert self.address is not None
@@ -141,7 +146,6 @@ class Replies(WantedLink[Receiver]):
     def _create(self) -> Receiver:
         context = self._context
         assert context.engine is not None
-        assert context.watch is not None
         link = context.engine.create_receiver(
             self.node,
             name=f"{LINK_NAME}/receiver/[rpc-response]/{chance.unique()}",
@@ -151,23 +155,21 @@ class Replies(WantedLink[Receiver]):
         )
         link.on_message = self._message
         link.on_dropped = self._dropped
-        context.watch.attaching(link)
         return link
 
-    def _not_created(self, error: LocalProtocolError | ValueError) -> None:
-        if not self._waits_for_room(str(error)):
-            LOG.error("%s", self.refusal)
-            self.rest()
-
-    def _waits_for_room(self, reason: str) -> bool:
-        """There are too many links.  Returns whether others are given up for this one,
-        which comes before long."""
-        self.refusal = f"no link for replies: {reason}"
+    def _no_room(self, reason: str) -> bool:
         if not self._make_room():
             return False
+        self.refusal = f"no link for replies: {reason}"
         LOG.debug("%s; others make room for it", self.refusal)
+        self._address_lost(self.refusal, self._outlives_link)
         self.rest(FIRST_PAUSE)
         return True
+
+    def _not_created(self, error: LocalProtocolError | ValueError) -> None:
+        self.refusal = f"no link for replies: {error}"
+        LOG.error("%s", self.refusal)
+        self.rest()
 
     def _declaring(self) -> None:
         self.refusal = "waiting for the message bus to declare a queue for replies"
@@ -193,11 +195,9 @@ class Replies(WantedLink[Receiver]):
         self.fail_all(self.refusal)
 
     def _attached(self, link: Receiver) -> None:
-        if self._context.watch is not None:
-            self._context.watch.answered(link)
         node = self.node
         self.address = node.reply_to or node.address or link.remote_source.address
-        if node.dynamic and (node.survives or node.outlives_link):
+        if node.dynamic and self._outlives_link:
             self._given = self.address
         self.refusal = ""
         self._credit = 0
@@ -207,15 +207,11 @@ class Replies(WantedLink[Receiver]):
     def _detached(
         self, link: Receiver, error: RemoteError | None, was_up: bool
     ) -> None:
-        if self._context.watch is not None:
-            self._context.watch.answered(link)
         reason = str(error) if error is not None else "no reason given"
         gone = not was_up and error is not None and error.condition == "amqp:not-found"
         if gone and self._given is not None:
             # After a failover; the calls that wait are told below.
             LOG.debug("replies come from another address from now on: %s", reason)
-        elif not was_up and is_full(error) and self._waits_for_room(reason):
-            return
         else:
             LOG.error("the link for replies was closed by the peer: %s", reason)
         self.refusal = f"the link for replies was closed: {reason}"
@@ -223,7 +219,7 @@ class Replies(WantedLink[Receiver]):
         if not stalled:
             # Nodes agree on no declaration while one of them stands still.
             self.forget_declarations()
-        self._address_lost(self.refusal, self.survives or self.node.outlives_link)
+        self._address_lost(self.refusal, self._outlives_link)
         watch = self._context.watch
         if stalled and watch is not None and watch.hasty:
             self.want()  # it may soon be served by another node

@@ -16,10 +16,9 @@ from greenamqp.client.outcome import Verdict, judge
 from greenamqp.client.outgoing import Call, Destination, Outgoing
 from greenamqp.client.pauses import doubled
 from greenamqp.client.replies import Replies
-from greenamqp.client.wanted import FIRST_PAUSE, Phase, WantedLink, is_full
+from greenamqp.client.wanted import FIRST_PAUSE, Phase, WantedLink
 from greenamqp.engine import (
     ACCEPTED,
-    LinkLimitError,
     LocalProtocolError,
     RemoteError,
     Sender,
@@ -398,22 +397,19 @@ class SendingLink(WantedLink[Sender]):
         )
         link.on_credit = self._credit
         link.on_settled = self._settled
-        assert self._context.watch is not None
-        self._context.watch.attaching(link)
         return link
 
-    def _not_created(self, error: LocalProtocolError | ValueError) -> None:
-        # Room comes with the peer's answers to the detaches.
-        if isinstance(error, LinkLimitError) and self._make_room():
-            self._wait_for_room(str(error))
-        else:
-            self._refused(str(error), not isinstance(error, LocalProtocolError))
-
-    def _wait_for_room(self, reason: str) -> None:
-        """Others were given up for this link: try again when they are."""
+    def _no_room(self, reason: str) -> bool:
+        if not self._make_room():
+            return False
         LOG.debug("the link to %s waits for room: %s", self.address, reason)
         self.refusal = reason
+        # Room comes with the peer's answers to the detaches.
         self._rest_if_needed(FIRST_RETRY_PAUSE)
+        return True
+
+    def _not_created(self, error: LocalProtocolError | ValueError) -> None:
+        self._refused(str(error), not isinstance(error, LocalProtocolError))
 
     def _declaring(self) -> None:
         self.refusal = f"waiting for the message bus to declare {self.address}"
@@ -434,14 +430,7 @@ class SendingLink(WantedLink[Sender]):
         elif not self.declare():
             self.send_pending()
 
-    def _answered(self, link: Sender) -> bool:
-        """The bus said something to the attach, or it is wanted no longer.  Returns
-        whether that was waited for."""
-        watch = self._context.watch
-        return watch is not None and watch.answered(link)
-
     def _attached(self, link: Sender) -> None:
-        self._answered(link)
         self.refusal = ""
         self._limit = link.max_message_size
         self.send_pending()
@@ -449,19 +438,13 @@ class SendingLink(WantedLink[Sender]):
     def _detached(
         self, link: Sender, error: RemoteError | None, was_up: bool
     ) -> None:
-        attaching = self._answered(link)
         reason = str(error) if error is not None else "the peer detached the link"
-        # A router refuses a link in that it attaches and detaches it.
-        unused = not was_up or (self._context.bus.is_router and not link.unsettled)
-        if unused and is_full(error) and self._make_room():
-            self._wait_for_room(reason)
-            return
         self._context.notices.add(
             notices.LINK_CLOSED, address=self.address, reason=reason
         )
         if isinstance(error, SessionStalled):
             # The bus does not answer in the link's session: on in another one.
-            self.alone = attaching or link.unsettled > 0
+            self.alone = not was_up or link.unsettled > 0
             self._lost_outcomes(link, reason)
             watch = self._context.watch
             if watch is not None and watch.hasty:
@@ -705,7 +688,6 @@ class SendingLink(WantedLink[Sender]):
         self._stay_in_doubt()
         link = self.go()
         if link is not None:
-            self._answered(link)
             link.close()
 
     def fail_all(self, reason: str) -> None:

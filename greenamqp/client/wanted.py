@@ -39,7 +39,13 @@ import typing
 from greenamqp.buses import Node, Refused
 from greenamqp.client.context import Context
 from greenamqp.client.pauses import doubled
-from greenamqp.engine import LocalProtocolError, Receiver, RemoteError, Sender
+from greenamqp.engine import (
+    LinkLimitError,
+    LocalProtocolError,
+    Receiver,
+    RemoteError,
+    Sender,
+)
 from greenamqp.hubs import Timer
 
 LOG = logging.getLogger("greenamqp.client")
@@ -60,11 +66,6 @@ L = typing.TypeVar("L", Sender, Receiver)
 # A link that was up is attached again after this pause: whatever took it, an operator
 # or the end of another link's session, is over as a rule.  Seconds.
 FIRST_PAUSE = 0.5
-
-
-def is_full(error: RemoteError | None) -> bool:
-    """Whether the bus refused a link because there are too many already."""
-    return error is not None and error.condition == "amqp:resource-limit-exceeded"
 
 
 class Phase(enum.Enum):
@@ -124,13 +125,19 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         """Create the link and set its callbacks, but for those of the life cycle.
 
         :return: None: not now; it is wanted again by who said so
-        :raises LocalProtocolError: there is no room for it
+        :raises LinkLimitError: there is no room for it
+        :raises LocalProtocolError: the connection is closed
         :raises ValueError: AMQP has no way to write such a name
         """
 
     @abc.abstractmethod
+    def _no_room(self, reason: str) -> bool:
+        """There are too many links, by the connection's own or the bus's count.
+        Returns whether others make room, or it is wanted elsewhere from now on."""
+
+    @abc.abstractmethod
     def _not_created(self, error: LocalProtocolError | ValueError) -> None:
-        """`_create` raised."""
+        """`_create` raised, and no room is made."""
 
     @abc.abstractmethod
     def _not_declared(self, refused: Refused) -> None:
@@ -142,7 +149,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
 
     @abc.abstractmethod
     def _detached(self, link: L, error: RemoteError | None, was_up: bool) -> None:
-        """The peer refused or detached it; ``link`` is None already."""
+        """The peer refused or detached it, and no room is made; ``link`` is None
+        already."""
 
     def _declaring(self) -> None:
         """What it needs is being declared."""
@@ -167,7 +175,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
             link = self._create()
         except (LocalProtocolError, ValueError) as exc:
             self.phase = Phase.WANTED
-            self._not_created(exc)
+            if not (isinstance(exc, LinkLimitError) and self._no_room(str(exc))):
+                self._not_created(exc)
             return
         if link is None:
             if self.phase is Phase.ATTACHING:
@@ -176,6 +185,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self.link = link
         link.on_attached = self._on_attached
         link.on_detached = self._on_detached
+        if self._context.watch is not None:
+            self._context.watch.attaching(link)
         # A subscription wants several: their attaches leave together.
         self._context.flush_soon()
 
@@ -285,6 +296,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         link, self.link = self.link, None
         if link is not None:
             LOG.debug("link %s is detached: it is wanted no longer", link.name)
+            self._answered(link)
         return link
 
     def _calm(self, phase: Phase) -> None:
@@ -336,9 +348,15 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         else:
             self.declare()
 
+    def _answered(self, link: L) -> None:
+        """The bus said something to the attach, or it is wanted no longer."""
+        if self._context.watch is not None:
+            self._context.watch.answered(link)
+
     def _on_attached(self, link: L) -> None:
         if link is not self.link:
             return
+        self._answered(link)
         if self.phase is Phase.ATTACHING:
             self.phase = Phase.UP
         self._was_up = True
@@ -349,6 +367,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         if link is not self.link or link.connection.ended:
             return  # the client hears of the connection, and calls went_down
         self.link = None
+        self._answered(link)
         if self.phase is not Phase.DECLARING:
             self._calm(Phase.WANTED)
         was_up, self._was_up = self._was_up, False
@@ -358,4 +377,13 @@ class WantedLink(abc.ABC, typing.Generic[L]):
             "detached by the peer" if was_up else "refused",
             error or "no reason given",
         )
-        self._detached(link, error, was_up)
+        if not (self._found_full(link, error, was_up) and self._no_room(str(error))):
+            self._detached(link, error, was_up)
+
+    def _found_full(self, link: L, error: RemoteError | None, was_up: bool) -> bool:
+        """Whether the bus refused the link as there are too many.  A router does that
+        in that it attaches and detaches it."""
+        if error is None or error.condition != "amqp:resource-limit-exceeded":
+            return False
+        in_use = isinstance(link, Sender) and link.unsettled
+        return not was_up or (self._context.bus.is_router and not in_use)

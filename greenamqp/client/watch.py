@@ -133,12 +133,10 @@ class Watch:
         if self._patience is not None:
             self._attaching[link] = self._hub.now()
 
-    def answered(self, link: Link) -> bool:
-        """It came, or is waited for no longer.  Returns whether it was waited for."""
-        waited = self._attaching.pop(link, None) is not None
-        if waited:
+    def answered(self, link: Link) -> None:
+        """It came, or is waited for no longer."""
+        if self._attaching.pop(link, None) is not None:
             self._heard[link.session] = self._hub.now()
-        return waited
 
     @property
     def hasty(self) -> bool:

@@ -417,6 +417,7 @@ class Peer:
         keyword arguments of ``Receiver.settle``, or None to leave it unsettled
     :ivar credit: what each link that sends to us is given at once
     :ivar refuse: addresses whose links are refused, each with condition and text
+    :ivar attaches_first: what is refused is attached, and then detached
     :ivar max_message_size: of links that send to us
     :ivar silent: say and read nothing any more
     :ivar frozen: the same for now: what comes meanwhile is read later
@@ -433,6 +434,7 @@ class Peer:
         credit: int = 1000,
         answer: bool = True,
         refuse: dict[str, tuple[str, str]] | None = None,
+        attaches_first: bool = False,
         outcome: typing.Callable[[Message], typing.Any] = lambda message: ACCEPTED,
         **engine_options: typing.Any,
     ) -> None:
@@ -450,6 +452,7 @@ class Peer:
         self.outcome = outcome
         self.credit = credit
         self.refuse: dict[str, tuple[str, str]] = dict(refuse or {})
+        self.attaches_first = attaches_first
         self.max_message_size = 0
         self.silent = False
         self.frozen = False
@@ -555,7 +558,11 @@ class Peer:
         self.properties.append((address, link.remote_properties))
         if address in self.refuse:
             self.attaches.append(address)
-            link.reject(*self.refuse[address])
+            if self.attaches_first:
+                link.accept()
+                link.close(*self.refuse[address])
+            else:
+                link.reject(*self.refuse[address])
             return
         if link.is_sender:
             if remote.dynamic:

@@ -222,6 +222,38 @@ def test_room_for_what_sends(old, caplog):
         assert [each for each in caplog.records if each.levelname == "WARNING"] == []
 
 
+#: Such a bus refuses a link in that it attaches and then detaches it.
+ROUTER = {"product": "qpid-dispatch-router", "attaches_first": True}
+FULL = ("amqp:resource-limit-exceeded", "disallowed by policy")
+
+
+def test_what_a_router_does_not_let_in_is_received_over_another_connection():
+    with fakes.setting(network=ROUTER) as s:
+        kept = Consumer(s, "kept")
+        s.world.settle()
+        s.peer.refuse["more"] = FULL
+        moved = Consumer(s, "more")
+        s.world.settle()
+        assert held(s) == [{"kept"}, {"more"}]
+        assert kept.subscription.attached and moved.subscription.attached
+
+
+def test_room_for_replies_where_a_router_allows_no_more():
+    with fakes.setting(network=ROUTER) as s:
+        s.notify(destination=Destination.reply("idle"))
+        s.world.settle()
+        s.peer.refuse[""] = FULL
+        call = s.call()
+        s.world.settle()
+        assert "disallowed by policy" in s.client.replies.refusal
+        assert "idle" not in s.peer.inbound
+        s.peer.refuse.clear()
+        s.world.advance(1)
+        s.peer.reply(s.peer.received[-1], '{"result": 1}')
+        s.world.settle()
+        assert call.result() == '{"result": 1}'
+
+
 # -- links that may be refused
 
 
