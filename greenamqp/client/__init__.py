@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is asked of the message bus: send, call, subscribe.
 
-The client keeps what these need over any number of
-connections in turn.  It connects when first used, restores its links after the
-connection was lost, and treats what was under way as the delivery promises say:
+The client keeps what these need over any number of connections in turn.  It connects
+when first used, restores its links after the connection was lost, and treats what was
+under way as the delivery promises say:
 
 * what the peer cannot have seen is sent when the connection is back;
 * what it may have accepted is sent again only if twice is allowed (notifications);
@@ -21,10 +21,11 @@ It knows nothing of sockets, hosts or logins: those are the connection's.
 Within: ``client`` (what the driver asks), ``outgoing`` (a message on its way),
 ``wanted`` (the life of a link, with its table), ``sending``, ``receiving`` and
 ``replies`` (the three kinds of it), ``outcome`` (what an outcome means, a table),
-``subscription`` (what a listener receives, and the room for it), ``copies`` (what was
-had before), ``watch`` (leaves sessions in which the bus stands still), ``pursuit``
-(when a missing outcome is waited for no longer), ``turns`` (links that may be refused),
-``context`` (what all of these share).
+``absence`` (how long a message waits for a consumer), ``doubt`` (calls that may have
+arrived), ``subscription`` (what a listener receives, and the room for it), ``copies``
+(what was had before), ``watch`` (leaves sessions in which the bus stands still),
+``pursuit`` (when a missing outcome is waited for no longer), ``turns`` (links that may
+be refused), ``context`` (what all of these share).
 """
 
 from greenamqp.client.client import Client

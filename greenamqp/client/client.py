@@ -448,7 +448,7 @@ class Client:
     def _send_pending(self) -> None:
         """The reply address is known: calls may leave."""
         for link in list(self._links.values()):
-            link.replies_come()
+            link.in_doubt.replies_come()
             if link.pending:
                 link.send_pending()
 

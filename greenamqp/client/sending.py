@@ -12,6 +12,7 @@ from greenamqp import chance
 from greenamqp.buses import Refused
 from greenamqp.client import absence, notices
 from greenamqp.client.context import LINK_NAME, Context
+from greenamqp.client.doubt import CallsInDoubt
 from greenamqp.client.outcome import Verdict, judge
 from greenamqp.client.outgoing import Call, Destination, Outgoing
 from greenamqp.client.pauses import doubled
@@ -41,12 +42,6 @@ FIRST_RETRY_PAUSE = 0.1
 # would be a hot loop.  Seconds.
 LONGEST_ROUTER_PAUSE = 1.0
 
-# A request to any server of a topic whose outcome was lost is sent again so long after
-# that, and so long after replies can come again: that of one that did arrive comes
-# meanwhile, and no other server gets a copy.  Seconds.
-IN_DOUBT_FOR = 1.0
-REPLIES_COME_IN = 0.3
-
 # A refusal of these kinds does not go away by trying again.
 _PERMANENT = frozenset(
     (
@@ -69,14 +64,13 @@ class SendingLink(WantedLink[Sender]):
     :param make_room: has links that are not in use detached, and says whether there
         were any
     :ivar pending: what waits for a link, for credit, or for a declaration
+    :ivar in_doubt: calls whose outcome was lost, which wait for their replies
     :ivar refusal: why there is no link, for those who time out meanwhile
     """
 
     __slots__ = (
         "_absence_timer",
         "_asked_at",
-        "_doubt_timer",
-        "_doubtful",
         "_limit",
         "_loose",
         "_loose_timer",
@@ -86,6 +80,7 @@ class SendingLink(WantedLink[Sender]):
         "_settled_late",
         "address",
         "destination",
+        "in_doubt",
         "last_used",
         "pending",
         "refusal",
@@ -120,10 +115,7 @@ class SendingLink(WantedLink[Sender]):
         self._settled_late = False
         # What the peer released, until its pause is over.
         self._resting: dict[Outgoing, Timer] = {}
-        # Calls whose outcome was lost, and when: until their reply comes, or they are
-        # sent again.
-        self._doubtful: dict[Call, float] = {}
-        self._doubt_timer: Timer | None = None
+        self.in_doubt = CallsInDoubt(context, replies, self.submit)
 
     @property
     def in_use(self) -> bool:
@@ -131,7 +123,7 @@ class SendingLink(WantedLink[Sender]):
         return bool(
             self.pending
             or self._resting
-            or any(not call.done for call in self._doubtful)
+            or any(self.in_doubt)
             or self.phase is Phase.DECLARING
             or (self.link is not None and self.link.unsettled)
         )
@@ -167,7 +159,7 @@ class SendingLink(WantedLink[Sender]):
             "phase": self.phase.value,
             "credit": link.credit if link is not None else 0,
             "unsettled": link.unsettled if link is not None else 0,
-            "pending": len(self.pending) + len(self._resting) + len(self._doubtful),
+            "pending": len([*self.pending, *self._resting, *self.in_doubt]),
             "refusal": self.refusal,
         }
 
@@ -448,7 +440,7 @@ class SendingLink(WantedLink[Sender]):
             self._lost_outcomes(link, reason)
             watch = self._context.watch
             if watch is not None and watch.hasty:
-                self.replies_come()
+                self.in_doubt.replies_come()
             # Else calls stay in doubt until the bus takes anything in the new session:
             # if it holds back all who publish it has them, and is not to have two.
             if self.pending:
@@ -459,7 +451,7 @@ class SendingLink(WantedLink[Sender]):
         pause = FIRST_PAUSE if was_up else None
         self._refused(reason, permanent, pause, error)
         self._lost_outcomes(link, reason)
-        self.replies_come()
+        self.in_doubt.replies_come()
         self._rest_if_needed(pause)
 
     def _refused(
@@ -512,7 +504,7 @@ class SendingLink(WantedLink[Sender]):
         if self.alone:
             self._context.pursuits.answered(self.destination)
             self.rejoin(link)
-            self.replies_come()
+            self.in_doubt.replies_come()
         self._settled_late = False
         if entry.observation is not None:
             entry.observation.settled(outcome, error)
@@ -598,7 +590,7 @@ class SendingLink(WantedLink[Sender]):
                     if self.destination.server:
                         again.append(call)
                     else:
-                        self._doubtful[call] = self._context.hub.now()
+                        self.in_doubt.add(call)
                 continue
             if entry.repeatable and entry.may_follow():
                 again.append(entry)
@@ -607,34 +599,6 @@ class SendingLink(WantedLink[Sender]):
         self._put_first(again)
         link.recall(set(again))
         link.abandon()
-
-    def replies_come(self) -> None:
-        """Wherever they do, that of a call in doubt may be there already."""
-        if self._replies.address is None or not self._doubtful:
-            return
-        if self._doubt_timer is None:
-            hub = self._context.hub
-            until = max(
-                hub.now() + REPLIES_COME_IN,
-                max(self._doubtful.values()) + IN_DOUBT_FOR,
-            )
-            self._doubt_timer = hub.call_at(until, self._end_doubt)
-
-    def _stay_in_doubt(self) -> None:
-        """Replies come no more."""
-        if self._doubt_timer is not None:
-            self._doubt_timer.cancel()
-            self._doubt_timer = None
-
-    def _end_doubt(self) -> None:
-        self._doubt_timer = None
-        if self._replies.address is None:
-            return
-        doubtful, self._doubtful = self._doubtful, {}
-        for call in doubtful:
-            if not call.done:
-                self.submit(call)
-        self._context.flush()
 
     def _put_first(self, entries: list[Outgoing]) -> None:
         """Before all others that wait, but for those that do already."""
@@ -662,14 +626,14 @@ class SendingLink(WantedLink[Sender]):
             timer.cancel()
         self._put_first(list(self._resting))
         self._resting.clear()
-        self._stay_in_doubt()
+        self.in_doubt.replies_stop()
         if self.link is not None:
             self._lost_outcomes(self.link, reason)
         self.went_down()
 
     def give_up(self, cause: Exception, calls_only: bool = False) -> None:
         """What somebody waits for is not worth waiting for."""
-        for entry in [*self.pending, *self._resting, *self._doubtful]:
+        for entry in [*self.pending, *self._resting, *self.in_doubt]:
             if entry.waiter is not None and (entry.is_call or not calls_only):
                 self.withdraw(entry)
                 entry.failed(str(cause), cause)
@@ -681,11 +645,11 @@ class SendingLink(WantedLink[Sender]):
         timer = self._resting.pop(entry, None)
         if timer is not None:
             timer.cancel()
-        self._doubtful.pop(typing.cast(Call, entry), None)
+        self.in_doubt.discard(entry)
 
     def close(self) -> None:
         """Detach the link; what waits is the caller's to see to."""
-        self._stay_in_doubt()
+        self.in_doubt.replies_stop()
         link = self.go()
         if link is not None:
             link.close()
@@ -696,9 +660,7 @@ class SendingLink(WantedLink[Sender]):
         for entry, timer in resting.items():
             timer.cancel()
             entry.failed(reason)
-        self._stay_in_doubt()
-        while self._doubtful:
-            self._doubtful.popitem()[0].failed(reason)
+        self.in_doubt.fail_all(reason)
         link = self.go()
         if link is not None:
             for entry in link.abandon():

@@ -7,7 +7,7 @@ from oslo_messaging import Target, exceptions
 
 from greenamqp.buses import Service
 from greenamqp.client import Destination
-from greenamqp.client.sending import IN_DOUBT_FOR
+from greenamqp.client.doubt import IN_DOUBT_FOR
 from greenamqp.client.wanted import FIRST_PAUSE
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, MODIFIED, RELEASED, Message

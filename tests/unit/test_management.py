@@ -10,8 +10,8 @@ from oslo_messaging import Target, exceptions
 from greenamqp import buses
 from greenamqp.buses import Service, identify
 from greenamqp.buses.rabbitmq.management import Management, binding, exchange, queue
+from greenamqp.client.doubt import IN_DOUBT_FOR
 from greenamqp.client.receiving import RENEW_EVERY
-from greenamqp.client.sending import IN_DOUBT_FOR
 from greenamqp.client.wanted import DECLARED_ANEW, FIRST_PAUSE, KNOWN_PATIENCE
 from greenamqp.engine import ACCEPTED, RELEASED, Connection, Message
 from greenamqp.policy import Policies, QueuePolicy
