@@ -620,7 +620,7 @@ class Client:
             self._links.values,
             context.flush,
             self.connection.leave,
-            hasty_until=context.hasty_until,
+            context.left_at,
         )
         if self.replies.waiting or any(
             entry.is_call for link in self._links.values() for entry in link.pending

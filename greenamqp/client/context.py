@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 
 from greenamqp import buses
@@ -10,7 +11,7 @@ from greenamqp.buses import Declaration, Management
 from greenamqp.client.notices import Notices
 from greenamqp.client.pursuit import Pursuits
 from greenamqp.client.turns import Turns
-from greenamqp.client.watch import HASTE_LASTS, Watch
+from greenamqp.client.watch import Watch
 from greenamqp.connection.life import BusConnection, CannotConnect
 from greenamqp.engine import Connection
 from greenamqp.hubs import Hub
@@ -37,8 +38,7 @@ class Context:
     :ivar declared: what was declared, over this connection or an earlier one, and is
         not known to have gone
     :ivar left: how often a host was left that was silent
-    :ivar hasty_until: when the bus has seen that the latest of them stands still
-    :ivar outdated_at: when the bus has given up the links over the latest of them
+    :ivar left_at: when the latest of them was
     :ivar closed: whether the client was closed
     """
 
@@ -58,8 +58,7 @@ class Context:
         self.pursuits = Pursuits()
         self.declared: set[Declaration] = set()
         self.left = 0
-        self.hasty_until = 0.0
-        self.outdated_at = 0.0
+        self.left_at = -math.inf
         self.closed = False
         self.engine: Connection | None = None
         self.addresser: buses.Addresser | None = None
@@ -74,8 +73,12 @@ class Context:
     def left_silent_host(self) -> None:
         """The links over it may still be given messages."""
         self.left += 1
-        self.hasty_until = self.hub.now() + HASTE_LASTS
-        self.outdated_at = self.hub.now() + GIVEN_UP_AFTER
+        self.left_at = self.hub.now()
+
+    @property
+    def outdated_at(self) -> float:
+        """When the bus has given up the links over the latest silent host."""
+        return self.left_at + GIVEN_UP_AFTER
 
     def precedence(self, node: buses.Node) -> dict[str, typing.Any]:
         """Properties of a link that is to be given messages before those that were over

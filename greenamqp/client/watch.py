@@ -75,7 +75,7 @@ class Watch:
     :param senders: the links that send, whose outcomes are waited for
     :param left: called after links were given up
     :param leave: leaves the connection, for the reason given
-    :param hasty_until: when answers are waited for as long as ever, after a silent host
+    :param left_at: when a silent host was left, the latest of them
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Watch:
         senders: typing.Callable[[], typing.Iterable[Sending]],
         left: typing.Callable[[], None],
         leave: typing.Callable[[str], None],
-        hasty_until: float = 0.0,
+        left_at: float,
     ) -> None:
         self._hub = hub
         self._where = where
@@ -114,7 +114,7 @@ class Watch:
         self._full = False
         self._asked_at = 0.0
         self._timer: Timer | None = None
-        self._hasty_until = hasty_until
+        self._hasty_until = left_at + HASTE_LASTS
         # By destination: in how many sessions in haste there was no outcome.  None is
         # for links that receive, whose attaches were not answered.
         self._in_vain: dict[object, int] = {}
