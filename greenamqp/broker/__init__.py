@@ -25,10 +25,10 @@ from greenamqp import hubs
 from greenamqp.broker.mesh import Mesh
 from greenamqp.broker.namespace import Namespace
 from greenamqp.broker.server import Server
-from greenamqp.broker.settings import PRODUCTS, Settings
+from greenamqp.broker.settings import Settings
 from greenamqp.broker.store import Address, Queue
 
-__all__ = ["PRODUCTS", "Broker", "Settings"]
+__all__ = ["Broker", "Settings"]
 
 LOG = logging.getLogger(__name__)
 

@@ -229,7 +229,6 @@ class Connection(ConnectionEvents):
         self.ended = False
         self._closing = False
         self._reported = False
-        self._now = 0.0
         # What comes from then on has time looked at: an idle process is spared a timer.
         self._tick_from = 0.0
         self._links: dict[typing.Any, Sender | Receiver] = {}  # by pn_link_t *
@@ -461,10 +460,6 @@ class Connection(ConnectionEvents):
         """`count` of the bytes that data_to_send gave are written."""
         pn_transport_pop(self._transport, count)
 
-    def send_eof(self) -> None:
-        """No more bytes can be written."""
-        self.lifecycle.close_output()
-
     def abort(self, reason: str) -> None:
         """The wire broke, for `reason`: the next `process` tells the handler."""
         self.fail(reason)
@@ -615,7 +610,6 @@ class Connection(ConnectionEvents):
         event counts as handled, so that it cannot stop the rest.  One that a signal
         handler raised is raised: then the connection has to be aborted.
         """
-        self._now = now
         collector = self._collector
         links = self._links
         while True:
@@ -751,10 +745,9 @@ class Connection(ConnectionEvents):
         """Tell the handler of a failure, once, after all events are dispatched."""
         if self._reported:
             return
+        self._reported = True
         if self.failed is None:
             self.fail(str(self.lifecycle.failure))
-        assert self.failed is not None
-        self._reported = True
         failed = self.failed
         assert failed is not None
         self._detach_all(RemoteError("amqp:connection:forced", str(failed)))

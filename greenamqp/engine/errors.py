@@ -13,11 +13,7 @@ import functools
 import typing
 
 
-class EngineError(Exception):
-    """Base of the engine's errors."""
-
-
-class LocalProtocolError(EngineError):
+class LocalProtocolError(Exception):
     """This side asked the engine for something that AMQP 1.0 does not allow."""
 
 
@@ -25,7 +21,7 @@ class LinkLimitError(LocalProtocolError):
     """The connection cannot hold another session or link (AMQP 1.0, 2.7.1)."""
 
 
-class RemoteError(EngineError):
+class RemoteError(Exception):
     """An error condition that the peer gave (AMQP 1.0 part 2, section 2.8.14).
 
     :ivar condition: its symbol, such as ``amqp:not-found``
@@ -53,7 +49,7 @@ class SessionStalled(RemoteError):
         return self.description
 
 
-class RemoteProtocolError(EngineError):
+class RemoteProtocolError(Exception):
     """The peer sent something that AMQP 1.0 does not allow, or that makes no sense."""
 
 
@@ -77,7 +73,7 @@ def from_peer(read: _Read) -> _Read:
     return typing.cast(_Read, reading)
 
 
-class ConnectionFailed(EngineError):
+class ConnectionFailed(Exception):
     """The connection is gone: the wire, the peer or a broken rule ended it."""
 
     @property

@@ -88,19 +88,6 @@ class SettleMode(enum.IntEnum):
     MIXED = lib.PN_SND_MIXED
 
 
-class Outcome(enum.IntEnum):
-    """Terminal state of a delivery (part 3, section 3.4), as the sender sees it.
-
-    UNKNOWN: the peer settled without naming one.
-    """
-
-    UNKNOWN = 0
-    ACCEPTED = capi.ACCEPTED
-    REJECTED = capi.REJECTED
-    RELEASED = capi.RELEASED
-    MODIFIED = capi.MODIFIED
-
-
 @dataclasses.dataclass(slots=True)
 class Terminus:
     """A source or target (AMQP 1.0 part 3, sections 3.5.3 and 3.5.4).
@@ -432,9 +419,9 @@ _SMALLEST_WINDOW = 100
 
 class Sender(Link):
     """Sends messages.  ``on_credit(sender)`` says that credit has come;
-    ``on_settled(sender, handle, outcome, error)`` gives each outcome, ``error``
-    being the peer's condition with REJECTED and a dict ``{"failed", "undeliverable"}``
-    with MODIFIED, else None.
+    ``on_settled(sender, handle, outcome, error)`` gives each outcome, 0 where the peer
+    settled without naming one, ``error`` being the peer's condition with REJECTED and a
+    dict ``{"failed", "undeliverable"}`` with MODIFIED, else None.
     """
 
     __slots__ = ("_unsettled", "on_credit", "on_drain", "on_settled")

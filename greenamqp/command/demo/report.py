@@ -52,12 +52,12 @@ class Picture:
     elapsed: float = 0.0
 
 
-def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of aligned columns: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         (
-            indent
+            "  "
             + row[0].ljust(widths[0])
             + "".join(
                 "  " + cell.rjust(width)
