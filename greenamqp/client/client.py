@@ -33,12 +33,6 @@ LOG = logging.getLogger("greenamqp.client")
 # How often replies that nobody waits for are looked through for old ones.  Seconds.
 SWEEP_INTERVAL = 1.0
 
-# Links that find no room together are not each given some.  Seconds.
-ROOM_HOLDS = 0.25
-
-# What was not used for so long makes room for what is.  Seconds.
-LEFT_FOR_ROOM = 10.0
-
 # A message that waits for ever is told of in the log when it has waited for so long.
 # Seconds.
 LONG_WAIT = 30.0
@@ -75,10 +69,10 @@ class Client:
         )
         self.context = Context(hub, options, self.connection)
         self.notices = self.context.notices
+        self.room = Room(self.context, self._make_further, self._unused, self._detach)
         self.replies = Replies(
-            self.context, self._make_room, self._send_pending, self._no_replies
+            self.context, self.room.make, self._send_pending, self._no_replies
         )
-        self.room = Room(self.context, self._make_further)
         #: Requests that were handed to servers and are not replied to yet.
         self.requests_at_work = 0
         #: Told of all messages that are to be sent, or None.
@@ -106,8 +100,6 @@ class Client:
         self._count = itertools.count(1)
         self._unattended: list[Outgoing] = []
         self._idle_timer: Timer | None = None
-        # Until when room that was made for one link serves others as well.
-        self._room_until = 0.0
         self._sweep: Timer | None = None
 
     # -- for the driver
@@ -478,7 +470,7 @@ class Client:
             link = self._links.get(entry.destination)
             if link is None:
                 link = SendingLink(
-                    context, self.replies, self._make_room, entry.destination
+                    context, self.replies, self.room.make, entry.destination
                 )
                 self._links[entry.destination] = link
             try:
@@ -682,21 +674,3 @@ class Client:
             link.close()
             del self._links[link.destination]
         self.context.flush()
-
-    def _make_room(self) -> bool:
-        """The connection holds no further link, by its own or the bus's count.  Returns
-        whether others were given up for one: of those that are not in use the older
-        half; sooner than what was used a moment ago, and is soon wanted again, what one
-        subscription has, which another connection receives then."""
-        now = self.hub.now()
-        if now < self._room_until:
-            return True  # it was made a moment ago, for another one
-        unused = sorted(self._unused(), key=lambda link: link.last_used)
-        old = [link for link in unused if link.last_used <= now - LEFT_FOR_ROOM]
-        if old or not self.room.give_one_up():
-            older = old or unused
-            if not older:
-                return False
-            self._detach(older[: (len(older) + 1) // 2])
-        self._room_until = now + ROOM_HOLDS
-        return True

@@ -37,6 +37,8 @@ class Context:
     :ivar pursuits: where outcomes are missing
     :ivar declared: what was declared, over this connection or an earlier one, and is
         not known to have gone
+    :ivar departing: what is to be done when the bus has detached links that are wanted
+        no longer, or when all end
     :ivar left: how often a host was left that was silent
     :ivar left_at: when the latest of them was
     :ivar closed: whether the client was closed
@@ -57,6 +59,7 @@ class Context:
         self.turns = Turns()
         self.pursuits = Pursuits()
         self.declared: set[Declaration] = set()
+        self.departing: dict[typing.Callable[[], None], None] = {}
         self.left = 0
         self.left_at = -math.inf
         self.closed = False
@@ -93,6 +96,7 @@ class Context:
     def down(self) -> None:
         """There is no connection any more."""
         self.engine = self.addresser = self.management = None
+        self.departing.clear()
         if self.watch is not None:
             self.watch.stop()
             self.watch = None

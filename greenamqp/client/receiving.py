@@ -61,12 +61,6 @@ class Owner(typing.Protocol):
     def forbid(self, cause: Exception) -> None:
         """Asking for a link again is of no use, before somebody changes something."""
 
-    def leaving(self, link: ReceivingLink) -> None:
-        """It has a queue to remove, once the bus has detached it."""
-
-    def left(self, link: ReceivingLink) -> None:
-        """That is done, or cannot be done any more."""
-
 
 class ReceivingLink(WantedLink[Receiver]):
     """See the module.  Hub's context or lock.
@@ -428,7 +422,7 @@ class ReceivingLink(WantedLink[Receiver]):
             if for_good and not context.closed:
                 # Not before the bus has detached it, too: RabbitMQ 4.0 would end the
                 # session, and with it all other subscriptions.
-                self._owner.leaving(self)
+                context.departing[self.remove] = None
                 link.on_closed = lambda link: self.remove()
                 for_good = False
             link.close()
@@ -438,7 +432,7 @@ class ReceivingLink(WantedLink[Receiver]):
 
     def remove(self) -> None:
         """Remove the queue that nobody else wants."""
-        self._owner.left(self)
+        self._context.departing.pop(self.remove, None)
         management = self._context.management
         if self.node.remove is not None and management is not None:
             management.delete_queue(self.node.remove)

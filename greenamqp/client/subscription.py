@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one listener receives, and the room that there is for it.
+"""What one listener receives, and the room that there is for links.
 
-A connection holds so many links.  :class:`Room` counts those of its subscriptions, and
-has what does not fit received over a further connection, that of another client.
+A connection holds so many of them.  :class:`Room` knows who makes room for whom:
+
+* A subscription that finds none goes to a further connection, that of another client.
+  Its links are counted before they are attached, and one may be refused all the same.
+* A link that sends, or that replies come by, can go nowhere else.  Of the links that
+  were not used for LEFT_FOR_ROOM seconds the older half is detached for it.  Where
+  there are none, the latest subscription goes to the further connection: a link that
+  was used a moment ago is soon wanted again.  Where there is no subscription either,
+  the older half of all links that are not in use is detached.
 """
 
 from __future__ import annotations
@@ -15,6 +22,7 @@ from oslo_messaging.exceptions import MessageDeliveryFailure
 from greenamqp import buses
 from greenamqp.client.context import Context
 from greenamqp.client.receiving import ReceivingLink
+from greenamqp.client.sending import SendingLink
 from greenamqp.engine import Delivery
 from greenamqp.hubs import Steps, Waiter
 
@@ -23,6 +31,12 @@ LOG = logging.getLogger("greenamqp.client")
 # Sessions of a connection that subscriptions do not fill: one for the management of the
 # bus, one for replies, four for links that may be refused, two for links that send.
 KEPT_SESSIONS = 8
+
+# Links that find no room together are not each given some.  Seconds.
+ROOM_HOLDS = 0.25
+
+# What was not used for so long makes room for what is.  Seconds.
+LEFT_FOR_ROOM = 10.0
 
 
 class Subscription:
@@ -104,14 +118,6 @@ class Subscription:
     def displace(self) -> bool:
         """See :class:`greenamqp.client.receiving.Owner`."""
         return self.room.displace(self)
-
-    def leaving(self, link: ReceivingLink) -> None:
-        """See :class:`greenamqp.client.receiving.Owner`."""
-        self.room.departing[link] = None
-
-    def left(self, link: ReceivingLink) -> None:
-        """See :class:`greenamqp.client.receiving.Owner`."""
-        self.room.departing.pop(link, None)
 
     def detach(self) -> None:
         """Detach all links, to attach them over another connection."""
@@ -198,27 +204,34 @@ class Subscription:
 
 
 class Room:
-    """The subscriptions of one client, and how many links they may have.  Hub's
-    context or lock.
+    """See the module.  The subscriptions of one client; hub's context or lock.
 
     :param make_further: makes another client, over a connection of its own, and
         returns its room
+    :param unused: the links that send, and are not in use
+    :param detach: detaches such links
     :ivar subscriptions: in the order in which they came
     :ivar links_held: how many links they have, or wait for
-    :ivar departing: links whose queue is removed when the bus has detached them
     """
 
     def __init__(
-        self, context: Context, make_further: typing.Callable[[], Room]
+        self,
+        context: Context,
+        make_further: typing.Callable[[], Room],
+        unused: typing.Callable[[], list[SendingLink]],
+        detach: typing.Callable[[list[SendingLink]], None],
     ) -> None:
         self.context = context
         self._make_further = make_further
+        self._unused = unused
+        self._detach = detach
         self._further: Room | None = None
         self.subscriptions: dict[Subscription, None] = {}
         self.links_held = 0
         # How many they may have, where the bus refused one more.
         self._limit: int | None = None
-        self.departing: dict[ReceivingLink, None] = {}
+        # Until when room that was made for one link serves others as well.
+        self._made_until = 0.0
 
     def take_on(self, subscription: Subscription) -> None:
         """Receive it from now on."""
@@ -272,13 +285,23 @@ class Room:
         self._give_up(subscription)
         return True
 
-    def give_one_up(self) -> bool:
-        """Have the latest subscription received over another connection, as there is no
-        room for what sends or replies.  Returns whether there was one to spare."""
+    def make(self) -> bool:
+        """There is none for a link that sends, or that replies come by.  Returns
+        whether others were given up for it."""
+        now = self.context.hub.now()
+        if now < self._made_until:
+            return True
+        unused = sorted(self._unused(), key=lambda link: link.last_used)
+        old = [link for link in unused if link.last_used <= now - LEFT_FOR_ROOM]
         latest = next(reversed(self.subscriptions), None)
-        if latest is None:
+        if latest is not None and not old:
+            self._give_up(latest)
+        elif unused:
+            older = old or unused
+            self._detach(older[: (len(older) + 1) // 2])
+        else:
             return False
-        self._give_up(latest)
+        self._made_until = now + ROOM_HOLDS
         return True
 
     def _give_up(self, subscription: Subscription) -> None:
@@ -299,7 +322,6 @@ class Room:
 
     def connection_lost(self) -> None:
         """All links went with the connection."""
-        self.departing.clear()
         for subscription in self.subscriptions:
             subscription.connection_lost()
 
@@ -310,5 +332,5 @@ class Room:
             subscription.wake()
         self.subscriptions.clear()
         # All sessions end now: nothing is left to wait for.
-        for link in list(self.departing):
-            link.remove()
+        for remove in list(self.context.departing):
+            remove()

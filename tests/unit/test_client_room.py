@@ -6,7 +6,7 @@ from oslo_messaging import Target
 
 from greenamqp.buses import PREDECESSOR
 from greenamqp.client import Destination, subscription
-from greenamqp.client.client import LEFT_FOR_ROOM
+from greenamqp.client.subscription import LEFT_FOR_ROOM
 from greenamqp.client.turns import MAX_DOUBTFUL
 from greenamqp.connection import life
 from greenamqp.connection.state import State
