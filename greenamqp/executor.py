@@ -26,7 +26,7 @@ import typing
 
 from oslo_messaging._drivers import base
 
-from greenamqp.hubs import Hub, Steps, Timer, Waiter, native
+from greenamqp.hubs import Countdown, Hub, Steps, Waiter, native
 from greenamqp.hubs.blocking import BlockingHub
 from greenamqp.hubs.threads import ThreadsHub, ThreadWaiter
 from greenamqp.listener import Listener
@@ -479,7 +479,7 @@ class ThreadingExecutor(PoolExecutor):
         super().__init__(hub, size)
         self._taken = 0
         self._taken_before = 0
-        self._impatience: Timer | None = None
+        self._impatience = Countdown(hub)
         self._short_of_threads = False
         self._thread_class = native.original("threading", "Thread")
         self._idle: dict[ThreadWaiter, _Thread] = {}
@@ -489,7 +489,7 @@ class ThreadingExecutor(PoolExecutor):
         if self._active == 0:
             self._engage_one()
             return
-        if self._impatience is None and self._running and self._active < self._size:
+        if not self._impatience.runs and self._running and self._active < self._size:
             self._be_patient(PATIENCE)
 
     def _engage_one(self) -> None:
@@ -500,20 +500,19 @@ class ThreadingExecutor(PoolExecutor):
             if not self._short_of_threads:
                 self._short_of_threads = True
                 LOG.error("no further worker, of which %s work: %s", self._active, exc)
-            if self._impatience is None:
+            if not self._impatience.runs:
                 self._be_patient(_NO_THREAD_PAUSE)
 
     def _be_patient(self, seconds: float) -> None:
         self._taken_before = self._taken
-        self._impatience = self.hub.call_at(self.hub.now() + seconds, self._impatient)
+        self._impatience.call_in(seconds, self._impatient)
 
     def _impatient(self) -> None:
-        self._impatience = None
         if not self._work_waits():
             return
         if self._taken == self._taken_before:
             for _ in range(self._active):
-                if self._impatience is None:
+                if not self._impatience.runs:
                     self._engage_one()
         self._engage()
 
@@ -560,9 +559,7 @@ class ThreadingExecutor(PoolExecutor):
     def _attend_none(self) -> None:
         with self.hub.lock:
             super()._attend_none()
-            if self._impatience is not None:
-                self._impatience.cancel()
-                self._impatience = None
+            self._impatience.cancel()
             while self._idle:
                 self._idle.popitem()[0].wake()  # without work: it ends
 

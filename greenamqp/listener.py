@@ -46,7 +46,7 @@ from greenamqp.engine import (
     Received,
     Receiver,
 )
-from greenamqp.hubs import Hub, Steps, Timer, Waiter, native
+from greenamqp.hubs import Countdown, Hub, Steps, Waiter, native
 from greenamqp.incoming import Arrival, Incoming
 
 LOG = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Listener(base.Listener):
         self._on_ready: typing.Callable[[], None] | None = None
         # Who runs the callback now, and the timer of a batch that is not full.
         self._deliverer: object = None
-        self._batch_timer: Timer | None = None
+        self._batch_ends = Countdown(self.hub)
         self._batch_due = False
         self._subscription: Subscription | None = None
         #: What it is about, for those who observe.
@@ -424,9 +424,7 @@ class Listener(base.Listener):
             if not self._is_ready():
                 return [], False
             self._batch_due = False
-            if self._batch_timer is not None:
-                self._batch_timer.cancel()
-                self._batch_timer = None
+            self._batch_ends.cancel()
         messages = self._take(self.batch_size)
         if not self._queue:
             return messages, False
@@ -447,14 +445,11 @@ class Listener(base.Listener):
             return
         if self._is_ready():
             self._on_ready()
-        elif self.batch_timeout is not None and self._batch_timer is None:
+        elif self.batch_timeout is not None and not self._batch_ends.runs:
             # Without a batch time-out only full batches are given.
-            self._batch_timer = self.hub.call_at(
-                self.hub.now() + self.batch_timeout, self._batch_timed_out
-            )
+            self._batch_ends.call_in(self.batch_timeout, self._batch_timed_out)
 
     def _batch_timed_out(self) -> None:
-        self._batch_timer = None
         self._batch_due = True
         self._check_ready()
 
@@ -516,9 +511,7 @@ class Listener(base.Listener):
             self._stopped = True
             self._on_ready = None
             super().stop()
-            if self._batch_timer is not None:
-                self._batch_timer.cancel()
-                self._batch_timer = None
+            self._batch_ends.cancel()
             if self._subscription is not None:
                 self._subscription.stop()
             for other in self._waiters:

@@ -24,7 +24,7 @@ from greenamqp.connection.failover import Host
 from greenamqp.connection.life import BusConnection
 from greenamqp.connection.state import State
 from greenamqp.engine import Connection, Delivery
-from greenamqp.hubs import Hub, Steps, Timer, Waiter, logs
+from greenamqp.hubs import Countdown, Hub, Steps, Waiter, logs
 from greenamqp.policy import Policies
 
 # One name for all of the room: where in it something is logged is nobody's business.
@@ -99,8 +99,8 @@ class Client:
         self._prefix = chance.unique()
         self._count = itertools.count(1)
         self._unattended: list[Outgoing] = []
-        self._idle_timer: Timer | None = None
-        self._sweep: Timer | None = None
+        self._next_idle = Countdown(hub)
+        self._next_sweep = Countdown(hub)
 
     # -- for the driver
 
@@ -316,10 +316,8 @@ class Client:
         if not entry.done:
             with self.hub.lock:
                 self._unattended.append(entry)
-                if self._sweep is None:
-                    self._sweep = self.hub.call_at(
-                        self.hub.now() + SWEEP_INTERVAL, self._sweep_unattended
-                    )
+                if not self._next_sweep.runs:
+                    self._next_sweep.call_in(SWEEP_INTERVAL, self._sweep_unattended)
 
     def _post_ended(self, error: Exception | None) -> None:
         if error is not None:
@@ -533,7 +531,6 @@ class Client:
         return reason
 
     def _sweep_unattended(self) -> None:
-        self._sweep = None
         now = self.hub.now()
         left = []
         for entry in self._unattended:
@@ -548,7 +545,7 @@ class Client:
                 left.append(entry)
         self._unattended = left
         if left:
-            self._sweep = self.hub.call_at(now + SWEEP_INTERVAL, self._sweep_unattended)
+            self._next_sweep.call_at(now + SWEEP_INTERVAL, self._sweep_unattended)
 
     def describe(self) -> list[dict[str, typing.Any]]:
         """What is going on, as plain data: see :func:`greenamqp.describe`.  One entry
@@ -643,21 +640,16 @@ class Client:
         self._down = True
 
     def _stop_timers(self) -> None:
-        for timer in (self._idle_timer, self._sweep):
-            if timer is not None:
-                timer.cancel()
-        self._idle_timer = self._sweep = None
+        self._next_idle.cancel()
+        self._next_sweep.cancel()
         if self._unattended and not self.context.closed:
-            self._sweep = self.hub.call_at(
-                self.hub.now() + SWEEP_INTERVAL, self._sweep_unattended
-            )
+            self._next_sweep.call_in(SWEEP_INTERVAL, self._sweep_unattended)
 
     # -- links that are not in use
 
     def _schedule_idle(self) -> None:
-        self._idle_timer = self.hub.call_at(
-            self.hub.now() + self.options.default_sender_link_timeout / 2,
-            self._detach_idle,
+        self._next_idle.call_in(
+            self.options.default_sender_link_timeout / 2, self._detach_idle
         )
 
     def _detach_idle(self) -> None:

@@ -14,7 +14,7 @@ import typing
 from greenamqp.client.context import Context
 from greenamqp.client.outgoing import Call, Outgoing
 from greenamqp.client.replies import Replies
-from greenamqp.hubs import Timer
+from greenamqp.hubs import Countdown
 
 #: Seconds.
 IN_DOUBT_FOR = 1.0
@@ -39,8 +39,8 @@ class CallsInDoubt:
         self._send_again = send_again
         # Since when each is in doubt.
         self._since: dict[Call, float] = {}
-        # Set while replies come.
-        self._timer: Timer | None = None
+        # Runs while replies come.
+        self._pause = Countdown(context.hub)
 
     def __iter__(self) -> typing.Iterator[Call]:
         return iter([call for call in self._since if not call.done])
@@ -55,20 +55,17 @@ class CallsInDoubt:
 
     def replies_come(self) -> None:
         """From now on, if there is an address for them."""
-        if self._replies.address is None or not self._since or self._timer is not None:
+        if self._replies.address is None or not self._since or self._pause.runs:
             return
-        hub = self._context.hub
         until = max(
-            hub.now() + REPLIES_COME_IN,
+            self._context.hub.now() + REPLIES_COME_IN,
             max(self._since.values()) + IN_DOUBT_FOR,
         )
-        self._timer = hub.call_at(until, self._end)
+        self._pause.call_at(until, self._end)
 
     def replies_stop(self) -> None:
         """They come no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._pause.cancel()
 
     def fail_all(self, reason: str) -> None:
         """None is sent again."""
@@ -77,7 +74,6 @@ class CallsInDoubt:
             self._since.popitem()[0].failed(reason)
 
     def _end(self) -> None:
-        self._timer = None
         if self._replies.address is None:
             return
         since, self._since = self._since, {}

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import typing
 
-from greenamqp.hubs import Hub, Timer
+from greenamqp.hubs import Countdown, Hub
 
 LOG = logging.getLogger("greenamqp.client")
 
@@ -87,9 +87,8 @@ class Notices:
     """Collects lines and writes them before long.  Hub's context or lock."""
 
     def __init__(self, hub: Hub) -> None:
-        self._hub = hub
         self._collected: dict[Kind, tuple[dict[str, typing.Any], int]] = {}
-        self._timer: Timer | None = None
+        self._pause = Countdown(hub)
         self._closed = False
 
     def add(self, kind: Kind, **values: typing.Any) -> None:
@@ -98,8 +97,8 @@ class Notices:
         self._collected[kind] = (first, count + 1)
         if self._closed:
             self.write()
-        elif self._timer is None:
-            self._timer = self._hub.call_at(self._hub.now(), self.write)
+        elif not self._pause.runs:
+            self._pause.call_in(0, self.write)
 
     def drop(self, *kinds: Kind) -> None:
         """Forget what there is of these kinds."""
@@ -114,9 +113,7 @@ class Notices:
 
     def write(self) -> None:
         """Write what there is."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._pause.cancel()
         collected, self._collected = self._collected, {}
         for kind, (values, count) in collected.items():
             text = kind.one if count == 1 else kind.many

@@ -22,7 +22,7 @@ from greenamqp.engine import (
     SettleMode,
     Terminus,
 )
-from greenamqp.hubs import Timer
+from greenamqp.hubs import Countdown
 
 LOG = logging.getLogger("greenamqp.client")
 
@@ -76,12 +76,12 @@ class ReceivingLink(WantedLink[Receiver]):
     """
 
     __slots__ = (
-        "_dry_timer",
+        "_dry_ends",
         "_held",
-        "_held_timer",
+        "_held_ends",
         "_owner",
-        "_precedence_timer",
-        "_renewal_timer",
+        "_next_renewal",
+        "_precedence_ends",
         "_returned",
         "awaited",
         "format",
@@ -94,15 +94,15 @@ class ReceivingLink(WantedLink[Receiver]):
         self.format = context.format
         self._returned = 0
         self.awaited = context.bus.is_router
-        # Set while the link at hand goes before others for now.
-        self._precedence_timer: Timer | None = None
-        # Set while something is to be declared again later.
-        self._renewal_timer: Timer | None = None
+        # Runs while the link at hand goes before others for now.
+        self._precedence_ends = Countdown(context.hub)
+        # Runs while something is to be declared again later.
+        self._next_renewal = Countdown(context.hub)
         # What is acknowledged, and waits for more to be settled with it.
         self._held: list[Delivery] = []
-        self._held_timer: Timer | None = None
-        # Set while the peer has no credit, and less than half a window is to go back.
-        self._dry_timer: Timer | None = None
+        self._held_ends = Countdown(context.hub)
+        # Runs while the peer has no credit, and less than half a window is to go back.
+        self._dry_ends = Countdown(context.hub)
 
     def describe(self) -> dict[str, typing.Any]:
         """See :func:`greenamqp.describe`."""
@@ -147,9 +147,7 @@ class ReceivingLink(WantedLink[Receiver]):
             own_session=alone,
         )
         if precedence and self.node.precedence is Precedence.BRIEFLY:
-            self._precedence_timer = context.hub.call_at(
-                context.outdated_at, self._end_precedence
-            )
+            self._precedence_ends.call_at(context.outdated_at, self._end_precedence)
         self._returned = 0
         link.on_message = self._message
         link.on_dropped = self._dropped
@@ -204,14 +202,12 @@ class ReceivingLink(WantedLink[Receiver]):
 
     def _renew_later(self) -> None:
         wanted = self.node.renewals and not self._owner.stopped
-        if wanted and self._renewal_timer is None:
-            hub = self._context.hub
+        if wanted and not self._next_renewal.runs:
             # Not all servers in the same instant.
             pause = RENEW_EVERY * (0.5 + 0.5 * chance.share())
-            self._renewal_timer = hub.call_at(hub.now() + pause, self._renew)
+            self._next_renewal.call_in(pause, self._renew)
 
     def _renew(self) -> None:
-        self._renewal_timer = None
         management = self._context.management
         if self.phase is Phase.UP and management is not None:
             management.renew(self.node.renewals, self._renewed)
@@ -259,12 +255,8 @@ class ReceivingLink(WantedLink[Receiver]):
     def _end_precedence(self) -> None:
         """Others that receive are to have their share again.  What is not acknowledged
         comes again, to any of them."""
-        self._precedence_timer = None
         if self.link is not None and self.phase is not Phase.UP:
-            hub = self._context.hub
-            self._precedence_timer = hub.call_at(
-                hub.now() + FIRST_PAUSE, self._end_precedence
-            )
+            self._precedence_ends.call_in(FIRST_PAUSE, self._end_precedence)
             return
         self._forget_link()
         self.reattach()
@@ -337,14 +329,9 @@ class ReceivingLink(WantedLink[Receiver]):
         self._held.append(delivery)
         if len(self._held) * HELD_SHARE >= self._owner.window:
             self._settle_held()
-        elif self._held_timer is None:
-            hub = context.hub
-            self._held_timer = hub.call_at(hub.now() + delay, self._held_long_enough)
+        elif not self._held_ends.runs:
+            self._held_ends.call_in(delay, self._settle_held)
         return True
-
-    def _held_long_enough(self) -> None:
-        self._held_timer = None
-        self._settle_held()
 
     def _settle_held(self) -> None:
         held = self._held
@@ -356,16 +343,10 @@ class ReceivingLink(WantedLink[Receiver]):
     def _forget_link(self) -> None:
         """The link is gone: what is held comes again, and nothing is due any more."""
         self._held.clear()
-        for timer in (
-            self._held_timer,
-            self._dry_timer,
-            self._precedence_timer,
-            self._renewal_timer,
-        ):
-            if timer is not None:
-                timer.cancel()
-        self._held_timer = self._dry_timer = None
-        self._precedence_timer = self._renewal_timer = None
+        self._held_ends.cancel()
+        self._dry_ends.cancel()
+        self._precedence_ends.cancel()
+        self._next_renewal.cancel()
 
     def give_back(self, link: Receiver) -> None:
         """One more message may come."""
@@ -384,12 +365,10 @@ class ReceivingLink(WantedLink[Receiver]):
 
     def _dry(self, link: Receiver) -> None:
         """The peer has no credit."""
-        if self._dry_timer is None and link is self.link and not self._owner.stopped:
-            hub = self._context.hub
-            self._dry_timer = hub.call_at(hub.now() + DRY_DELAY, self._dry_for_a_while)
+        if link is self.link and not self._owner.stopped and not self._dry_ends.runs:
+            self._dry_ends.call_in(DRY_DELAY, self._dry_for_a_while)
 
     def _dry_for_a_while(self) -> None:
-        self._dry_timer = None
         link = self.link
         if link is not None and self._returned and link.credit <= 0:
             self._return(link)

@@ -26,7 +26,7 @@ from greenamqp.engine import (
     SessionStalled,
     Terminus,
 )
-from greenamqp.hubs import Timer
+from greenamqp.hubs import Countdown, Timer
 
 # One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.client")
@@ -69,11 +69,11 @@ class SendingLink(WantedLink[Sender]):
     """
 
     __slots__ = (
-        "_absence_timer",
+        "_absence_ends",
         "_asked_at",
         "_limit",
         "_loose",
-        "_loose_timer",
+        "_loose_ends",
         "_make_room",
         "_replies",
         "_resting",
@@ -106,11 +106,11 @@ class SendingLink(WantedLink[Sender]):
         self._limit = 0
         # When a message that needs no outcome has asked for one.
         self._asked_at = -math.inf
-        # Set while some of what is pending waits for somebody to be there.
-        self._absence_timer: Timer | None = None
+        # Runs while some of what is pending waits for somebody to be there.
+        self._absence_ends = Countdown(context.hub)
         # Fanouts on a router, whose outcome is waited for briefly: until when.
         self._loose: collections.deque[tuple[float, Outgoing]] = collections.deque()
-        self._loose_timer: Timer | None = None
+        self._loose_ends = Countdown(context.hub)
         # Whether the latest of them had no outcome in that time.
         self._settled_late = False
         # What the peer released, until its pause is over.
@@ -281,15 +281,8 @@ class SendingLink(WantedLink[Sender]):
         if self._settled_late:
             entry.accepted()
         self._loose.append((self._context.hub.now() + absence.FANOUT_PATIENCE, entry))
-        if self._loose_timer is None:
-            self._time_loose()
-
-    def _time_loose(self) -> None:
-        self._loose_timer = None
-        if self._loose:
-            self._loose_timer = self._context.hub.call_at(
-                self._loose[0][0], self._settle_loose
-            )
+        if not self._loose_ends.runs:
+            self._loose_ends.call_at(self._loose[0][0], self._settle_loose)
 
     def _settle_loose(self) -> None:
         """The patience with some is over: let the router forget them, or it would give
@@ -302,7 +295,8 @@ class SendingLink(WantedLink[Sender]):
                 link.settle_oldest()
                 self._settled_late = True
                 entry.accepted()
-        self._time_loose()
+        if self._loose:
+            self._loose_ends.call_at(self._loose[0][0], self._settle_loose)
         self._context.flush()
 
     # -- nobody there
@@ -326,28 +320,16 @@ class SendingLink(WantedLink[Sender]):
                     continue
                 upcoming = until if upcoming is None else min(until, upcoming)
         self._sweep()
-        if self._absence_timer is not None:
-            self._absence_timer.cancel()
-            self._absence_timer = None
+        self._absence_ends.cancel()
         if upcoming is not None:
-            self._absence_timer = self._context.hub.call_at(
-                upcoming, self._look_again
-            )
-
-    def _look_again(self) -> None:
-        self._absence_timer = None
-        self._look_for_consumer()
+            self._absence_ends.call_at(upcoming, self._look_for_consumer)
 
     def _calm(self, phase: Phase) -> None:
         super()._calm(phase)
         self._loose.clear()
-        if self._loose_timer is not None:
-            self._loose_timer.cancel()
-            self._loose_timer = None
+        self._loose_ends.cancel()
         self._settled_late = False
-        if self._absence_timer is not None:
-            self._absence_timer.cancel()
-            self._absence_timer = None
+        self._absence_ends.cancel()
 
     def _in_vain(self, entry: Outgoing) -> bool:
         """Whether nobody is there for this one for as long as it waits for that."""

@@ -46,7 +46,7 @@ from greenamqp.engine import (
     RemoteError,
     Sender,
 )
-from greenamqp.hubs import Timer
+from greenamqp.hubs import Countdown
 
 LOG = logging.getLogger("greenamqp.client")
 
@@ -92,7 +92,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         "_anew",
         "_assumed",
         "_context",
-        "_rest_timer",
+        "_rest",
         "_was_up",
         "alone",
         "link",
@@ -106,7 +106,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self.link: L | None = None
         self.node = Node()
         self.alone = False
-        self._rest_timer: Timer | None = None
+        self._rest = Countdown(context.hub)
         # How often the declaration was begun anew.
         self._anew = 0
         # Whether the link at hand was up; it may be DECLARING since.
@@ -207,9 +207,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self.phase = Phase.DECLARING
         self._declaring()
         if context.declared.issuperset(declarations):
-            self._rest_timer = context.hub.call_at(
-                context.hub.now() + KNOWN_PATIENCE, self._assume
-            )
+            self._rest.call_in(KNOWN_PATIENCE, self._assume)
         management.declare(declarations, self._on_declared)
         return True
 
@@ -254,13 +252,10 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         """Try again after `pause` seconds; None: what ``link_retry_delay`` says."""
         if self.phase not in (Phase.WANTED, Phase.UP):
             return
-        context = self._context
         if pause is None:
-            pause = context.options.link_retry_delay
+            pause = self._context.options.link_retry_delay
         self.phase = Phase.RESTING
-        self._rest_timer = context.hub.call_at(
-            context.hub.now() + pause, self._rest_is_over
-        )
+        self._rest.call_in(pause, self._rest_is_over)
 
     def reattach(self) -> None:
         """Attach another link instead of the one that is up."""
@@ -301,20 +296,16 @@ class WantedLink(abc.ABC, typing.Generic[L]):
 
     def _calm(self, phase: Phase) -> None:
         self.phase = phase
-        if self._rest_timer is not None:
-            self._rest_timer.cancel()
-            self._rest_timer = None
+        self._rest.cancel()
 
     def _settled_phase(self) -> Phase:
         return Phase.WANTED if self.link is None else Phase.UP
 
     def _rest_is_over(self) -> None:
-        self._rest_timer = None
         self.phase = self._settled_phase()
         self._rested()
 
     def _assume(self) -> None:
-        self._rest_timer = None
         self._assumed = True
         self.phase = self._settled_phase()
         self._go_on()
@@ -329,9 +320,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
     def _on_declared(self, refused: Refused | None) -> None:
         if self.phase is not Phase.DECLARING:
             return
-        if self._rest_timer is not None:
-            self._rest_timer.cancel()
-            self._rest_timer = None
+        self._rest.cancel()
         self.phase = self._settled_phase()
         if refused is None:
             self._anew = 0

@@ -34,7 +34,7 @@ import typing
 from greenamqp.buses import Management
 from greenamqp.client.pursuit import Pursuits
 from greenamqp.engine import Connection, Link, Sender
-from greenamqp.hubs import Hub, Timer
+from greenamqp.hubs import Countdown, Hub
 
 # One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.client")
@@ -113,7 +113,7 @@ class Watch:
         # Whether it takes no messages, in new sessions either.
         self._full = False
         self._asked_at = 0.0
-        self._timer: Timer | None = None
+        self._next_look = Countdown(hub)
         self._hasty_until = left_at + HASTE_LASTS
         # By destination: in how many sessions in haste there was no outcome.  None is
         # for links that receive, whose attaches were not answered.
@@ -124,9 +124,7 @@ class Watch:
     def stop(self) -> None:
         """The connection is gone."""
         self._patience = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._next_look.cancel()
 
     def attaching(self, link: Link) -> None:
         """The peer's answer to this one's attach is waited for."""
@@ -149,8 +147,7 @@ class Watch:
         return min(HASTE, self._patience) if self.hasty else self._patience
 
     def _look_later(self) -> None:
-        pause = self._shortest / 2
-        self._timer = self._hub.call_at(self._hub.now() + pause, self._look)
+        self._next_look.call_in(self._shortest / 2, self._look)
 
     def _look(self) -> None:
         patience = self._patience

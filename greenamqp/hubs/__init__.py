@@ -11,10 +11,19 @@ import os
 import typing
 
 from greenamqp.hubs import native
-from greenamqp.hubs.base import EngagedError, Hub, Steps, Timer, Waiter, Watch
+from greenamqp.hubs.base import (
+    Countdown,
+    EngagedError,
+    Hub,
+    Steps,
+    Timer,
+    Waiter,
+    Watch,
+)
 
 __all__ = [
     "NAMES",
+    "Countdown",
     "EngagedError",
     "Hub",
     "Steps",

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import logging
 import os
 import platform
@@ -79,6 +80,42 @@ class Timer(abc.ABC):
     @abc.abstractmethod
     def cancel(self) -> None:
         """The callback will not run any more.  Idempotent, also after it ran."""
+
+
+class Countdown:
+    """At most one callback that is due at some instant.  Hub's context or lock."""
+
+    __slots__ = ("_hub", "_timer")
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._timer: Timer | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether one is due."""
+        return self._timer is not None
+
+    def call_at(self, instant: float, callback: Callback) -> None:
+        """As :meth:`Hub.call_at`, instead of what was due before."""
+        self.cancel()
+        self._timer = self._hub.call_at(
+            instant, functools.partial(self._over, callback)
+        )
+
+    def call_in(self, seconds: float, callback: Callback) -> None:
+        """As `call_at`, so long from now on."""
+        self.call_at(self._hub.now() + seconds, callback)
+
+    def cancel(self) -> None:
+        """None is due any more.  Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _over(self, callback: Callback) -> None:
+        self._timer = None
+        callback()
 
 
 class Watch(abc.ABC):

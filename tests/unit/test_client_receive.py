@@ -388,7 +388,7 @@ def test_they_leave_before_their_link_does(patient, leave):
     s.world.settle()
     assert set(s.peer.outcomes) == {(handle, ACCEPTED) for handle in handles[:2]}
     # Nothing is left that would call later.
-    assert consumer.got[0][0]._held_timer is None
+    assert not consumer.got[0][0]._held_ends.runs
 
 
 def test_those_that_wait_when_the_connection_is_lost_come_again(patient):
@@ -398,7 +398,7 @@ def test_those_that_wait_when_the_connection_is_lost_come_again(patient):
     inlet = consumer.got[0][0]
     acknowledge(s, consumer, 3)
     s.lose()
-    assert inlet._held == [] and inlet._held_timer is None
+    assert inlet._held == [] and not inlet._held_ends.runs
     handle = s.peer.send("a", Message("new"))
     s.world.settle()
     # What came before the loss is not acknowledged on the new link.

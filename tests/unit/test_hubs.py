@@ -11,7 +11,7 @@ import pytest
 
 from greenamqp import hubs
 from greenamqp.hubs import native
-from tests.unit import hub_contract
+from tests.unit import fakes, hub_contract
 
 _TOP = pathlib.Path(__file__).parents[2]
 
@@ -161,3 +161,24 @@ def test_whoever_reads_the_hubs_own_thread_can_come_to():
     assert reached(Reading.NOBODY) == set(Reading)
     for state in Reading:
         assert {Reading.OWN, Reading.NOBODY} <= reached(state)
+
+
+def test_a_countdown_has_one_callback_at_most():
+    world = fakes.World()
+    countdown = hubs.Countdown(world)
+    called = []
+    countdown.call_in(1, lambda: called.append("first"))
+    countdown.call_in(2, lambda: called.append("second"))
+    assert countdown.runs and world.timers == 1
+    world.advance(3)
+    assert called == ["second"] and not countdown.runs
+    # As it is over, the callback may begin the next one.
+    countdown.call_at(
+        world.now() + 1, lambda: countdown.call_in(1, lambda: called.append("third"))
+    )
+    world.advance(1.5)
+    assert called == ["second"] and countdown.runs
+    countdown.cancel()
+    countdown.cancel()
+    world.advance(3)
+    assert called == ["second"] and not countdown.runs and world.timers == 0
