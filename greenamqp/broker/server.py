@@ -15,7 +15,7 @@ from greenamqp.broker.peer import Peer
 from greenamqp.broker.settings import Settings
 from greenamqp.connection import tls
 from greenamqp.connection.pump import Pump, Stream
-from greenamqp.hubs import Hub, Timer, Waiter, Watch
+from greenamqp.hubs import Countdown, Hub, Timer, Waiter, Watch
 
 LOG = logging.getLogger(__name__)
 
@@ -48,9 +48,8 @@ class _Accepted:
             name, self._touch, hub.call_inside, self._opened, self._ended, external
         )
         self.pump = Pump(hub, stream, self.peer.engine, self._closed)
-        self._timer: Timer | None = hub.call_at(
-            hub.now() + server.core.settings.handshake_timeout, self._too_slow
-        )
+        self._patience = Countdown(hub)
+        self._patience.call_in(server.core.settings.handshake_timeout, self._too_slow)
 
     def start(self) -> None:
         """Move bytes from now on."""
@@ -60,26 +59,19 @@ class _Accepted:
         self.server.hub.flush_soon(self.pump)
 
     def _opened(self) -> None:
-        self._stop_timer()
+        self._patience.cancel()
 
     def _ended(self) -> None:
         """Nothing but the last bytes is to be moved; for that there is a limit."""
-        self._stop_timer()
+        self._patience.cancel()
         if not self.pump.closed:
-            hub = self.server.hub
-            self._timer = hub.call_at(hub.now() + _LINGER, self._too_slow)
+            self._patience.call_in(_LINGER, self._too_slow)
 
     def _too_slow(self) -> None:
-        self._timer = None
         self.pump.abort("it took too long")
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _closed(self, pump: Pump) -> None:
-        self._stop_timer()
+        self._patience.cancel()
         self.server.forget(self)
 
 
