@@ -2,10 +2,9 @@
 """oslo.messaging's driver contract, and nothing else.
 
 Registered under the names ``amqp`` and ``greenamqp``, and with TLS under ``amqps`` and
-``greenamqps``.  Nothing is connected before the
-first message or subscription: by then the process has monkey patched what it will, and
-has forked.  A process that forks later gets a client, connection and names of its
-own in the child.
+``greenamqps``.  Nothing is connected before the first message or subscription: by then
+the process has monkey patched what it will, and has forked.  A process that forks later
+gets a client, connection and names of its own in the child.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import typing
@@ -148,12 +147,12 @@ class Client:
             destination,
             compose,
             self.context.format,
-            deadline,
-            retries,
-            settled,
-            repeatable,
-            waiter,
-            mandatory,
+            deadline=deadline,
+            retries=retries,
+            settled=settled,
+            repeatable=repeatable,
+            mandatory=mandatory,
+            waiter=waiter,
         )
         entry.impatient = impatient
         try:
@@ -215,12 +214,11 @@ class Client:
             destination,
             compose,
             self.context.format,
-            deadline,
-            retries,
-            settled,
-            False,
-            waiter,
-            mandatory,
+            deadline=deadline,
+            retries=retries,
+            settled=settled,
+            mandatory=mandatory,
+            waiter=waiter,
             monitor=monitor,
         )
         if monitor is not None:
@@ -271,47 +269,25 @@ class Client:
             its receiver's connection
         :param urgent: write it now; else with whatever else is written before long
         """
-        post = functools.partial(
-            self._post,
-            what,
-            destination,
-            compose,
-            deadline,
-            retries,
-            settled,
-            volatile,
-            urgent,
-        )
-        if self.hub.engaged():
-            self.hub.call_inside(post)
-        else:
-            post()
-
-    def _post(
-        self,
-        what: str,
-        destination: Destination,
-        compose: Compose,
-        deadline: float,
-        retries: int | None,
-        settled: bool,
-        volatile: bool,
-        urgent: bool,
-    ) -> None:
         entry = Outgoing(
             what,
             destination,
             compose,
             self.context.format,
-            deadline,
-            retries,
-            settled,
-            True,
-            None,
+            deadline=deadline,
+            retries=retries,
+            settled=settled,
+            repeatable=True,
         )
         entry.posted = True
         entry.volatile = volatile
         entry.on_end = self._post_ended
+        if self.hub.engaged():
+            self.hub.call_inside(lambda: self._post(entry, urgent))
+        else:
+            self._post(entry, urgent)
+
+    def _post(self, entry: Outgoing, urgent: bool) -> None:
         self._submit(entry, urgent)
         if not entry.done:
             with self.hub.lock:
@@ -344,11 +320,9 @@ class Client:
             destination,
             compose,
             self.context.format,
-            None,
-            None,
-            settled,
-            True,
-            waiter,
+            settled=settled,
+            repeatable=True,
+            waiter=waiter,
         )
         entry.on_end = on_end
         self._submit(entry)

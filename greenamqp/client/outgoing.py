@@ -132,12 +132,13 @@ class Outgoing:
         destination: Destination,
         compose: Compose,
         format: Format,
-        deadline: float | None,
-        retries: int | None,
-        settled: bool,
-        repeatable: bool,
-        waiter: Waiter | None,
+        *,
+        deadline: float | None = None,
+        retries: int | None = None,
+        settled: bool = False,
+        repeatable: bool = False,
         mandatory: bool = False,
+        waiter: Waiter | None = None,
     ) -> None:
         self.what = what
         self.destination = destination
@@ -272,8 +273,10 @@ class Call(Outgoing):
 
     is_call = True
 
-    def __init__(self, *args: typing.Any, monitor: float | None) -> None:
-        super().__init__(*args)
+    def __init__(
+        self, *args: typing.Any, monitor: float | None, **kwargs: typing.Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
         self.id: str | None = None
         self.in_doubt = False
         self.reply: Reply | None = None
