@@ -301,7 +301,7 @@ class BlockingExecutor(Executor):
             while not self._stopped:
                 self.hub.gather()
                 if self._work_once():
-                    self.hub.breathe()
+                    self.hub.let_others_run()
                 else:
                     self.hub.write_gathered()
                     self._waiter.wait(None)
@@ -405,7 +405,7 @@ class PoolExecutor(Executor):
         self.hub.gather()
         try:
             while self._work_once():
-                self.hub.breathe()
+                self.hub.let_others_run()
         finally:
             self.hub.write_gathered()
             with self.hub.lock:

@@ -54,7 +54,7 @@ class Arrival(typing.NamedTuple):
     """A message that came: decoded as AMQP, its body not yet looked at."""
 
     queue: Queue
-    inlet: ReceivingLink
+    source: ReceivingLink
     link: Receiver
     #: None: it was accepted on arrival.
     delivery: Delivery | None
@@ -153,7 +153,7 @@ class Incoming(base.IncomingMessage):
                 LOG.debug(
                     "message %s from %s is %s",
                     self.msg_id,
-                    arrival.inlet.address,
+                    arrival.source.address,
                     _DONE[outcome],
                 )
             if self._unique_id is not None:
@@ -161,19 +161,19 @@ class Incoming(base.IncomingMessage):
             if outcome == RELEASED and arrival.settled:
                 if not arrival.queue.put_back(arrival):
                     self._client.notices.add(
-                        notices.LOST, id=self.msg_id, address=arrival.inlet.address
+                        notices.LOST, id=self.msg_id, address=arrival.source.address
                     )
                 return
-            inlet, link, delivery = arrival.inlet, arrival.link, arrival.delivery
+            source, link, delivery = arrival.source, arrival.link, arrival.delivery
             if outcome == ACCEPTED and self.may_come_again:
-                settled = inlet.acknowledge(link, delivery)
+                settled = source.acknowledge(link, delivery)
             else:
-                settled = inlet.settle(link, delivery, outcome)
+                settled = source.settle(link, delivery, outcome)
             if not settled and not arrival.settled:
                 self._client.notices.add(
                     notices.NOT_SETTLED,
                     id=self.msg_id,
-                    address=arrival.inlet.address,
+                    address=arrival.source.address,
                     outcome=_DONE[outcome],
                 )
 
@@ -205,7 +205,7 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         self._reply_to = request.reply_to
         self._request_id = request.id
         # A reply is in the format of its request.
-        self._format = arrival.inlet.format
+        self._format = arrival.source.format
         self._at_work = bool(self._reply_to)
         # Until when its caller waits for the reply, as far as that is known.
         self._waited_until = 0.0
@@ -303,27 +303,21 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         volatile: bool = False,
         urgent: bool = True,
     ) -> None:
-        client = self._client
-        hub = client.hub
-        if hub.foreign():
-            hub.run_inside(
-                lambda: self._post(
-                    what,
-                    message,
-                    timeout=timeout,
-                    retries=retries,
-                    settled=settled,
-                    volatile=volatile,
-                )
+        hub = self._client.hub
+
+        def post() -> None:
+            self._client.post(
+                what,
+                Destination.reply(typing.cast(str, self._reply_to)),
+                lambda format: message,
+                deadline=hub.now() + timeout,
+                retries=retries,
+                settled=settled,
+                volatile=volatile,
+                urgent=urgent,
             )
-            return
-        client.post(
-            what,
-            Destination.reply(typing.cast(str, self._reply_to)),
-            lambda format: message,
-            deadline=hub.now() + timeout,
-            retries=retries,
-            settled=settled,
-            volatile=volatile,
-            urgent=urgent,
-        )
+
+        if hub.foreign():
+            hub.run_inside(post)
+        else:
+            post()

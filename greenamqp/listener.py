@@ -172,31 +172,32 @@ class Listener(base.Listener):
         return self.hub.do(self.attaching(deadline))
 
     def _arrived(
-        self, inlet: ReceivingLink, delivery: Delivery, data: memoryview
+        self, source: ReceivingLink, delivery: Delivery, data: memoryview
     ) -> None:
         """A message came.  Hub's context."""
-        link = inlet.link
+        link = source.link
         assert link is not None
         try:
             message = link.connection.codec.decode_request(data)
         except DecodeError as exc:
-            self._reject(inlet, link, delivery, None, str(exc))
+            self._reject(source, link, delivery, None, str(exc))
             return
         settled = link.presettled(delivery)
-        arrival = Arrival(self, inlet, link, delivery, message, settled)
-        if inlet.awaited and not settled and self._is_accepted_on_arrival(message):
-            if message.expiry_time and self._is_too_late(inlet, message):
-                inlet.settle(link, delivery, REJECTED, EXPIRED, "too late")
+        arrival = Arrival(self, source, link, delivery, message, settled)
+        if source.awaited and not settled and self._is_accepted_on_arrival(message):
+            if message.expiry_time and self._is_too_late(source, message):
+                source.settle(link, delivery, REJECTED, EXPIRED, "too late")
                 return
-            inlet.accept_on_arrival(link, delivery)
+            source.accept_on_arrival(link, delivery)
             arrival = arrival._replace(delivery=None, settled=True)
         self._enqueue(arrival)
 
-    def _is_too_late(self, inlet: ReceivingLink, message: Received) -> bool:
+    def _is_too_late(self, source: ReceivingLink, message: Received) -> bool:
         """Whether its sender waits for its outcome no longer; says so."""
         late = self.hub.wall_clock() - message.expiry_time
         if late > 0:
-            self._client.notices.add(notices.TOO_LATE, address=inlet.address, late=late)
+            add = self._client.notices.add
+            add(notices.TOO_LATE, address=source.address, late=late)
         return late > 0
 
     def _is_accepted_on_arrival(self, message: Received) -> bool:
@@ -229,7 +230,7 @@ class Listener(base.Listener):
 
     def _reject(
         self,
-        inlet: ReceivingLink,
+        source: ReceivingLink,
         link: Receiver,
         delivery: Delivery,
         message_id: object,
@@ -237,12 +238,12 @@ class Listener(base.Listener):
     ) -> None:
         LOG.error(
             "a message from %s (id %s) was rejected: %s",
-            inlet.address,
+            source.address,
             message_id,
             reason,
         )
         with self.hub.lock:
-            inlet.settle(link, delivery, REJECTED, "amqp:decode-error", reason)
+            source.settle(link, delivery, REJECTED, "amqp:decode-error", reason)
 
     @property
     def refusal(self) -> str:
@@ -275,11 +276,11 @@ class Listener(base.Listener):
     def _drop_copy(self, arrival: Arrival, unique_id: str) -> None:
         LOG.info(
             "a copy of a message from %s that came before (%s) was dropped",
-            arrival.inlet.address,
+            arrival.source.address,
             unique_id,
         )
         with self.hub.lock:
-            arrival.inlet.settle(arrival.link, arrival.delivery, ACCEPTED)
+            arrival.source.settle(arrival.link, arrival.delivery, ACCEPTED)
 
     # -- taking messages
 
@@ -322,13 +323,13 @@ class Listener(base.Listener):
         """The message; None if there is none for the application in it."""
         if not arrival.link.usable(arrival.delivery) and not arrival.settled:
             return None
-        format = arrival.inlet.format
+        format = arrival.source.format
         parse = format.parse_any if self._may_be_foreign else format.parse_request
         try:
             request = parse(arrival.message)
         except BadMessage as exc:
             self._reject(
-                arrival.inlet,
+                arrival.source,
                 arrival.link,
                 arrival.delivery,
                 arrival.message.id,
@@ -538,7 +539,7 @@ class Listener(base.Listener):
             ]
             for each in queue:
                 if each not in ours:
-                    each.inlet.settle(each.link, each.delivery, RELEASED)
+                    each.source.settle(each.link, each.delivery, RELEASED)
             self._queue.extend(ours)
         while self._queue:
             messages = self._take(self.batch_size)

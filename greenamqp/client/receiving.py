@@ -50,11 +50,11 @@ class Owner(typing.Protocol):
     def link_attached(self) -> None:
         """One more link is up."""
 
-    def move(self) -> bool:
+    def move_early(self) -> bool:
         """The connection has more links than fit: go to another one, if there is no
         link yet that would be lost.  Returns whether that was done."""
 
-    def displace(self) -> bool:
+    def move(self) -> bool:
         """There is no room for the link.  Returns whether the subscription goes to
         another connection."""
 
@@ -131,7 +131,7 @@ class ReceivingLink(WantedLink[Receiver]):
         context = self._context
         engine = context.engine
         assert engine is not None
-        if self._owner.move():
+        if self._owner.move_early():
             return None
         # Not twice may it happen to the others that they go with it.
         alone = self.alone and context.bus.refusal_ends_session
@@ -154,7 +154,7 @@ class ReceivingLink(WantedLink[Receiver]):
         return link
 
     def _no_room(self, reason: str) -> bool:
-        return self._owner.displace()
+        return self._owner.move()
 
     def _not_created(self, error: LocalProtocolError | ValueError) -> None:
         self._context.turns.leave(self)

@@ -109,15 +109,15 @@ class Subscription:
         self.room.links_held += len(links) - len(self.links)
         self.links = links
 
-    def move(self) -> bool:
+    def move_early(self) -> bool:
         """See :class:`greenamqp.client.receiving.Owner`."""
         if not self.room.overfull or any(link.link is not None for link in self.links):
             return False
-        return self.room.displace(self)
+        return self.room.move(self)
 
-    def displace(self) -> bool:
+    def move(self) -> bool:
         """See :class:`greenamqp.client.receiving.Owner`."""
-        return self.room.displace(self)
+        return self.room.move(self)
 
     def detach(self) -> None:
         """Detach all links, to attach them over another connection."""
@@ -277,7 +277,7 @@ class Room:
         subscription.room = self._further
         self._further.take_on(subscription)
 
-    def displace(self, subscription: Subscription) -> bool:
+    def move(self, subscription: Subscription) -> bool:
         """There was no room for one of its links after all.  Returns whether it is
         received over another connection from now on."""
         if len(subscription.links) >= self.links_held:

@@ -428,7 +428,7 @@ class Hub(abc.ABC):
         raise its exception.  From any native thread, whose wait is a real one.  In an
         asyncio loop nothing can wait: see `do`."""
 
-    def breathe(self) -> None:  # noqa: B027 - threads have their turn anyway
+    def let_others_run(self) -> None:  # noqa: B027 - threads have their turn anyway
         """Between two pieces of work, outside the hub's context: let output leave and
         others have their turn, if it is time for that."""
 

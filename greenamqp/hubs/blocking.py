@@ -205,7 +205,7 @@ class BlockingHub(ReactorHub):
             finally:
                 self._follow()
 
-    def breathe(self) -> None:
+    def let_others_run(self) -> None:
         now = self.now()
         if now > self._write_at:
             self.write_gathered()

@@ -281,7 +281,7 @@ class GreenHub(Hub):
         came just before that, and waits for something itself."""
         self.call_at(self.now() + MISSED_PAUSE, lambda: self._end_wait(waiter))
 
-    def breathe(self) -> None:
+    def let_others_run(self) -> None:
         now = self.now()
         if self._is_flush_due(now):
             self._flush_early()

@@ -26,15 +26,15 @@ class Consumer:
             self._message,
         )
 
-    def _message(self, inlet, delivery, data):
-        self.got.append((inlet, inlet.link, delivery))
+    def _message(self, source, delivery, data):
+        self.got.append((source, source.link, delivery))
         self.bodies.append(self._codec.decode(data).body)
 
     def settle(self, index=0, outcome=ACCEPTED):
         """Settle one, and forget it."""
-        inlet, link, delivery = self.got.pop(index)
-        done = inlet.settle(link, delivery, outcome)
-        inlet._context.flush_soon()
+        source, link, delivery = self.got.pop(index)
+        done = source.settle(link, delivery, outcome)
+        source._context.flush_soon()
         return done
 
 
@@ -309,8 +309,8 @@ def arrived(s, count):
 
 def acknowledge(s, consumer, count):
     for _ in range(count):
-        inlet, link, delivery = consumer.got.pop(0)
-        assert inlet.acknowledge(link, delivery)
+        source, link, delivery = consumer.got.pop(0)
+        assert source.acknowledge(link, delivery)
     s.world.settle()
 
 
@@ -395,15 +395,15 @@ def test_those_that_wait_when_the_connection_is_lost_come_again(patient):
     s = patient
     consumer = attached(s, "a", window=100)
     arrived(s, 4)
-    inlet = consumer.got[0][0]
+    source = consumer.got[0][0]
     acknowledge(s, consumer, 3)
     s.lose()
-    assert inlet._held == [] and not inlet._held_ends.runs
+    assert source._held == [] and not source._held_ends.runs
     handle = s.peer.send("a", Message("new"))
     s.world.settle()
     # What came before the loss is not acknowledged on the new link.
-    inlet, link, delivery = consumer.got.pop(0)
-    assert not inlet.acknowledge(link, delivery)
+    source, link, delivery = consumer.got.pop(0)
+    assert not source.acknowledge(link, delivery)
     acknowledge(s, consumer, 1)
     s.world.advance(1)
     assert s.peer.outcomes == [(handle, ACCEPTED)]

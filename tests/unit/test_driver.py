@@ -522,7 +522,7 @@ def test_calls_from_a_native_thread_that_the_hub_does_not_know():
         "_attached",
         "poll",
         "_settle",
-        "<lambda>",
+        "post",
         "run",
         "run",
     ]
