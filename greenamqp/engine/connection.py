@@ -255,27 +255,13 @@ class Connection(ConnectionEvents):
             options["properties"] = properties
         if idle_timeout:
             options["idle-time-out"] = idle_timeout
-        if sasl is not None:
-            options["x-force-sasl"] = True
-            if sasl.username is not None:
-                options["x-username"] = sasl.username
-            if sasl.password is not None:
-                options["x-password"] = sasl.password
-            for key, value in (
-                ("x-sasl-mechs", sasl.mechanisms),
-                ("x-sasl-config-dir", sasl.config_dir),
-                ("x-sasl-config-name", sasl.config_name),
-            ):
-                if value:
-                    options[key] = value
         self._idle_timeout = idle_timeout
         self._trace_after_login = trace and not options["x-trace-protocol"]
         self.lifecycle = Lifecycle(self, container_id, options)
         self._transport = self.lifecycle.transport._impl
         self._collector = self.lifecycle.collector._impl
         if sasl is not None:
-            # pn_sasl() is what switches the layer on, options or not.
-            self.lifecycle.pn_sasl.allow_insecure_mechs = True
+            self.log_in(sasl, sasl.mechanisms)
         if channel_max is not None:
             self.lifecycle.transport.channel_max = channel_max
         if offered_capabilities:
@@ -286,9 +272,11 @@ class Connection(ConnectionEvents):
     def log_in(self, sasl: Sasl, mechanisms: str) -> None:
         """As the parameter ``sasl``, with other mechanisms.  Only before :meth:`open`.
         """
+        # This is what switches the layer on.
         connection, layer = self.lifecycle.connection, self.lifecycle.pn_sasl
         layer.allow_insecure_mechs = True
-        layer.allowed_mechs(mechanisms)
+        if mechanisms:
+            layer.allowed_mechs(mechanisms.upper())
         if sasl.username is not None:
             connection.user = sasl.username
         if sasl.password is not None:
