@@ -31,6 +31,7 @@ from greenamqp.hubs.base import (
     Steps,
     Timer,
     Watch,
+    logged,
 )
 from greenamqp.hubs.coroutines import STOPS_THE_LOOP, AwaitableWaiter, CoroutineHub
 
@@ -157,14 +158,6 @@ class _Watch(Watch):
             del self._hub._watches[self.fd]
             self._hub.event_loop.remove_reader(self.fd)
             self._hub.event_loop.remove_writer(self.fd)
-
-
-def logged(function: typing.Callable[..., object], *args: object) -> None:
-    """Run `function`, and log what it raises."""
-    try:
-        function(*args)
-    except Exception:
-        LOG.exception("work that the asyncio hub was given failed")
 
 
 class AsyncioHub(CoroutineHub):

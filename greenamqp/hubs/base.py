@@ -56,6 +56,14 @@ class EngagedError(RuntimeError):
     """
 
 
+def logged(function: typing.Callable[..., object], *args: object) -> None:
+    """Run `function`, and log what it raises."""
+    try:
+        function(*args)
+    except Exception:
+        LOG.exception("work that the hub was given failed")
+
+
 class Flushable(typing.Protocol):
     """What a hub flushes at the end of a wake-up: a pump."""
 

@@ -18,8 +18,8 @@ from eventlet.hubs.hub import READ, WRITE, BaseHub
 
 from greenamqp import interrupts
 from greenamqp.hubs import native
-from greenamqp.hubs.base import Callback, Timer, Watch
-from greenamqp.hubs.green import GreenHub, logged
+from greenamqp.hubs.base import Callback, Timer, Watch, logged
+from greenamqp.hubs.green import GreenHub
 
 
 class _Timer(Timer):

@@ -8,8 +8,8 @@ import typing
 import gevent
 from gevent.hub import get_hub
 
-from greenamqp.hubs.base import Callback, Timer, Watch
-from greenamqp.hubs.green import GreenHub, logged
+from greenamqp.hubs.base import Callback, Timer, Watch, logged
+from greenamqp.hubs.green import GreenHub
 
 _READ, _WRITE = 1, 2  # libev's and libuv's event bits, as gevent documents them
 

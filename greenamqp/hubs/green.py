@@ -103,14 +103,6 @@ class GreenWaiter(Waiter):
                 hub._schedule()
 
 
-def logged(function: typing.Callable[..., object], *args: object) -> None:
-    """Run `function`, and log what it raises."""
-    try:
-        function(*args)
-    except Exception:
-        LOG.exception("a green thread failed")
-
-
 class _Worker:
     """A green thread that does one piece of work after another, parked in between."""
 

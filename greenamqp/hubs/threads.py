@@ -50,6 +50,7 @@ from greenamqp.hubs.base import (
     Flushable,
     Timer,
     Waiter,
+    logged,
 )
 from greenamqp.hubs.reacting import ReactorHub
 from greenamqp.hubs.reactor import Channel, Reactor
@@ -632,13 +633,9 @@ class ThreadsHub(ReactorHub):
         return ThreadWaiter(self, idle)
 
     def spawn(self, function: typing.Callable[..., object], *args: object) -> None:
-        def run() -> None:
-            try:
-                function(*args)
-            except Exception:
-                LOG.exception("a thread failed")
-
-        self._thread_class(target=run, name="greenamqp-work", daemon=True).start()
+        self._thread_class(
+            target=logged, args=(function, *args), name="greenamqp-work", daemon=True
+        ).start()
 
     def deliver(self, function: Callback) -> None:
         """In the hub's own thread, after the lock is free again.

@@ -20,8 +20,8 @@ import typing
 
 import greenlet
 
-from greenamqp.hubs.base import Callback, Timer, Watch
-from greenamqp.hubs.green import GreenHub, GreenWaiter, logged
+from greenamqp.hubs.base import Callback, Timer, Watch, logged
+from greenamqp.hubs.green import GreenHub, GreenWaiter
 
 # What looking at the clock takes, so that no loop that waits for it stands still.
 # Seconds.
