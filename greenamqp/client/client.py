@@ -301,7 +301,6 @@ class Client:
 
     def offer(
         self,
-        what: str,
         destination: Destination,
         compose: Compose,
         *,
@@ -309,14 +308,14 @@ class Client:
         waiter: Waiter | None = None,
         on_end: typing.Callable[[Exception | None], None] | None = None,
     ) -> Outgoing:
-        """Send, for as long as it takes, what may be repeated.  Does not block.
+        """Send a notification, for as long as it takes.  Does not block.
 
         :param waiter: woken at the end
         :param on_end: called at the end instead, in the hub's context or under its
             lock, with what it failed by or None; may not send
         """
         entry = Outgoing(
-            what,
+            "notification",
             destination,
             compose,
             self.context.format,

@@ -643,7 +643,7 @@ class Receiver(Link):
 
     def _delivery_updated(self, delivery: Delivery) -> None:
         if pn_delivery_aborted(delivery):
-            self._abort(delivery, "the peer aborted it")
+            self._abort(delivery)
             return
         if not pn_delivery_readable(delivery):
             if self.on_settled is not None and pn_delivery_settled(delivery):
@@ -677,13 +677,13 @@ class Receiver(Link):
         settled: bool = pn_delivery_settled(delivery)
         return settled
 
-    def _abort(self, delivery: Delivery, reason: str) -> None:
+    def _abort(self, delivery: Delivery) -> None:
         self.connection.unfinished.pop(self, None)
         if lib.pn_link_current(self._pn) == delivery:
             pn_link_advance(self._pn)
         pn_delivery_settle(delivery)
         if self.on_dropped is not None:
-            self.on_dropped(self, reason)
+            self.on_dropped(self, "the peer aborted it")
 
     def _flow(self) -> None:
         """The sender tells what is available, or that it gives credit back."""

@@ -209,7 +209,6 @@ class Outbox:
             return kept
         waiter = self._hub.waiter()
         entry = self._client.offer(
-            "notification",
             destination,
             compose,
             settled=self._settled,
@@ -506,7 +505,6 @@ class Outbox:
             try:
                 compose = _compose_again(letter)
                 flight.entry = self._client.offer(
-                    "notification",
                     lane.destination,
                     compose,
                     settled=self._settled,

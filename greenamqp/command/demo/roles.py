@@ -120,10 +120,10 @@ class Account:
             self._events[what] += 1
             self._empty = False
 
-    def announce(self, what: str) -> None:
-        """Tell the parent all there is to tell, and then ``what``."""
+    def finish(self) -> None:
+        """Tell the parent all there is to tell, and that this was all."""
         self.report()
-        self._channel.send(what)
+        self._channel.send("finished")
 
     def report(self) -> None:
         """Tell the parent, if there is anything to tell."""
@@ -370,7 +370,7 @@ class Inspector(Agent):
                 self._due.discard((pool, exchange or tag["service"], priority))
                 all_seen = not self._due
             if all_seen:
-                self.account.announce("finished")
+                self.account.finish()
         else:
             stream = plan.notify_stream(tag["service"])
             self.account.got(stream, pool, tag["number"])
