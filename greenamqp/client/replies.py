@@ -37,8 +37,7 @@ class Replies(WantedLink[Receiver]):
     It is attached with the first call.  Its credit is never less than the number of
     calls that wait, so that a router drops no reply for want of credit.
 
-    :param make_room: has links that are not in use detached, and says whether there
-        were any
+    :param make_room: has others make room for this link; returns whether they do
     :param ready: called when the address is known: calls may leave
     :param forbidden: called when asking for one again is of no use, before somebody
         changes something

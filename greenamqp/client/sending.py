@@ -61,8 +61,7 @@ class SendingLink(WantedLink[Sender]):
     """See the module.  Hub's context or lock.
 
     :param replies: where the replies to calls come
-    :param make_room: has links that are not in use detached, and says whether there
-        were any
+    :param make_room: has others make room for this link; returns whether they do
     :ivar pending: what waits for a link, for credit, or for a declaration
     :ivar in_doubt: calls whose outcome was lost, which wait for their replies
     :ivar refusal: why there is no link, for those who time out meanwhile

@@ -244,8 +244,9 @@ class Room:
     def has_room(self, links: int) -> bool:
         """Whether so many more links of subscriptions fit into this connection.
 
-        If there are none yet, they always do, as they would fit nowhere else either;
-        but for a connection that what sends and replies wants for itself.
+        If there are none yet they always do, as they would fit nowhere else either;
+        but not where links that send, or that replies come by, need the whole
+        connection.
         """
         if not self.links_held and self._limit != 0:
             return True

@@ -60,12 +60,11 @@ DECLARED_ANEW = 3
 # it has gone, an attach or a message is refused.  Seconds.
 KNOWN_PATIENCE = 2.0
 
-L = typing.TypeVar("L", Sender, Receiver)
-
-
 # A link that was up is attached again after this pause: whatever took it, an operator
 # or the end of another link's session, is over as a rule.  Seconds.
 FIRST_PAUSE = 0.5
+
+L = typing.TypeVar("L", Sender, Receiver)
 
 
 class Phase(enum.Enum):
