@@ -321,7 +321,7 @@ class Listener(base.Listener):
 
     def _open(self, arrival: Arrival) -> Incoming | None:
         """The message; None if there is none for the application in it."""
-        if not arrival.link.usable(arrival.delivery) and not arrival.settled:
+        if not arrival.link.usable and not arrival.settled:
             return None
         format = arrival.source.format
         parse = format.parse_any if self._may_be_foreign else format.parse_request

@@ -265,7 +265,7 @@ class Incoming(Endpoint):
         self.low = self.window // 2
         self.credit = 0
         link.on_message = self._on_message
-        link.on_dropped = self._on_dropped
+        link.on_aborted = self._on_aborted
 
     def _on_message(
         self, link: Receiver, delivery: typing.Any, data: memoryview
@@ -289,7 +289,7 @@ class Incoming(Endpoint):
         if self.credit <= self.low:
             self.top_up()
 
-    def _on_dropped(self, link: Receiver, reason: str) -> None:
+    def _on_aborted(self, link: Receiver) -> None:
         self.credit -= 1
         self.top_up()
 

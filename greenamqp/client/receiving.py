@@ -150,7 +150,7 @@ class ReceivingLink(WantedLink[Receiver]):
             self._precedence_ends.call_at(context.outdated_at, self._end_precedence)
         self._returned = 0
         link.on_message = self._message
-        link.on_dropped = self._dropped
+        link.on_aborted = self.give_back
         return link
 
     def _no_room(self, reason: str) -> bool:
@@ -271,9 +271,6 @@ class ReceivingLink(WantedLink[Receiver]):
         if self._returned and link.credit <= 0:
             self._dry(link)
 
-    def _dropped(self, link: Receiver, reason: str) -> None:
-        self.give_back(link)
-
     def accept_on_arrival(self, link: Receiver, delivery: Delivery) -> None:
         """Settle a message that on_message is given as accepted.  Its credit is due
         when it is done with: settle it once more then, as None."""
@@ -323,7 +320,7 @@ class ReceivingLink(WantedLink[Receiver]):
             or not context.hub.punctual
             or link is not self.link
             or link.credit <= 0  # the bus waits for it
-            or not link.usable(delivery)
+            or not link.usable
         ):
             return self.settle(link, delivery, ACCEPTED)
         self._held.append(delivery)

@@ -153,7 +153,7 @@ class Replies(WantedLink[Receiver]):
             own_session=self.node.survives,
         )
         link.on_message = self._message
-        link.on_dropped = self._dropped
+        link.on_aborted = self._aborted
         return link
 
     def _no_room(self, reason: str) -> bool:
@@ -280,8 +280,8 @@ class Replies(WantedLink[Receiver]):
         else:
             self._context.notices.add(notices.STRAY, id=id)
 
-    def _dropped(self, link: Receiver, reason: str) -> None:
-        LOG.warning("a reply was lost: %s", reason)
+    def _aborted(self, link: Receiver) -> None:
+        LOG.warning("a reply was lost: the peer aborted it")
         self._used_credit()
 
     def _used_credit(self) -> None:

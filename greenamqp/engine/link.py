@@ -551,7 +551,7 @@ class Sender(Link):
 class Receiver(Link):
     """Receives messages.  ``on_message(receiver, delivery, data)`` gives each whole
     message: its encoded bytes in a memoryview that is valid during the callback.
-    ``on_dropped(receiver, reason)`` says that the peer aborted one.
+    ``on_aborted(receiver)`` says that the peer aborted one.
     ``on_drained(receiver, credit)`` says how much credit the peer gave back;
     ``on_settled(receiver, delivery)`` that it settled before we did: it waits for no
     outcome any more.
@@ -561,8 +561,8 @@ class Receiver(Link):
 
     __slots__ = (
         "_receive_limit",
+        "on_aborted",
         "on_drained",
-        "on_dropped",
         "on_message",
         "on_settled",
     )
@@ -574,7 +574,7 @@ class Receiver(Link):
         self.on_message: (
             typing.Callable[[Receiver, Delivery, memoryview], None] | None
         ) = None
-        self.on_dropped: typing.Callable[[Receiver, str], None] | None = None
+        self.on_aborted: typing.Callable[[Receiver], None] | None = None
         self.on_drained: typing.Callable[[Receiver, int], None] | None = None
         self.on_settled: typing.Callable[[Receiver, Delivery], None] | None = None
         self._receive_limit = connection.max_message_size
@@ -610,7 +610,7 @@ class Receiver(Link):
         with REJECTED.  Returns False if the link is gone, and the delivery with it:
         the peer will deliver it again, if it keeps it at all.
         """
-        if self.state is LinkState.DETACHED or self._pn is None:
+        if not self.usable:
             return False
         if pn_delivery_settled(delivery):
             # Sent settled, or given up by the sender: nobody waits for an outcome.
@@ -631,14 +631,11 @@ class Receiver(Link):
 
     def is_settled(self, delivery: Delivery) -> bool:
         """Whether the sender has settled: the message is ours, whatever comes."""
-        return (
-            self.state is not LinkState.DETACHED
-            and self._pn is not None
-            and bool(pn_delivery_settled(delivery))
-        )
+        return self.usable and bool(pn_delivery_settled(delivery))
 
-    def usable(self, delivery: Delivery) -> bool:
-        """Whether the delivery can still be settled; if not, it comes again."""
+    @property
+    def usable(self) -> bool:
+        """Whether its deliveries can still be settled; if not, they come again."""
         return self.state is not LinkState.DETACHED and self._pn is not None
 
     def _delivery_updated(self, delivery: Delivery) -> None:
@@ -682,8 +679,8 @@ class Receiver(Link):
         if lib.pn_link_current(self._pn) == delivery:
             pn_link_advance(self._pn)
         pn_delivery_settle(delivery)
-        if self.on_dropped is not None:
-            self.on_dropped(self, "the peer aborted it")
+        if self.on_aborted is not None:
+            self.on_aborted(self)
 
     def _flow(self) -> None:
         """The sender tells what is available, or that it gives credit back."""

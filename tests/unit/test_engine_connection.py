@@ -38,7 +38,6 @@ class Receiving:
         self.credit = credit
         self.messages = []
         self.detached = []
-        self.dropped = []
 
     def __call__(self, link):
         link.accept()
@@ -46,7 +45,6 @@ class Receiving:
         if link.is_sender:
             return
         link.on_message = self._message
-        link.on_dropped = lambda link, reason: self.dropped.append(reason)
         link.flow(self.credit)
 
     def _message(self, link, delivery, data):

@@ -215,7 +215,7 @@ def test_aborted_messages_are_told_of_and_forgotten():
     link.target.address = "a"
     link.open()
     peer.run()
-    handler.links[0].on_dropped = lambda link, reason: dropped.append(reason)
+    handler.links[0].on_aborted = dropped.append
     for tag in "abc":
         delivery = link.delivery(tag)
         link.send(b"begun")
