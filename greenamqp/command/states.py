@@ -205,7 +205,7 @@ def _rate(
     if before is None or now["up_for"] is None or now["came_up"] != before["came_up"]:
         return None
     seconds: float = now["up_for"] - before["up_for"]
-    more = now[name] - before[name]
+    more: float = now[name] - before[name]
     if seconds <= 0 or more < 0:
         return None  # another one has its number now
     return round(more / seconds, 1)
