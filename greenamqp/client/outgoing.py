@@ -274,9 +274,30 @@ class Call(Outgoing):
     is_call = True
 
     def __init__(
-        self, *args: typing.Any, monitor: float | None, **kwargs: typing.Any
+        self,
+        what: str,
+        destination: Destination,
+        compose: Compose,
+        format: Format,
+        *,
+        deadline: float,
+        retries: int | None,
+        settled: bool,
+        mandatory: bool,
+        waiter: Waiter,
+        monitor: float | None,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(
+            what,
+            destination,
+            compose,
+            format,
+            deadline=deadline,
+            retries=retries,
+            settled=settled,
+            mandatory=mandatory,
+            waiter=waiter,
+        )
         self.id: str | None = None
         self.in_doubt = False
         self.reply: Reply | None = None

@@ -610,7 +610,7 @@ class Receiver(Link):
         with REJECTED.  Returns False if the link is gone, and the delivery with it:
         the peer will deliver it again, if it keeps it at all.
         """
-        if not self.usable:
+        if self.state is LinkState.DETACHED or self._pn is None:  # as `usable`
             return False
         if pn_delivery_settled(delivery):
             # Sent settled, or given up by the sender: nobody waits for an outcome.
