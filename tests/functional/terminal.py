@@ -45,7 +45,6 @@ class Terminal:
             stderr=theirs,
             cwd=buses.ROOT,
             env=os.environ | {"TERM": "xterm-256color"},
-            start_new_session=True,
             preexec_fn=self._take_over,
         )
         os.close(theirs)
@@ -54,6 +53,7 @@ class Terminal:
     def _take_over() -> None:
         """In the child: keys are for it."""
         buses.die_with_parent()
+        os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def __enter__(self) -> "Terminal":
