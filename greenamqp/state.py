@@ -24,7 +24,7 @@ import typing
 
 from greenamqp import private
 from greenamqp.client import Client
-from greenamqp.hubs import Hub, Timer, Watch
+from greenamqp.hubs import Countdown, Hub, Watch
 from greenamqp.outbox import Outbox
 
 LOG = logging.getLogger(__name__)
@@ -103,12 +103,11 @@ class _Board:
         except OSError:
             self._socket.close()
             raise
-        self._pause: Timer | None = None
+        self._pause = Countdown(hub)
         self._listen()
         hub.holders[self] = None
 
     def _listen(self) -> None:
-        self._pause = None
         self._watch: Watch = self._hub.watch(
             self._socket.fileno(), self._acceptable
         )
@@ -121,7 +120,7 @@ class _Board:
         except OSError:
             # It waits still, and would be told of again at once.
             self._watch.close()
-            self._pause = self._hub.call_at(self._hub.now() + _PAUSE, self._listen)
+            self._pause.call_in(_PAUSE, self._listen)
             return
         if len(self._readers) >= MOST_READERS:
             os.close(fd)
@@ -136,8 +135,7 @@ class _Board:
     def close(self) -> None:
         """Listen no longer; whoever reads is left."""
         self._hub.holders.pop(self, None)
-        if self._pause is not None:
-            self._pause.cancel()
+        self._pause.cancel()
         self._watch.close()
         self._socket.close()
         for reader in list(self._readers):

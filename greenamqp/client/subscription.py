@@ -330,7 +330,6 @@ class Room:
         """End all subscriptions; the client was closed."""
         for subscription in self.subscriptions:
             subscription.close()
-            subscription.wake()
         self.subscriptions.clear()
         # All sessions end now: nothing is left to wait for.
         for remove in list(self.context.departing):

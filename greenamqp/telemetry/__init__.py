@@ -39,7 +39,7 @@ def measure(client: Client, outbox: Described | None, metrics: bool) -> None:
         try:
             from greenamqp.telemetry.instruments import INSTRUMENTS
         except ImportError as exc:
-            LOG.warning("metrics: %s: nothing is measured; %s", exc, _INSTALL)
+            LOG.warning("metrics: %s: nothing is shown; %s", exc, _INSTALL)
         else:
             INSTRUMENTS.add(client, outbox, latest)
             return

@@ -16,6 +16,9 @@ LATELY = 60.0
 KEPT = 200
 
 
+_Durations = collections.deque[tuple[float, float]]
+
+
 class Latest:
     """See the module.  Hub's context or lock.
 
@@ -25,10 +28,8 @@ class Latest:
     def __init__(self, now: typing.Callable[[], float]) -> None:
         self._now = now
         # When each was recorded, and the duration.
-        self._calls: collections.deque[tuple[float, float]]
-        self._calls = collections.deque(maxlen=KEPT)
-        self._outcomes: collections.deque[tuple[float, float]]
-        self._outcomes = collections.deque(maxlen=KEPT)
+        self._calls: _Durations = collections.deque(maxlen=KEPT)
+        self._outcomes: _Durations = collections.deque(maxlen=KEPT)
 
     def histograms(self, others: Histograms | None) -> Histograms:
         """What records here, and in `others` as well."""
@@ -41,11 +42,8 @@ class Latest:
         """The medians: see :func:`greenamqp.describe`."""
         since = self._now() - LATELY
         return {
-            name: statistics.median(lately) if lately else None
-            for name, lately in (
-                (name, [seconds for instant, seconds in kept if instant >= since])
-                for name, kept in (("call", self._calls), ("outcome", self._outcomes))
-            )
+            "call": _median(self._calls, since),
+            "outcome": _median(self._outcomes, since),
         }
 
     def _operation(
@@ -56,6 +54,11 @@ class Latest:
 
     def _settlement(self, seconds: float, *_: object) -> None:
         self._outcomes.append((self._now(), seconds))
+
+
+def _median(kept: _Durations, since: float) -> float | None:
+    lately = [seconds for instant, seconds in kept if instant >= since]
+    return statistics.median(lately) if lately else None
 
 
 def _nowhere(*_: object) -> None:
