@@ -2,11 +2,11 @@
 """Hosts that die, freeze and come back, and the log lines that tell of it."""
 
 import contextlib
-import os
 import time
 
 from tests.chaos.brokers import Broker, together
 from tests.chaos.workers import Worker, wait_until
+from tests.functional import leaks
 
 #: Pauses as short as they can be set.
 EAGER = {
@@ -57,12 +57,7 @@ def works(worker: Worker, value: str) -> None:
 
 def connected(broker: Broker, worker: Worker) -> bool:
     """Whether the worker has a connection to the broker, by the kernel's tables."""
-    inodes = set()
-    for fd in os.listdir(f"/proc/{worker.pid}/fd"):
-        with contextlib.suppress(OSError):
-            link = os.readlink(f"/proc/{worker.pid}/fd/{fd}")
-            if link.startswith("socket:["):
-                inodes.add(link[len("socket:[") : -1])
+    inodes = leaks.sockets(worker.pid)
     with open("/proc/net/tcp") as table:
         rows = [row.split() for row in list(table)[1:]]
     remote = f"0100007F:{broker.port:04X}"

@@ -21,7 +21,7 @@ import oslo_messaging
 from oslo_config import cfg
 from oslo_messaging import conffixture
 
-from tests.functional import buses, world
+from tests.functional import buses, leaks, world
 
 #: Seconds that anything may take that will certainly happen.
 WAIT = 60
@@ -492,12 +492,7 @@ def native_threads() -> set[str]:
 
 def connections(port: int) -> int:
     """How many TCP connections this process has to ``port``."""
-    inodes = set()
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            link = os.readlink(f"/proc/self/fd/{fd}")
-            if link.startswith("socket:["):
-                inodes.add(link[len("socket:[") : -1])
+    inodes = leaks.sockets()
     count = 0
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError), open(table) as file:

@@ -30,13 +30,12 @@ class Terminal:
     :ivar shown: all that it has written so far
     """
 
-    def __init__(self, arguments: list[str], columns: int = 160) -> None:
+    def __init__(self, arguments: list[str]) -> None:
         try:
             self._ours, theirs = pty.openpty()
         except OSError as exc:
             pytest.skip(f"this system gives no terminal: {exc}")
-        size = struct.pack("4H", 24, columns, 0, 0)
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 160, 0, 0))
         self.shown = b""
         self._process = subprocess.Popen(
             arguments,

@@ -15,7 +15,7 @@ import greenamqp
 from greenamqp import aio, hubs
 from greenamqp.outbox import Store
 from greenamqp.outbox.directory import is_free
-from tests.functional import world
+from tests.functional import leaks, world
 from tests.functional.aio.conftest import in_thread
 from tests.functional.test_reconnect import EAGER, forwarder, url
 from tests.functional.test_tls import authority, front, options
@@ -135,16 +135,6 @@ def test_who_forgets_to_clean_up_is_warned(run, topic):
     run(test)
 
 
-def _inodes():
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            found.add(os.stat(f"/proc/self/fd/{name}").st_ino)
-        except FileNotFoundError:
-            continue  # of the list itself
-    return found
-
-
 @pytest.mark.parametrize("how", ["here", "in a thread", "in another loop", "forgotten"])
 def test_what_outlives_its_loop_lets_go(bus, topic, how):
     if world.current() != "threads":
@@ -156,8 +146,8 @@ def test_what_outlives_its_loop_lets_go(bus, topic, how):
 
     asyncio.run(use())
     (fd,) = transport._driver.client.hub._watches
-    inode = os.fstat(fd).st_ino
-    assert inode in _inodes()
+    inode = str(os.fstat(fd).st_ino)
+    assert inode in leaks.sockets()
     if how == "here":
         transport.cleanup()
     elif how == "in a thread":
@@ -171,7 +161,7 @@ def test_what_outlives_its_loop_lets_go(bus, topic, how):
             warnings.simplefilter("ignore", ResourceWarning)
             del transport, use
             gc.collect()
-    assert inode not in _inodes()
+    assert inode not in leaks.sockets()
 
 
 @pytest.mark.parametrize("how", ["cleaned up", "not"])
