@@ -375,18 +375,21 @@ class GreenAMQPDriver(base.BaseDriver):
         unique_id = client.unique_id()
         destination = Destination.of(target, Service.NOTIFY)
         envelope = version == 2.0
-        outbox = self._outbox
-        if outbox is not None:
-            kept = yield from outbox.sending(
+        entry = None
+        if self._outbox is not None:
+            entry = yield from self._outbox.sending(
                 destination, message, ctxt, unique_id, envelope
             )
-            if kept:
+            if entry is None:
                 return
         timeout = opts.default_notify_timeout
         if timeout is None and retry is not None and retry >= 0:
             timeout = options.NOTIFY_TIMEOUT
         deadline = None if timeout is None else client.hub.now() + timeout
         try:
+            if entry is not None:
+                yield from client.ending(entry, deadline=deadline, retries=retry)
+                return
             yield from client.sending(
                 "notification",
                 destination,

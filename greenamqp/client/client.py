@@ -157,13 +157,34 @@ class Client:
         entry.impatient = impatient
         try:
             self._submit(entry)
-            if deadline is None:
-                yield from self._enduring(entry, waiter)
-            while not entry.done:
-                if not (yield waiter, deadline):
-                    break
+            yield from self._until_done(entry, waiter)
         finally:
             in_time = self._leave(entry)
+        self._judge(entry, in_time)
+
+    def ending(
+        self, entry: Outgoing, *, deadline: float | None, retries: int | None
+    ) -> Steps[None]:
+        """Wait, until `deadline`, for the outcome of what was offered; all as for
+        `sending`.  Nobody else is told of it any more."""
+        waiter = self.hub.waiter()
+        with self.hub.lock:
+            entry.taken_over(waiter, deadline, retries)
+        try:
+            yield from self._until_done(entry, waiter)
+        finally:
+            in_time = self._leave(entry)
+        self._judge(entry, in_time)
+
+    def _until_done(self, entry: Outgoing, waiter: Waiter) -> Steps[None]:
+        deadline = entry.deadline
+        if deadline is None:
+            yield from self._enduring(entry, waiter)
+        while not entry.done:
+            if not (yield waiter, deadline):
+                break
+
+    def _judge(self, entry: Outgoing, in_time: bool) -> None:
         if not in_time:
             raise TimeoutError(self._late(entry))
         if entry.error is not None:

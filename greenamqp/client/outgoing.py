@@ -149,7 +149,7 @@ class Outgoing:
         # Whether nobody may act on it after that.
         self.expires = self.message.ttl is not None
         # None: as often as the deadline allows.
-        self.retries = None if retries is None or retries < 0 else retries
+        self.retries = _limit(retries)
         self.settled = settled
         # Whether it may be sent again when it may have been accepted.
         self.repeatable = repeatable
@@ -181,6 +181,15 @@ class Outgoing:
     def name(self) -> str:
         """What it is and its id, for the log."""
         return f"{self.what} {self.format.identify(self.message)}".rstrip()
+
+    def taken_over(
+        self, waiter: Waiter, deadline: float | None, retries: int | None
+    ) -> None:
+        """Somebody waits for it from now on, in place of who was told of its end."""
+        self.on_end = None
+        self.waiter = waiter
+        self.deadline = deadline
+        self.retries = _limit(retries)
 
     def trace(self, event: str, *args: object) -> None:
         """Log what happened to it; to be called where it is `traced`."""
@@ -307,3 +316,7 @@ class Call(Outgoing):
     def accepted(self) -> None:
         # It is not done: from now on it waits for its reply alone.
         self.last_reason = ""
+
+
+def _limit(retries: int | None) -> int | None:
+    return None if retries is None or retries < 0 else retries

@@ -142,6 +142,7 @@ class Disk:
             return NOTHING._replace(read={lane: [] for lane in wanting})
         if removed:
             store.remove(removed)
+        store.follow_clock()
         old = store.purge(self._max_age)
         if letters:
             store.add(letters)

@@ -187,11 +187,12 @@ class Outbox:
         context: typing.Any,
         unique_id: str,
         envelope: bool,
-    ) -> Steps[bool]:
+    ) -> Steps[Outgoing | None]:
         """Have a notification sent: ends when the message bus has taken it, or it is
         on the disk.
 
-        :returns: False if neither was possible, and the caller has to see to it
+        :returns: None; or, where the disk does not serve, what is on its way without
+            it, whose end the caller has to wait for
         :raises TypeError, ValueError: what cannot be serialised
         :raises MessageDeliveryFailure: the message bus rejects it
         """
@@ -203,10 +204,17 @@ class Outbox:
             compose(self._client.format)  # who notifies is to hear of what is wrong
             letter = Letter(unique_id, "", _content(message, context, envelope))
             kept = yield from self._keeping(destination, letter, None)
+            if not kept:
+                return self._client.offer(
+                    destination,
+                    compose,
+                    settled=self._settled,
+                    waiter=self._hub.waiter(),
+                )
             if self._hub.name == "blocking":
                 # It moves while somebody waits only: let it.
                 yield self._hub.waiter(), self._hub.now() + _TURN
-            return kept
+            return None
         waiter = self._hub.waiter()
         entry = self._client.offer(
             destination,
@@ -217,14 +225,15 @@ class Outbox:
         try:
             yield waiter, self._hub.now() + PATIENCE
             if entry.done and entry.error is None:
-                return True
+                return None
             letter = Letter(unique_id, "", _content(message, context, envelope))
         except BaseException:
             self._client.withdraw(entry)
             raise
         if isinstance(entry.error, Rejected):
             raise entry.error
-        return (yield from self._keeping(destination, letter, entry))
+        kept = yield from self._keeping(destination, letter, entry)
+        return None if kept else entry
 
     def emptying(self, deadline: float | None) -> Steps[bool]:
         """Wait until nothing waits any more, or until `deadline`; returns which."""
@@ -270,8 +279,6 @@ class Outbox:
         waiter = self._hub.waiter()
         with self._hub.lock:
             if self._closed:
-                if entry is not None:
-                    self._client.withdraw(entry)
                 return False
             if entry is not None and entry.done and entry.error is None:
                 return True
@@ -433,14 +440,13 @@ class Outbox:
         wanting: list[str],
         error: Exception,
     ) -> None:
-        """The disk does not serve: who wanted to write hears of it, the rest waits."""
+        """The disk does not serve: who wanted to write hears of it, and what is on its
+        way is theirs to wait for; the rest waits."""
         self._tell_failing(error)
         for put in puts:
             put.lane.puts -= 1
             if put.flight is not None:
                 put.lane.flights.discard(put.flight)
-                if put.flight.entry is not None:
-                    self._client.withdraw(put.flight.entry)
             put.error = error
             put.done = True
             put.waiter.wake()

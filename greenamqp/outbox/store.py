@@ -61,6 +61,12 @@ _BUSY = 5.0
 # which whoever writes then waits.  With SQLite's own number that is one writer in 200.
 _LOG = 8000
 
+# A clock that went on by so much more or less than time did was set.  Seconds.
+_STEP = 60.0
+
+# What goes on while the host sleeps, where there is such a clock.
+_SINCE_START = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 _MIB = 1024 * 1024
 
 _SCHEMA = """
@@ -125,6 +131,7 @@ class Store:
                 self.count = 0
                 self.recount()
                 self._version = self._one("PRAGMA data_version")
+                self._epoch = _epoch()
                 if thorough and (found := self._one("PRAGMA quick_check")) != "ok":
                     raise sqlite3.DatabaseError(str(found).splitlines()[0])
             except BaseException:
@@ -156,6 +163,14 @@ class Store:
         with WORKING:
             before, self._version = self._version, self._one("PRAGMA data_version")
             return bool(before != self._version)
+
+    def follow_clock(self) -> None:
+        """Where somebody has set the clock, all here is as old as it was before."""
+        before, self._epoch = self._epoch, _epoch()
+        step = self._epoch - before
+        if abs(step) > _STEP:
+            with WORKING, self._transaction():
+                self._db.execute("UPDATE letters SET created = created + ?", (step,))
 
     def recount(self) -> None:
         """Set `count` to what there is: another process may have removed some."""
@@ -277,6 +292,11 @@ class Store:
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self, self._db)
+
+
+def _epoch() -> float:
+    """When the host started, as its clock says now."""
+    return time.time() - time.clock_gettime(_SINCE_START)
 
 
 class _Transaction:

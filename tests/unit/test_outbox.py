@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 
 import oslo_messaging
 import pytest
@@ -113,6 +114,18 @@ def test_all_is_all_whatever_the_clock_said(store, monkeypatch):
         store.add(letters("a"))
     assert store.purge(50) == 0
     assert store.purge() == 1
+
+
+@pytest.mark.parametrize("step", [4e8, -4e8])
+def test_who_sets_the_clock_makes_nothing_old(store, monkeypatch, step):
+    store.add(letters("a"))
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + step)
+    store.follow_clock()
+    store.follow_clock()
+    ((_, oldest),) = store.lanes().values()
+    assert abs(oldest - (now + step)) < 60
+    assert store.purge(60) == 0
 
 
 def test_a_file_is_one_process_s(directory):

@@ -52,6 +52,10 @@ def give_credit(s):
     s.peer.inbound[ADDRESS].flow(100)
 
 
+def full(self, letters):
+    raise sqlite3.OperationalError("database or disk is full")
+
+
 def waiting(s):
     return s.driver.outbox.describe()["waiting"]
 
@@ -181,12 +185,8 @@ def test_where_nothing_can_be_written_it_waits_as_without_an_outbox(
 ):
     with outbox(network={"credit": 0}) as s:
         notify(s, 1)
-
-        def add(self, letters):
-            raise sqlite3.OperationalError("database or disk is full")
-
-        with monkeypatch.context() as full:
-            full.setattr(Store, "add", add)
+        with monkeypatch.context() as disk:
+            disk.setattr(Store, "add", full)
             (task,) = notify(s, 2)
             assert not task.done
             assert "cannot be written to the outbox" in caplog.text
@@ -196,6 +196,33 @@ def test_where_nothing_can_be_written_it_waits_as_without_an_outbox(
         assert task.done
         assert sorted(came(s)) == [1, 2]
         assert waiting(s) == 0
+
+
+def test_what_is_on_its_way_is_not_sent_again_where_nothing_can_be_written(
+    outbox, monkeypatch
+):
+    with outbox() as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        monkeypatch.setattr(Store, "add", full)
+        (task,) = notify(s, 1)
+        s.world.advance(20)
+        assert not task.done and came(s) == [1]
+        s.peer.settle(s.peer.received[0], ACCEPTED)
+        s.world.settle()
+        assert task.result() is None
+        assert came(s) == [1] and waiting(s) == 0
+
+
+def test_its_deadline_holds_where_nothing_can_be_written(outbox, monkeypatch):
+    with outbox(default_notify_timeout=5) as s:
+        s.up()
+        s.peer.outcome = lambda message: None
+        monkeypatch.setattr(Store, "add", full)
+        (task,) = notify(s, 1)
+        s.world.advance(6)
+        with pytest.raises(exceptions.MessageDeliveryFailure, match="no outcome"):
+            task.result()
 
 
 def test_a_file_that_is_damaged_in_use_is_set_aside(outbox, tmp_path, caplog):
