@@ -261,14 +261,14 @@ def test_ssl_in_the_query_keeps_the_port(migrate, tmp_path):
 
 
 def test_tls_of_one_url_alone_goes_into_its_query(migrate, tmp_path):
-    text = rabbit("", "ssl = true\nssl_ca_file = /ca&b\n") + (
+    text = rabbit("", "ssl = true\nssl_ca_file = /${control_exchange}/$$&b\n") + (
         "[oslo_messaging_notifications]\n"
         "transport_url = rabbit://u:s3cr3t@other:1234/?ssl=0\n"
     )
     _, said, (new,) = migrate(text)
     assert "[oslo_messaging_amqp]" not in new
     _, values = usable(tmp_path, new)
-    assert values.ssl and values.ssl_ca_file == "/ca&b"
+    assert values.ssl and values.ssl_ca_file == "/openstack/$&b"
     _, values = usable(tmp_path, new, notifications=True)
     assert not (values.ssl or values.ssl_ca_file)
 

@@ -103,7 +103,7 @@ def from_rabbit(
     """The URL that means here what this one means for ``rabbit://``.
 
     :param around: what it is with this URL
-    :param further: options to add to the query
+    :param further: options to add to the query, as they are in the configuration
     :raises ValueError: if a port of it makes no sense
     """
     made = Url("amqp", list(url.hosts), url.path, [])
@@ -121,12 +121,15 @@ def from_rabbit(
         made.query += [(each, quoted(text)) for each, text in new.items()]
         found.append(FromQuery(written, value, verdict, why, new))
     there = {name for name, _ in made.query}
+    # oslo.config puts in what $ stands for, in the URL as in the option.
     made.query += [
-        (name, quoted(text)) for name, text in further.items() if name not in there
+        (name, quoted(text, "${}"))
+        for name, text in further.items()
+        if name not in there
     ]
     return made, found
 
 
-def quoted(text: str) -> str:
-    """A value for the query."""
-    return urllib.parse.quote(text, safe="/:,")
+def quoted(text: str, besides: str = "") -> str:
+    """A value for the query; what is in `besides` stays as it is."""
+    return urllib.parse.quote(text, safe="/:," + besides)
