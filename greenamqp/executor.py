@@ -70,8 +70,8 @@ class Executor(abc.ABC):
         self._entries: dict[Listener, _Entry] = {}
         self._ready: collections.deque[_Entry] = collections.deque()
         self._running = False
-        # Set by stop(), for good.
-        self._stopped = False
+        #: Set by stop(), for good.
+        self.stopped = False
         self._active = 0
         # Batches that are being dispatched.
         self._at_work = 0
@@ -225,7 +225,7 @@ class Executor(abc.ABC):
 
     def _attend_all(self) -> None:
         with self.hub.lock:
-            if self._stopped:
+            if self.stopped:
                 return
             self._running = True
             for entry in self._entries.values():
@@ -298,7 +298,7 @@ class BlockingExecutor(Executor):
         self._started = True
         self._attend_all()
         try:
-            while not self._stopped:
+            while not self.stopped:
                 self.hub.gather()
                 if self._work_once():
                     self.hub.let_others_run()
@@ -327,7 +327,7 @@ class BlockingExecutor(Executor):
 
     def stop(self) -> None:
         """Have start() return when the batch at hand is done.  Does not wait."""
-        self._stopped = True
+        self.stopped = True
         # Not under a lock: a signal handler may have interrupted who holds it.
         self.hub.call_inside(self._waiter.wake)
 
@@ -432,7 +432,7 @@ class PoolExecutor(Executor):
 
     def stop(self) -> None:
         """Begin nothing more."""
-        self._stopped = True
+        self.stopped = True
         self.hub.call_inside(self._attend_none)
 
     def wait(self) -> None:

@@ -96,8 +96,9 @@ class Server:
         transport: typing.Any = None,
     ) -> Subscription:
         """Serve RPC requests to `target` with `endpoints`; returns when the
-        subscription is up.
+        subscription is up, or the server is stopped meanwhile.
 
+        :raises RuntimeError: while :meth:`stop` waits; this holds for all that listens
         :raises InvalidTarget: if the target names no topic or no server
         """
         need(target, "topic", "server")
@@ -185,6 +186,8 @@ class Server:
             executor.start()
         elif executor.hub is not hub:
             raise RuntimeError("this server belongs to another asyncio loop")
+        elif executor.stopped:
+            raise RuntimeError("this server is being stopped: listen again after that")
         listener = subscribe(driver)
         subscription = Subscription(self, what, listener)
         self._subscriptions.append(subscription)

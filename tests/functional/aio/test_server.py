@@ -187,6 +187,8 @@ def test_stop_waits_for_what_is_served(bus, serving):
         stopping = asyncio.create_task(server.stop())
         await asyncio.sleep(0)
         assert not stopping.done()
+        with pytest.raises(RuntimeError, match="is being stopped"):
+            await server.listen(target(server="late"), [])
         endpoint.gate.set()
         await stopping
         assert await call == "held"
