@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import typing
 
 from oslo_messaging._drivers import base
@@ -241,6 +242,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         """Send the result, or a failure (an exc_info triple), to the caller.
 
         Does not wait for the outcome; what fails later is logged.
+
+        :raises Exception: it cannot be serialised; its caller gets that as the failure
         """
         if self._observed is not None:
             self._processed(failure[0].__name__ if failure else "")
@@ -250,13 +253,19 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         if self._not_ours("replied to"):
             return
         client = self._client
-        message = self._format.reply(
-            self._request_id, reply, failure, client.unique_id()
-        )
+        compose, id = self._format.reply, self._request_id
+        unserialisable = None
+        try:
+            message = compose(id, reply, failure, client.unique_id())
+        except Exception as exc:
+            unserialisable = exc
+            message = compose(id, None, sys.exc_info(), client.unique_id())
         if client.hub.engaged():
             client.hub.call_inside(functools.partial(self._reply, message))
         else:
             self._reply(message)
+        if unserialisable is not None:
+            raise unserialisable
 
     def _reply(self, message: Message) -> None:
         options = self._client.options

@@ -398,10 +398,19 @@ def test_result_that_cannot_be_serialised(bus, target):
             value.append(value)
             return value
 
+        def broken(self, ctxt):
+            class Broken:
+                def __iter__(self):
+                    raise ArithmeticError("nothing to see here")
+
+            return Broken()
+
     bus.server(Endpoint(), target)
-    client = bus.client(target, timeout=3)
-    with pytest.raises(oslo_messaging.MessagingException):
+    client = bus.client(target)
+    with pytest.raises(ValueError, match=r"(?i)circular"):
         client.call({}, "circular")
+    with pytest.raises(ArithmeticError, match="nothing to see"):
+        client.call({}, "broken")
     assert client.call({}, "echo", value=1) == 1
 
 
