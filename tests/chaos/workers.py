@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes under test: each lives in a world of its own and plays one scenario.
-
-    python -m tests.functional.world WORLD tests.chaos.workers MODULE:FUNCTION JSON
+"""Processes under test: each lives in a world and plays one scenario.
 
 The test and the process talk in lines of JSON, over the process's standard input and
 output.  :class:`Worker` is the test's end, :class:`Stage` the process's.
@@ -20,13 +18,13 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from typing import Any, NoReturn
 
 from greenamqp import hubs
 from greenamqp.connection import failover
 from greenamqp.hubs import native
-from tests.functional import buses, world
+from tests.chaos import nursery
+from tests.functional import world
 
 #: Seconds that anything may take that will certainly happen.
 WAIT = 90
@@ -39,21 +37,7 @@ class Worker:
     """
 
     def __init__(self, world_name: str, scenario: str, **params: Any) -> None:
-        self._process, self._stderr = buses.spawn(
-            [
-                sys.executable,
-                "-m",
-                "tests.functional.world",
-                world_name,
-                "tests.chaos.workers",
-                scenario,
-                json.dumps(params),
-            ],
-            buses.plain_environment() | {"PYTHONUNBUFFERED": "1"},
-            cwd=buses.ROOT,
-            # A group of its own, so that its children can be killed with it.
-            start_new_session=True,
-        )
+        self._process = nursery.fork(world_name, scenario=scenario, params=params)
         #: (level, text) of what greenamqp logged there, as far as it was heard.
         self.log: list[tuple[str, str]] = []
         self._heard: collections.deque[dict[str, Any]] = collections.deque()
@@ -78,7 +62,7 @@ class Worker:
             self._process.stdin.close()
         self._reader.join(WAIT)
         self._process.stdout.close()
-        self._stderr.close()
+        self._process.stderr.close()
 
     @property
     def pid(self) -> int:
@@ -158,8 +142,8 @@ class Worker:
 
     def errors(self) -> str:
         """What it has written to stderr so far."""
-        self._stderr.seek(0)
-        return self._stderr.read()
+        self._process.stderr.seek(0)
+        return self._process.stderr.read()
 
 
 class _Teller(logging.Handler):
@@ -340,16 +324,8 @@ def wait_until(condition: Any, what: str, wait: float = WAIT) -> None:
         time.sleep(0.02)
 
 
-def main() -> None:
-    import faulthandler
-
-    faulthandler.enable()
-    warnings.simplefilter("ignore", DeprecationWarning)
-    name, params = sys.argv[1], json.loads(sys.argv[2])
-    module_name, _, function_name = name.partition(":")
+def play(scenario: str, params: dict[str, Any]) -> None:
+    """In a process of its own: play ``scenario``, "module:function"."""
+    module_name, _, function_name = scenario.partition(":")
     module = importlib.import_module(f"tests.chaos.scenarios.{module_name}")
     getattr(module, function_name)(Stage(), **params)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,6 +12,7 @@ is 0 only if every bus started, every run came to its end and no test failed.
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import signal
 import sys
@@ -62,6 +63,9 @@ def _say(text: str) -> None:
 def main(argv: list[str]) -> int:
     # Whatever ends this ends the buses, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # A bus in Java lives for minutes here: its best compiler would take more of the
+    # processors than it gives back.
+    os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
     for_pytest = []
     if "--" in argv:
         at = argv.index("--")

@@ -11,12 +11,12 @@ import typing
 import greenlet
 import oslo_messaging
 from oslo_messaging import transport as oslo_transport
-from oslo_messaging._tracing import client as tracing_client
 
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.executor import PoolExecutor
 from greenamqp.outbox.directory import Claim
 from greenamqp.server import Server
+from greenamqp.transport import register_missed_options
 from tests.simulation.ledger import LIMITS, SLACK, Arrival, Message
 from tests.simulation.plan import CALL_TIMEOUT
 from tests.simulation.world import SimHub
@@ -51,9 +51,7 @@ def _conf() -> typing.Any:
         notify_server_credit=8,
         reply_link_credit=6,
     )
-    conf.register_opts(
-        tracing_client.oslo_messaging_tracing, group="oslo_messaging_tracing"
-    )
+    register_missed_options(conf)
     return conf
 
 

@@ -70,10 +70,6 @@ def container(client) -> str | None:
 
 def oslo_service(stage: Stage, url: str, workers: int, options: dict) -> None:
     """oslo.service's ProcessLauncher: with eventlet, or with threads and cotyledon."""
-    from oslo_service import backend
-
-    if stage.world == "threads":
-        backend.init_backend(backend.BackendType.THREADING)
     from oslo_service import service
 
     parent = Parent(stage, url, options)

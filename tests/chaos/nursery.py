@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that are forked from one that has imported what they need.
+
+Most of what a short scenario costs would be its imports.  For each world there is one
+process, started when it is first asked for, that patches itself, imports, and then only
+forks: it has no thread, no hub and no connection.
+
+    python -m tests.functional.world WORLD tests.chaos.nursery FD
+"""
+
+from __future__ import annotations
+
+import _socket
+import array
+import atexit
+import contextlib
+import faulthandler
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from typing import IO, Any
+
+from greenamqp.command.processes import die_with_parent
+from greenamqp.hubs import native
+from tests.functional import buses, world
+
+# Bytes: of a request at most, and of each number that is told.
+_MOST, _NUMBER = 65536, 16
+
+
+class Child:
+    """A process that a nursery forked, in a session of its own.
+
+    :ivar stdin: text, by lines
+    :ivar stdout: text
+    :ivar stderr: a file, to be read at the end
+    :ivar returncode: None: nobody has waited for its end
+    """
+
+    def __init__(self, nursery: socket.socket, request: dict[str, Any]) -> None:
+        theirs, stdin = os.pipe()
+        stdout, out = os.pipe()
+        self._status, status = os.pipe()
+        self.stderr: IO[str] = tempfile.TemporaryFile("w+")
+        given = [theirs, out, self.stderr.fileno(), status]
+        socket.send_fds(nursery, [json.dumps(request).encode()], given)
+        for fd in (theirs, out, status):
+            os.close(fd)
+        self.stdin = open(stdin, "w", buffering=1)
+        self.stdout = open(stdout)
+        self.returncode: int | None = None
+        self.pid = self._told(None)
+
+    def _told(self, timeout: float | None) -> int:
+        if not select.select([self._status], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired("a scenario", timeout or 0)
+        return int(os.read(self._status, _NUMBER))
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As subprocess.Popen's."""
+        if self.returncode is None:
+            self.returncode = self._told(timeout)
+            os.close(self._status)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """To it alone, if it lives."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+_nurseries: dict[str, socket.socket] = {}
+
+
+def fork(world_name: str, **request: Any) -> Child:
+    """A process of this world that plays `request`: see tests.chaos.workers.  For
+    tests, which have one thread that calls this."""
+    if world_name not in _nurseries:
+        _nurseries[world_name] = _start(world_name)
+    return Child(_nurseries[world_name], request)
+
+
+def _start(world_name: str) -> socket.socket:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fd = str(theirs.fileno())
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tests.functional.world", world_name),
+            *("tests.chaos.nursery", fd),
+        ],
+        env=buses.plain_environment() | {"PYTHONUNBUFFERED": "1"},
+        cwd=buses.ROOT,
+        pass_fds=[theirs.fileno()],
+        preexec_fn=die_with_parent,
+        start_new_session=True,
+    )
+    theirs.close()
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
+
+
+def serve(fd: int) -> None:
+    """Fork for each request of the socket.  Returns in the children, with what was
+    asked for played, and at the end of the socket."""
+    if world.current() == "threads":
+        # As a service there does, before it imports anything else.
+        from oslo_service import backend
+
+        backend.init_backend(backend.BackendType.THREADING)
+    from oslo_messaging import conffixture  # noqa: F401
+
+    import greenamqp.driver  # noqa: F401
+    from tests.chaos import workers
+
+    fork = native.original("os", "fork")
+    waitpid = native.original("os", "waitpid")
+    requests = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
+    while True:
+        text, fds = _received(requests)
+        if not text:
+            break
+        if fork():
+            for each in fds:
+                os.close(each)
+            with contextlib.suppress(ChildProcessError):
+                while waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            continue
+        # One process more, to say how the other one ends.
+        requests.close()
+        *standard, status = fds
+        die_with_parent()
+        child = fork()
+        if child:
+            for each in standard:
+                os.close(each)
+            _tell(status, child)
+            _tell(status, os.waitstatus_to_exitcode(waitpid(child, 0)[1]))
+            os._exit(0)
+        die_with_parent()
+        os.setsid()
+        for number, each in enumerate(standard):
+            os.dup2(each, number)
+        for each in fds:
+            os.close(each)
+        workers.play(**json.loads(text))
+        return
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            waitpid(-1, 0)
+
+
+def _tell(fd: int, number: int) -> None:
+    native.original("os", "write")(fd, f"{number:{_NUMBER}}".encode())
+
+
+def _received(requests: _socket.socket) -> tuple[bytes, list[int]]:
+    """A request and its descriptors.  The socket is of no library that was patched."""
+    fds = array.array("i")
+    text, ancillary, *_ = requests.recvmsg(
+        _MOST, _socket.CMSG_LEN(4 * fds.itemsize)
+    )
+    for _level, _type, data in ancillary:
+        fds.frombytes(data)
+    return text, list(fds)
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    warnings.simplefilter("ignore", DeprecationWarning)
+    serve(int(sys.argv[1]))
