@@ -139,15 +139,26 @@ def run(target: str, arguments: list[str]) -> int:
         raise SystemExit(f"Python {version} was not found")
     python = make(ENVIRONMENTS / target, interpreter, bool(cyrus))
     whole = cyrus or os.environ.get("OTHER_PYTHONS") == "yes"
-    for command in (
-        ["pytest", *(all_but_long() if whole else near())],
-        ["pytest", *_COMPARED],
-        ["tests.functional.world", world, "pytest", "tests/functional"],
+    # Side by side, as the latter mostly wait; what they say comes after the rest.
+    functional = ["tests.functional.world", world, "pytest", "tests/functional"]
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            [python, "-m", *functional, *arguments],
+            cwd=ROOT,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        ) as beside,
     ):
-        status = subprocess.run([python, "-m", *command, *arguments], cwd=ROOT)
-        if status.returncode:
-            return status.returncode
-    return 0
+        failed = 0
+        for names in (all_but_long() if whole else near()), _COMPARED:
+            command = [python, "-m", "pytest", *names, *arguments]
+            failed = failed or subprocess.run(command, cwd=ROOT).returncode
+        beside.wait()
+        said.seek(0)
+        sys.stdout.flush()
+        shutil.copyfileobj(said, sys.stdout.buffer)
+    return failed or beside.returncode
 
 
 def make(folder: pathlib.Path, interpreter: str, cyrus: bool) -> str:
