@@ -100,7 +100,10 @@ def test_cleanup_leaves_nothing_behind(bus, unique):
     )
     before, after = json.loads(program.read()), json.loads(program.read())
     assert program.finish() == 0, program.errors()
-    assert after == before
+    assert after["fds"] == before["fds"]
+    # One that the first round left behind may be gone since, as above.
+    assert after["threads"] <= before["threads"]
+    assert after["greenlets"] <= before["greenlets"]
 
 
 def ends_quietly(program):
