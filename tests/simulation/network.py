@@ -67,6 +67,8 @@ class SimSocket:
         self._arrival = 0.0
         #: what is sent gets nowhere, and nobody says so
         self.dead = False
+        #: the connection breaks in the middle of what is sent next
+        self.breaks = False
         # What is left of a login by Cyrus SASL, and what is sent in its place.
         self._login, self._instead = 0, b""
 
@@ -75,11 +77,9 @@ class SimSocket:
     def fileno(self) -> int:
         return self.fd
 
-    @property
     def readable(self) -> bool:
         return bool(self.inbound or self._eof or self.error or self.backlog)
 
-    @property
     def writable(self) -> bool:
         return bool(self.error) or (self._connected and self._room() > 0)
 
@@ -119,8 +119,8 @@ class SimSocket:
             size = self.network.cut_short(size)
             buffer[:size] = self.inbound[:size]
             del self.inbound[:size]
-            if self.peer is not None:
-                self.peer._changed()
+            if self.peer is not None and self.peer.watch is not None:
+                self.peer.watch.look_for_room()
             return size
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
@@ -353,7 +353,16 @@ class SimNetwork:
         assert receiver is not None
         if sender.dead or receiver.dead:
             return
-        self._later(sender, lambda: receiver.arrive(sender, data))
+        if sender.breaks:
+            data = data[: self.rng.randrange(len(data) + 1)]
+            self._later(sender, lambda: self._break(sender, receiver, data))
+        else:
+            self._later(sender, lambda: receiver.arrive(sender, data))
+
+    def _break(self, sender: SimSocket, receiver: SimSocket, data: bytes) -> None:
+        if sender.peer is receiver:
+            receiver.arrive(sender, data)
+            self.reset(receiver)
 
     def say_goodbye(self, sender: SimSocket, rudely: bool) -> None:
         """The end of the stream on its way, or a reset, which what is under way may not
@@ -390,6 +399,12 @@ class SimNetwork:
         sock.fail(errno.ECONNRESET)
         if peer is not None:
             peer.fail(errno.ECONNRESET)
+
+    def cut(self, sock: SimSocket) -> None:
+        """Reset a connection in the middle of what either end sends next."""
+        for end in (sock, sock.peer):
+            if end is not None:
+                end.breaks = True
 
     def kill_silently(self, sock: SimSocket) -> None:
         """Nothing gets through any more, and nobody says so."""

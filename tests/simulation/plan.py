@@ -36,6 +36,7 @@ CLIENTS = ("client0", "client1")
 KEEPER = "keeper"
 
 #: What a connection or the way to a host suffers.
+#: "cut" is one more: a reset in the middle of what is sent next.
 NETWORK = ("reset", "silent", "still", "refuse", "hang", "nameless")
 
 #: What the bus does; what only one does that keeps nothing.
@@ -51,6 +52,14 @@ KEEPS_REPLIES = ("greenamqp", "rabbitmq")
 
 #: What becomes of a process that uses it.
 PROCESS = ("crash", "stop")  # or "fork"
+
+# How many times longer callers pause when the last fault is over: most of what is found
+# was done before, and most of what a run costs comes after.
+CALM = (1.0, *(8.0,) * 9)
+
+# After so long at the most a connection may be lost again, which is about to have its
+# login, its links, what it declares.  Seconds.
+AGAIN = (0.01, 0.05, 0.3, 2.0)
 
 # Of a client's callers: each kind as often as it is named.
 ACTORS = (
@@ -86,6 +95,7 @@ class Plan:
     :ivar kills: seconds from one caller that is killed to the next, on average; 0.0:
         none is.  Only green threads can be
     :ivar most_links: what the bus takes on a connection; 0: far more than they need
+    :ivar calm: how many times longer callers pause when the last fault is over
     :ivar loses: how likely a session of a cluster has lost what it sent to a queue that
         had no leader, once it has one, and loses all that it sends later
     """
@@ -98,13 +108,18 @@ class Plan:
     kills: float = 0.0
     most_links: int = 0
     loses: float = 0.0
+    calm: float = 1.0
+
+    @property
+    def calm_from(self) -> float:
+        """When the last fault is over, seconds after the beginning."""
+        return max((fault.at + fault.seconds for fault in self.faults), default=0.0)
 
     @property
     def peace_from(self) -> float:
         """When everything has to flow again, seconds after the beginning."""
-        ends = [fault.at + fault.seconds for fault in self.faults]
         longest = RABBIT_RECOVERY if self.bus == "rabbitmq" else RECOVERY
-        return max(ends, default=0.0) + longest
+        return self.calm_from + longest
 
     @property
     def length(self) -> float:
@@ -120,7 +135,7 @@ class Plan:
     @property
     def keeps_replies(self) -> bool:
         """Whether no call may fail for its reply."""
-        brief = all(fault.kind in BRIEF for fault in self.faults)
+        brief = all(fault.kind in (*BRIEF, "cut") for fault in self.faults)
         return brief and self.bus in KEEPS_REPLIES
 
     @property
@@ -129,8 +144,12 @@ class Plan:
         return self.bus in ROUTERS
 
 
-def plan(seed: int) -> Plan:
-    """The plan of a seed."""
+def plan(seed: int, before: bool = False) -> Plan:
+    """The plan of a seed.
+
+    :param before: without what came last: as the seeds meant it that were kept until
+        then
+    """
     rng = random.Random(f"plan {seed}")
     bus = rng.choice(BUSES)
     threads = rng.choice((0.0, 0.0, 0.05, 0.3))
@@ -165,9 +184,25 @@ def plan(seed: int) -> Plan:
     if bus != "rabbitmq" and later.random() < 0.3:
         most_links = later.choice((8, 11))
     faults.sort(key=lambda each: each.at)
-    return dataclasses.replace(
+    made = dataclasses.replace(
         made, faults=tuple(faults), most_links=most_links, loses=loses
     )
+    return made if before else _last(made)
+
+
+def _last(made: Plan) -> Plan:
+    """What came last."""
+    rng = random.Random(f"last plan {made.seed}")
+    faults = []
+    for fault in made.faults:
+        if fault.kind == "reset" and rng.random() < 0.5:
+            fault = dataclasses.replace(fault, kind="cut")
+        faults.append(fault)
+        if fault.kind in (*BRIEF, "cut") and rng.random() < 0.5:
+            at = round(fault.at + rng.choice(AGAIN) * rng.random(), 3)
+            faults.append(dataclasses.replace(fault, at=at))
+    faults.sort(key=lambda each: each.at)
+    return dataclasses.replace(made, faults=tuple(faults), calm=rng.choice(CALM))
 
 
 def _rolling(rng: random.Random, made: Plan) -> list[Fault]:

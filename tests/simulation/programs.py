@@ -84,11 +84,11 @@ class Program:
         conf = _conf()
         hosts = ",".join(f"{host}:5672" for host in run.plan.hosts)
         url = oslo_messaging.TransportURL.parse(conf, f"amqp://{hosts}/{run.query}")
-        conf.set_override("notify_outbox", self._outbox(), "oslo_messaging_amqp")
-        driver = GreenAMQPDriver(conf, url, "openstack")
-        conf.clear_override("notify_outbox", "oslo_messaging_amqp")
-        self.transport = oslo_transport.RPCTransport(driver)
+        self.transport = oslo_transport.RPCTransport(self._make_driver(conf, url))
         self._live()
+
+    def _make_driver(self, conf: typing.Any, url: typing.Any) -> GreenAMQPDriver:
+        return GreenAMQPDriver(conf, url, "openstack")
 
     def _live(self) -> None:
         run = self.run
@@ -97,9 +97,6 @@ class Program:
         run.hubs.append(self.hub)
         self.driver.use_hub(self.hub)
         self.hub.go(self.main)
-
-    def _outbox(self) -> str | None:
-        return None
 
     def pause(self, *seconds: float) -> None:
         """Let one of these times pass for one green thread."""
@@ -319,7 +316,7 @@ class Calling(Program):
         run, hub = self.run, self.hub
         me = greenlet.getcurrent()
         while True:
-            run.sleep(hub, 0.2 + 3.0 * run.rng.random())
+            run.sleep(hub, self._pause())
             if run.world.clock >= run.end:
                 break
             how = run.rng.choice(_HOWS) if kind == "call" else ""
@@ -342,6 +339,16 @@ class Calling(Program):
                 self.at_work.pop(me, None)
             self._look_at_the_clock(message)
         self.busy -= 1
+
+    def _pause(self) -> float:
+        """Before the next thing.  Each does one in the last seconds: what stays broken
+        is found then."""
+        run = self.run
+        pause = 0.2 + 3.0 * run.rng.random()
+        now = run.world.clock
+        if now >= run.calm_from:
+            pause = min(pause * run.plan.calm, max(pause, run.end - pause - now))
+        return pause
 
     def _failed(self, message: Message, exc: Exception) -> None:
         run, number = self.run, message.number
@@ -404,8 +411,13 @@ class Calling(Program):
 class Keeping(Calling):
     """Its notifications wait on disk."""
 
-    def _outbox(self) -> str | None:
-        return os.path.join(self.run.disk(), "outbox")
+    def _make_driver(self, conf: typing.Any, url: typing.Any) -> GreenAMQPDriver:
+        outbox = os.path.join(self.run.disk(), "outbox")
+        # For this one alone: each time the options are read anew.
+        conf.set_override("notify_outbox", outbox, "oslo_messaging_amqp")
+        driver = super()._make_driver(conf, url)
+        conf.clear_override("notify_outbox", "oslo_messaging_amqp")
+        return driver
 
     def crash(self) -> None:
         """The files stay, as they are; the memory is gone."""

@@ -163,6 +163,11 @@ class Run:
         return self.begin + self.plan.length
 
     @property
+    def calm_from(self) -> float:
+        """When the last fault is over."""
+        return self.begin + self.plan.calm_from
+
+    @property
     def peace_from(self) -> float:
         """From when on what is begun has to succeed."""
         return self.begin + self.plan.peace_from
@@ -210,12 +215,14 @@ class Run:
     def _strike_network(self, fault: Fault) -> bool:
         network, world = self.network, self.world
         host = fault.host
-        if fault.kind in ("reset", "silent"):
+        if fault.kind in ("reset", "cut", "silent"):
             ends = [each for each in network.connections() if each.where[0] == host]
             if ends:
                 end = ends[fault.choice % len(ends)]
                 if fault.kind == "reset":
                     network.reset(end)
+                elif fault.kind == "cut":
+                    network.cut(end)
                 else:
                     network.kill_silently(end)
         elif fault.kind == "still":

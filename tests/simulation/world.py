@@ -63,12 +63,14 @@ class SimWatch(Watch):
 
     def look(self) -> None:
         """The socket may be readable or writable now."""
-        if self._is_due():
+        sock = self.sock
+        if sock.readable() or (self._on_writable is not None and sock.writable()):
             self.hub.is_ready(self)
 
-    def _is_due(self) -> bool:
-        sock = self.sock
-        return sock.readable or (self._on_writable is not None and sock.writable)
+    def look_for_room(self) -> None:
+        """The socket may be writable now."""
+        if self._on_writable is not None:
+            self.look()
 
     def want_write(self, on_writable: Callback | None) -> None:
         if self._on_readable is not None:
@@ -85,16 +87,17 @@ class SimWatch(Watch):
 
     def turn(self) -> None:
         """Call one of those that are due, as a loop does that has found it so."""
-        reads = self._on_readable if self.sock.readable else None
+        sock, hub = self.sock, self.hub
+        reads = self._on_readable if sock.readable() else None
         writes = self._on_writable
-        if writes is not None and not self.sock.writable:
+        if writes is not None and not sock.writable():
             writes = None
         if reads is not None and writes is not None:
-            self.hub._wakeup(reads if self.hub.world.toss() else writes)
+            hub._wakeup(reads if hub.world.toss() else writes)
         elif reads is not None or writes is not None:
-            self.hub._wakeup(reads or writes)
-        if not self._is_due():
-            self.hub.not_ready(self)
+            hub._wakeup(reads or writes)
+        if not sock.readable() and (self._on_writable is None or not sock.writable()):
+            hub.not_ready(self)
 
 
 class _Lock:
@@ -109,15 +112,15 @@ class _Lock:
         return self._depth > 0
 
     def __enter__(self) -> bool:
-        if not self._depth and not _in_wait(sys._getframe(1)):
-            self._hub.maybe_change()
+        if not self._depth:
+            self._hub.maybe_change(sys._getframe(1))
         self._depth += 1
         return True
 
     def __exit__(self, *exc_info: object) -> None:
         self._depth -= 1
-        if not self._depth and exc_info[0] is None and not _in_wait(sys._getframe(1)):
-            self._hub.maybe_change()
+        if not self._depth and exc_info[0] is None:
+            self._hub.maybe_change(sys._getframe(1))
 
 
 def _in_wait(frame: types.FrameType) -> bool:
@@ -237,18 +240,17 @@ class World:
         self.steps += 1
         if self.steps > _ENDLESS:
             raise Stuck("the world does not come to rest")
-        timers = self._timers
+        timers, ready = self._timers, self.ready
         while timers and timers[0][2].callback is None:
             heapq.heappop(timers)
-        ready = self.ready
-        total = len(ready)
-        if timers and (not total or timers[0][0] <= self.clock):
+        number = total = len(ready)
+        if timers and (not number or timers[0][0] <= self.clock):
             self.clock = max(self.clock, timers[0][0])
             total += 1
-        elif not total:
+        elif not number:
             raise Stuck("everybody waits, and nothing is going to happen")
         choice = int(self.rng.random() * total) if total > 1 else 0
-        if choice < len(ready):
+        if choice < number:
             next(itertools.islice(ready, choice, None)).turn()
             return
         timer = heapq.heappop(timers)[2]
@@ -303,18 +305,24 @@ class SimHub(GreenHub):
         # Not what plays the run: the length of each frame is part of it.
         return {"process": "simulated", "pid": self.pid, "node": self.process}
 
-    def maybe_change(self) -> None:
-        """Another thread's turn, perhaps."""
-        world = self.world
-        if world.threads and not self.dead and greenlet.getcurrent() in self.threads:
-            if world.rng.random() < world.threads:
-                self.pause(world.rng.choice((0.0, 0.0, 0.003, 0.02)))
+    def maybe_change(self, frame: types.FrameType | None = None) -> None:
+        """Another thread's turn, perhaps: where threads are what is simulated.
+
+        :param frame: what comes to a place where they change, unless it is a wait
+        """
+        # What is done most comes first: in the loop nothing changes.
+        if greenlet.getcurrent() not in self.threads or self.dead:
+            return
+        if frame is not None and _in_wait(frame):
+            return
+        rng = self.world.rng
+        if rng.random() < self.world.threads:
+            self.pause(rng.choice((0.0, 0.0, 0.003, 0.02)))
 
     def _now(self) -> float:
         """The clock, where somebody may look who is only then to have a turn again."""
-        depth = self.lock._depth  # type: ignore[attr-defined]
-        if not depth and not _in_wait(sys._getframe(1)):
-            self.maybe_change()
+        if not self.lock._depth:  # type: ignore[attr-defined]
+            self.maybe_change(sys._getframe(1))
         return self.world.now()
 
     def waiter(self) -> GreenWaiter:
