@@ -55,9 +55,9 @@ def report(failing: Plan, trace: bool) -> None:
         f"kills {smallest.kills}, calm {smallest.calm:g}, "
         f"of {', '.join(smallest.actors)}:"
     )
-    for mistake in run.mistakes:
+    for mistake in dict.fromkeys(run.mistakes):
         print(f"  {mistake}")
-    print("  with these faults:")
+    print("  with these faults:" if smallest.faults else "  without any fault")
     for fault in smallest.faults:
         print(f"  {fault}")
     if trace:
