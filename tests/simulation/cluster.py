@@ -23,7 +23,7 @@ from greenamqp.broker import links
 from greenamqp.broker.namespace import Refused
 from greenamqp.broker.server import Server
 from greenamqp.broker.store import Policy, Queue, Usage
-from tests.simulation.plan import Fault
+from tests.simulation.plan import RABBIT_PATIENCE, Fault
 from tests.simulation.rabbit import Client, RabbitCore, RabbitSettings
 from tests.simulation.world import SimHub
 
@@ -140,6 +140,7 @@ class Cluster:
     """See the module."""
 
     has_pools = True
+    unnoticed_until = 0.0
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -211,6 +212,11 @@ class Cluster:
         """Whether a session loses what it sent while there was no leader."""
         loses = self.run.plan.loses
         return bool(loses) and self.run.rng.random() < loses
+
+    def unnoticed(self) -> None:
+        """A session has lost what it was sent for the first time: up to now nobody
+        could know, however long ago its queue's leader was lost."""
+        self.unnoticed_until = self.run.world.clock + RABBIT_PATIENCE
 
     @property
     def majority(self) -> bool:

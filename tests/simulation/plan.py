@@ -16,8 +16,8 @@ CALL_TIMEOUT = 8.0
 RECOVERY = 20.0
 
 # RabbitMQ needs up to 6 s for another leader, and the driver 15 s to leave a session in
-# which it does not answer.
-RABBIT_RECOVERY = 30.0
+# which it does not answer, once it has used that.
+RABBIT_RECOVERY, RABBIT_PATIENCE = 30.0, 15.0
 
 BUSES = (
     "greenamqp",
@@ -60,6 +60,9 @@ CALM = (1.0, *(8.0,) * 9)
 # After so long at the most a connection may be lost again, which is about to have its
 # login, its links, what it declares.  Seconds.
 AGAIN = (0.01, 0.05, 0.3, 2.0)
+
+# So often connections are cut where the network is a bad one.
+CUTS = 15
 
 # Of a client's callers: each kind as often as it is named.
 ACTORS = (
@@ -201,6 +204,17 @@ def _last(made: Plan) -> Plan:
         if fault.kind in (*BRIEF, "cut") and rng.random() < 0.5:
             at = round(fault.at + rng.choice(AGAIN) * rng.random(), 3)
             faults.append(dataclasses.replace(fault, at=at))
+    if rng.random() < 0.15:
+        faults += [
+            Fault(
+                round(rng.uniform(0.0, TROUBLE - 20.0), 3),
+                "cut",
+                rng.choice(made.hosts),
+                0.0,
+                rng.randrange(1000),
+            )
+            for _ in range(CUTS)
+        ]
     faults.sort(key=lambda each: each.at)
     return dataclasses.replace(made, faults=tuple(faults), calm=rng.choice(CALM))
 

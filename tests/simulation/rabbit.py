@@ -100,6 +100,8 @@ class Client(Peer):
         # Which quorum queues each session has sent to, and which are deaf to that.
         self._used: dict[typing.Any, set[str]] = {}
         self.deaf: set[typing.Any] = set()
+        # Those that have been sent something since: it can be noticed.
+        self._told: set[typing.Any] = set()
         self._ended_sessions: set[typing.Any] = set()
         self._timer = False
 
@@ -118,6 +120,15 @@ class Client(Peer):
         """A session has sent to a queue."""
         if queue.quorum:
             self._used.setdefault(session, set()).add(queue.name)
+
+    def swallows(self, session: typing.Any) -> bool:
+        """Whether what a session was sent is lost without a word."""
+        if session not in self.deaf:
+            return False
+        if session not in self._told:
+            self._told.add(session)
+            self.cluster.unnoticed()
+        return True
 
     # -- one after another
 
@@ -313,7 +324,7 @@ class _Publisher(_Working):
         if any(queue.quorum for queue in found):
             for queue in found:
                 peer.used(self.session, queue)
-            if self.session in peer.deaf:
+            if peer.swallows(self.session):
                 return True
         self._put(delivery, data, found)
         return True
@@ -341,7 +352,7 @@ class _Publisher(_Working):
         ready = [each for each in self._pending if all(q.ready for q in each[2])]
         if ready and self.peer.cluster.loses():
             self.peer.deaf.add(self.session)
-        if self.session in self.peer.deaf:
+        if self._pending and self.peer.swallows(self.session):
             self._pending.clear()
         pending, self._pending = self._pending, []
         for each in pending:

@@ -74,6 +74,8 @@ class EmbeddedBus:
 
     has_pools = False
     query = ""
+    #: until when a call may fail, as only now somebody can know that a session is lost
+    unnoticed_until = 0.0
 
     def __init__(self, run: Run) -> None:
         self._run = run

@@ -28,6 +28,8 @@ KEPT = {
     (11, True): "two threads had a copy of a request each, and both executed it",
     (1795976283004, True): "a timer of a process that was frozen could not be "
     "cancelled any more, in the simulation alone",
+    (88000064, False): "a session was not used between the loss of what it sends and "
+    "the peace, in which its first call failed, in the simulation alone",
 }
 
 # These are found within so many runs.
