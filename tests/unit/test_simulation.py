@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.simulation import __main__ as command
 from tests.simulation import planted
 from tests.simulation.plan import BUSES, Fault, Plan, plan
 from tests.simulation.run import Run, shrink
@@ -105,3 +106,25 @@ def test_the_list_of_faults_is_shrunk():
     failing = Plan(5, "greenamqp", 0.0, faults)
     assert Run(failing).run()
     assert [each.kind for each in shrink(failing).faults] == ["still"]
+
+
+@pytest.mark.parametrize(
+    ("commit", "first"), [("00000002" + 32 * "f", 2000), ("", command.USUAL)]
+)
+def test_seeds_follow_from_the_commit(commit, first, monkeypatch):
+    played = []
+    monkeypatch.setattr(command, "commit", lambda: commit)
+    monkeypatch.setattr(command, "play_many", lambda *args: played.extend(args) or [])
+    monkeypatch.setattr(sys, "argv", ["simulation", "--commit", "--runs", "7"])
+    assert command.main() == 0
+    assert played[:2] == [first, 7]
+
+
+def test_a_failure_says_how_it_is_seen_again(monkeypatch, capsys):
+    monkeypatch.setattr(command, "play_many", lambda *_: [7, 9])
+    monkeypatch.setattr(sys, "argv", ["simulation", "--commit", "--runs", "7"])
+    with planted.PLANTED["the tail of a write is dropped"]():
+        assert command.main() == 1
+    said = capsys.readouterr().out
+    assert "without any fault" in said
+    assert said.endswith("python -m tests.simulation --seed 7 --trace\n")
