@@ -37,6 +37,10 @@ RENEW_EVERY = 300.0
 # Credit for less than half a window waits no longer where the peer has none.  Seconds.
 DRY_DELAY = 0.05
 
+# What is on its way to a link that another one takes the place of has come after so
+# long.  Seconds.
+ON_ITS_WAY = 0.1
+
 
 class Owner(typing.Protocol):
     """The subscription that a link is one of."""
@@ -385,6 +389,31 @@ class ReceivingLink(WantedLink[Receiver]):
         """The link went with the connection."""
         self._forget_link()
         self.went_down()
+
+    def leave(self) -> None:
+        """As `close`, where another one takes its place: what is on its way is given
+        back first, or a router would tell who sent it that its consumer was lost."""
+        link = self.link
+        if not self.attached or link is None or link.credit <= 0:
+            self.close()
+            return
+        self.stop()
+        self.go()
+        context = self._context
+        context.turns.leave(self)
+        link.on_message = None
+        ends = Countdown(context.hub)
+
+        def detach() -> None:
+            ends.cancel()
+            context.departing.pop(detach, None)
+            if link.connection is context.engine:
+                link.close()
+                context.flush_soon()
+
+        context.departing[detach] = None
+        ends.call_in(ON_ITS_WAY, detach)
+        context.flush_soon()
 
     def close(self, for_good: bool = False) -> None:
         """Detach the link; there will be no other.

@@ -124,7 +124,7 @@ class Subscription:
         links = self.links
         self._hold([])
         for link in links:
-            link.close()
+            link.leave()
 
     def link_attached(self) -> None:
         """One more link is up."""

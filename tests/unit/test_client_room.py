@@ -6,11 +6,12 @@ from oslo_messaging import Target
 
 from greenamqp.buses import PREDECESSOR
 from greenamqp.client import Destination, subscription
+from greenamqp.client.receiving import ReceivingLink
 from greenamqp.client.subscription import LEFT_FOR_ROOM
 from greenamqp.client.turns import MAX_DOUBTFUL
 from greenamqp.connection import life
 from greenamqp.connection.state import State
-from greenamqp.engine import ACCEPTED, Message
+from greenamqp.engine import ACCEPTED, RELEASED, Message
 from tests.unit import fakes
 from tests.unit.test_client_receive import Consumer
 
@@ -220,6 +221,46 @@ def test_room_for_what_sends(old, caplog):
         s.world.advance(1)
         assert task.result() is None
         assert [each for each in caplog.records if each.levelname == "WARNING"] == []
+
+
+def test_what_is_on_its_way_to_a_subscription_that_goes_is_given_back(monkeypatch):
+    """Or a router would tell who sent it that its consumer was lost."""
+    with fakes.setting() as s:
+        made = consumers(s, 2)
+        first = s.peer
+        old = first.outbound["b1"]
+        leave = ReceivingLink.leave
+
+        def after_one_more(link):
+            if link.address == "b1":
+                first.send("b1", Message("late"))
+                first.work()  # before it hears of that
+            leave(link)
+
+        monkeypatch.setattr(ReceivingLink, "leave", after_one_more)
+        first.refuse["more"] = FULL
+        task = s.notify(destination=Destination.reply("more"))
+        s.world.settle()
+        assert [outcome for _, outcome in first.outcomes] == [RELEASED]
+        assert made[1].bodies == []
+        assert made[1].subscription.attached
+        first.refuse.clear()
+        s.world.advance(1)
+        assert task.result() is None
+        assert not fakes.attached(old)
+
+
+def test_a_subscription_goes_while_the_connection_is_lost():
+    with fakes.setting() as s:
+        made = consumers(s, 2)
+        first = s.peer
+        first.refuse["more"] = FULL
+        s.notify(destination=Destination.reply("more"))
+        s.world.settle()
+        assert fakes.attached(first.outbound["b1"])
+        first.cut()
+        s.world.advance(10)
+        assert all(each.subscription.attached for each in made)
 
 
 #: Such a bus refuses a link in that it attaches and then detaches it.

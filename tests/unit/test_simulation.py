@@ -31,6 +31,10 @@ KEPT = {
     "cancelled any more, in the simulation alone",
     (88000064, False): "a session was not used between the loss of what it sends and "
     "the peace, in which its first call failed, in the simulation alone",
+    (90000155, False): "what was on its way to a subscription that made room for "
+    "another link was told to be lost",
+    (90000235, False): "a client backed off for longer than a call may take, in the "
+    "simulation alone",
 }
 
 # These are found within so many runs.
