@@ -8,7 +8,8 @@ that was asked for in a session is not answered for
 :attr:`greenamqp.buses.Bus.patience` seconds, the session is left: its links are
 detached, and go on in others.  Which of them was at fault is not known; each that
 waited for something has a session of its own from then on, until it has got an answer.
-If that does not help a link that sends, the connection is left: see `pursuit`.
+If that does not help a link that sends, the connection is left, where somebody still
+waits for that: see `pursuit`.
 
 A node that was left because it was silent is frozen, or cut off: the others take up to
 ten seconds to agree that its queues are led elsewhere, and what is asked of such a
@@ -267,11 +268,10 @@ class Watch:
             if pursued and sender.link is not None and sender.link.held_back:
                 self._found_full()
                 del late[link]
-            elif pursued and not sender.missed:
-                # A connection is too much for what nobody waits for any more.
-                del late[link]
-            else:
+            elif sender.missed or not pursued:
                 elsewhere |= self._pursuits.step(sender.destination, now)
+            # A connection is too much for what nobody waits for any more.  A session is
+            # not: those who wait for less than this find it as it is, each in turn.
         reason = f"the message bus did not answer within {patience:g} s"
         if elsewhere:
             self._step_others(late, now - patience)

@@ -4,7 +4,8 @@ plays many, in several processes.  Ends with 1 if a promise was not kept.  With
 every Python and with each build of proton.
 
 With ``--commit`` the seeds follow from the commit that is checked out: each has others,
-which nobody has played, and the same ones whenever it is tested again."""
+which nobody has played, and the same ones whenever it is tested again.  ``--before`` is
+for seeds that were kept when a plan had less in it: tests/unit/test_simulation.py."""
 
 import argparse
 import concurrent.futures

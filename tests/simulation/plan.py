@@ -99,9 +99,9 @@ class Plan:
     :ivar kills: seconds from one caller that is killed to the next, on average; 0.0:
         none is.  Only green threads can be
     :ivar most_links: what the bus takes on a connection; 0: far more than they need
-    :ivar calm: how many times longer callers pause when the last fault is over
     :ivar loses: how likely a session of a cluster has lost what it sent to a queue that
         had no leader, once it has one, and loses all that it sends later
+    :ivar calm: how many times longer callers pause when the last fault is over
     """
 
     seed: int

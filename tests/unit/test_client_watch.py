@@ -277,6 +277,30 @@ def test_a_session_that_has_lost_messages_is_left_though_a_link_is_alone_in_it()
         assert len(s.network.peers) == 1
 
 
+def test_such_a_session_is_left_though_nobody_waits_for_so_long():
+    """Each of those who wait for less would find it as it is."""
+    with rabbit() as s:
+        s.up()
+        used = []
+
+        def outcome(message):
+            session = s.peer.inbound["bad"].session
+            if session not in used:
+                used.append(session)
+            return None if len(used) < 3 else ACCEPTED
+
+        s.peer.outcome = outcome
+        s.notify("x", destination=BAD, timeout=2 * PATIENCE)
+        s.world.advance(NOTICED)
+        assert len(used) == 2
+        s.world.advance(NOTICED)
+        task = s.notify("y", destination=BAD, timeout=PATIENCE / 2)
+        s.world.advance(1)
+        assert task.result() is None
+        assert len(used) == 3
+        assert len(s.network.peers) == 1
+
+
 def test_the_next_host_is_asked():
     hosts = [Host("one", 5672), Host("two", 5672)]
     with rabbit(hosts=hosts) as s:

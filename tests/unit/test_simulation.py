@@ -33,6 +33,8 @@ KEPT = {
     "the peace, in which its first call failed, in the simulation alone",
     (90000155, False): "what was on its way to a subscription that made room for "
     "another link was told to be lost",
+    (2735905545098, False): "a session that had lost what it was sent was not left, as "
+    "each who waited there had given up before",
     (90000235, False): "a client backed off for longer than a call may take, in the "
     "simulation alone",
 }
