@@ -41,9 +41,10 @@ def commit() -> str:
     return found.stdout.strip()
 
 
-def play(seed: int, plans: _Plans) -> tuple[int, list[str]]:
-    """What was wrong in the run of a seed."""
-    return seed, Run(plans(seed)).run()
+def play(seed: int, plans: _Plans) -> tuple[int, list[str], float]:
+    """What was wrong in the run of a seed, and how long the processor had it."""
+    begun = time.process_time()
+    return seed, Run(plans(seed)).run(), time.process_time() - begun
 
 
 def report(failing: Plan, trace: bool) -> None:
@@ -81,7 +82,7 @@ def play_many(
 ) -> list[int]:
     """So many runs, as far as there is time for them; returns the seeds that fail."""
     begun = time.monotonic()
-    played, failed = 0, []
+    played, failed, worked = 0, [], 0.0
     with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
         seeds = iter(range(first, first + runs))
         going = {
@@ -92,8 +93,9 @@ def play_many(
                 going, return_when=concurrent.futures.FIRST_COMPLETED
             )
             for each in over:
-                seed, mistakes = each.result()
+                seed, mistakes, seconds_worked = each.result()
                 played += 1
+                worked += seconds_worked
                 if mistakes:
                     failed.append(seed)
                     print(f"seed {seed}: {mistakes[0].splitlines()[0]}", flush=True)
@@ -101,7 +103,10 @@ def play_many(
                     for further in itertools.islice(seeds, 1):
                         going.add(pool.submit(play, further, plans))
     took = time.monotonic() - begun
-    print(f"{len(failed)} of {played} runs failed, in {took:.0f} s")
+    print(
+        f"{len(failed)} of {played} runs failed, in {took:.0f} s; "
+        f"{worked / max(played, 1):.2f} s of a processor each"
+    )
     return failed
 
 

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import typing
 
-from tests.simulation.plan import Plan
+from tests.simulation.plan import CALL_TIMEOUT, Plan
 
 # What may come to a process only once.
 REQUESTS = ("call", "cast", "fanout")
@@ -106,6 +106,7 @@ class Ledger:
                 and message.how in ("", "slow")
                 and arrivals
                 and self._plan.keeps_replies
+                and self._faults_around(message, peace_from) < 2
             ):
                 yield f"{_name(message)} was executed, and its reply was lost"
             if message.fate != "taken":
@@ -119,6 +120,14 @@ class Ledger:
                 for consumer in self.consumers[message.kind]:
                     if consumer not in had:
                         yield f"{_name(message)} was taken and never came to {consumer}"
+
+    def _faults_around(self, message: Message, peace_from: float) -> int:
+        """How many faults a call may have met, or what is left of them."""
+        begin = peace_from - self._plan.peace_from
+        most = CALL_TIMEOUT + SLACK
+        return sum(
+            abs(begin + fault.at - message.began) < most for fault in self._plan.faults
+        )
 
     def _twice(self, message: Message, arrivals: list[Arrival]) -> typing.Iterator[str]:
         places = collections.Counter((each.process, each.life) for each in arrivals)

@@ -51,6 +51,10 @@ BRIEF = ("reset", "drop", "close")
 #: Where replies wait for a client that was cut off.
 KEEPS_REPLIES = ("greenamqp", "rabbitmq")
 
+#: After more losses of connections in a short time a client backs off for longer than a
+#: call may take.
+FEW = 3
+
 #: What becomes of a process that uses it.
 PROCESS = ("crash", "stop")  # or "fork"
 
@@ -138,10 +142,9 @@ class Plan:
 
     @property
     def keeps_replies(self) -> bool:
-        """Whether no call may fail for its reply."""
+        """Whether no call may fail for its reply, but for one that is struck twice."""
         brief = all(fault.kind in (*BRIEF, "cut") for fault in self.faults)
-        # In a bad network a client backs off for longer than a call may take.
-        return brief and len(self.faults) < CUTS and self.bus in KEEPS_REPLIES
+        return brief and len(self.faults) <= FEW and self.bus in KEEPS_REPLIES
 
     @property
     def is_router(self) -> bool:
