@@ -54,7 +54,7 @@ def report(failing: Plan, trace: bool) -> None:
     run.run()
     print(
         f"seed {smallest.seed} on {smallest.bus}, threads {smallest.threads}, "
-        f"kills {smallest.kills}, calm {smallest.calm:g}, "
+        f"kills {smallest.kills}, pace {smallest.pace}, "
         f"of {', '.join(smallest.actors)}:"
     )
     for mistake in dict.fromkeys(run.mistakes):

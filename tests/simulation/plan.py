@@ -58,9 +58,11 @@ FEW = 3
 #: What becomes of a process that uses it.
 PROCESS = ("crash", "stop")  # or "fork"
 
-# How many times longer callers pause when the last fault is over: most of what is found
-# was done before, and most of what a run costs comes after.
-CALM = (1.0, *(8.0,) * 9)
+# How many times longer callers pause than in the first runs there were, until the last
+# fault is over, and after it.  Most of what is found was done before; most of a run's
+# cost came after.
+_DENSE, _USUAL, _SPARSE = (1.0, 1.0), (1.0, 8.0), (2.0, 8.0)
+PACES = (_DENSE, _SPARSE, _USUAL, _SPARSE, _USUAL, *(_SPARSE,) * 4, _USUAL)
 
 # After so long at the most a connection may be lost again, which is about to have its
 # login, its links, what it declares.  Seconds.
@@ -105,7 +107,8 @@ class Plan:
     :ivar most_links: what the bus takes on a connection; 0: far more than they need
     :ivar loses: how likely a session of a cluster has lost what it sent to a queue that
         had no leader, once it has one, and loses all that it sends later
-    :ivar calm: how many times longer callers pause when the last fault is over
+    :ivar pace: how many times longer callers pause, until the last fault is over and
+        after it
     """
 
     seed: int
@@ -116,7 +119,7 @@ class Plan:
     kills: float = 0.0
     most_links: int = 0
     loses: float = 0.0
-    calm: float = 1.0
+    pace: tuple[float, float] = _DENSE
 
     @functools.cached_property
     def calm_from(self) -> float:
@@ -221,7 +224,7 @@ def _last(made: Plan) -> Plan:
             for _ in range(CUTS)
         ]
     faults.sort(key=lambda each: each.at)
-    return dataclasses.replace(made, faults=tuple(faults), calm=rng.choice(CALM))
+    return dataclasses.replace(made, faults=tuple(faults), pace=rng.choice(PACES))
 
 
 def _rolling(rng: random.Random, made: Plan) -> list[Fault]:

@@ -346,9 +346,10 @@ class Calling(Program):
         run = self.run
         pause = 0.2 + 3.0 * run.rng.random()
         now = run.world.clock
-        if now >= run.calm_from:
-            pause = min(pause * run.plan.calm, max(pause, run.end - pause - now))
-        return pause
+        in_trouble, in_calm = run.plan.pace
+        if now < run.calm_from:
+            return pause * in_trouble
+        return min(pause * in_calm, max(pause, run.end - pause - now))
 
     def _failed(self, message: Message, exc: Exception) -> None:
         run, number = self.run, message.number

@@ -37,6 +37,7 @@ KEPT = {
     "each who waited there had given up before",
     (90000235, False): "a client backed off for longer than a call may take, in the "
     "simulation alone",
+    (2735905545431, False): "the same, after four connections in a row",
 }
 
 # These are found within so many runs.
