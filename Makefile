@@ -49,8 +49,8 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 .PHONY: environments list-tests
 # All of `make test`, the longest first.
 IN_WORLDS := $(WORLDS:%=test-%)
-TESTS := $(firstword $(IN_WORLDS)) test-chaos $(UNIT) $(wordlist 2,9,$(IN_WORLDS)) \
-    test-programs test-simulation test-oslo
+TESTS := $(firstword $(IN_WORLDS)) test-chaos test-simulation $(UNIT) \
+    $(wordlist 2,9,$(IN_WORLDS)) test-programs test-oslo
 .PHONY: $(TESTS) test-unit-here
 
 help:
