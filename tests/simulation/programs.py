@@ -333,7 +333,9 @@ class Calling(Program):
             else:
                 message.fate = "taken"
                 run.note(self.name, f"{message.number} is done")
-                if how in ("raise", "late"):
+                # Who stood still finds the reply and the deadline together.
+                stood_still = message.began < self.stopped_until
+                if how == "raise" or how == "late" and not stood_still:
                     run.wrong(f"call {message.number} has a reply")
             finally:
                 self.at_work.pop(me, None)
