@@ -262,12 +262,16 @@ class GreenAMQPDriver(base.BaseDriver):
     ) -> Steps[Reply | None]:
         client = self._connected()
         opts = self._options
-        patience = timeout or opts.default_send_timeout
+        # Programs say "for ever" by infinity, or a great number, of which the system's
+        # timers and AMQP know none.  In this order, so that NaN is for ever as well.
+        patience = min(options.MAX_WAIT, timeout or opts.default_send_timeout)
+        if call_monitor_timeout is not None:
+            call_monitor_timeout = min(options.MAX_WAIT, call_monitor_timeout)
         unique_id = client.unique_id()
 
         def request(format: Format) -> Message:
             made = format.request(message, ctxt, unique_id, call_monitor_timeout)
-            made.ttl = timeout or None
+            made.ttl = patience if timeout else None
             return made
 
         destination = Destination.of(target, Service.RPC)

@@ -48,6 +48,7 @@ from greenamqp.engine import (
 )
 from greenamqp.hubs import Countdown, Hub, Steps, Waiter, native
 from greenamqp.incoming import Arrival, Incoming
+from greenamqp.options import MAX_WAIT
 
 LOG = logging.getLogger(__name__)
 
@@ -376,7 +377,8 @@ class Listener(base.Listener):
         if hub.is_entered() or timeout is None or timeout > 0:
             hub.check_may_wait()
         batch_size = max(1, min(batch_size, self.prefetch_size))
-        deadline = None if timeout is None else hub.now() + timeout
+        # Infinity and the like are no time that a native thread can wait for.
+        deadline = None if timeout is None else hub.now() + min(MAX_WAIT, timeout)
         taken: list[base.IncomingMessage] = []
         waiter = hub.waiter()
         try:
@@ -389,7 +391,7 @@ class Listener(base.Listener):
                     if len(taken) >= batch_size or self._stopped:
                         return taken
                     if first and taken and batch_timeout is not None:
-                        deadline = hub.now() + batch_timeout
+                        deadline = hub.now() + min(MAX_WAIT, batch_timeout)
                     if not waiter.wait(deadline):
                         # What came in the last moment, and in the blocking hub with the
                         # one turn that even a wait of no time makes.

@@ -3,6 +3,7 @@
 
 import json
 import logging
+import math
 
 import oslo_messaging
 import pytest
@@ -12,6 +13,7 @@ from oslo_messaging.transport import TransportOptions
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED
 from greenamqp.incoming import Incoming, RpcIncoming
+from greenamqp.options import MAX_WAIT
 from tests.unit import fakes
 
 ADDRESS = "unicast.openstack.t"
@@ -100,6 +102,20 @@ def test_only_who_gave_a_timeout_hears_of_one(kind, timeout):
         )
         assert type(caught.value) is expected
         assert "topic=t" in str(caught.value)
+
+
+@pytest.mark.parametrize("ever", [1e30, math.inf, math.nan])
+def test_for_ever_is_as_long_as_a_timer_can_wait(ever):
+    with fakes.driver() as s:
+        task = s.call(timeout=ever, call_monitor_timeout=ever)
+        s.world.settle()
+        (request,) = s.peer.received
+        assert request.message.ttl == MAX_WAIT
+        assert body(request)["call_monitor_timeout"] == MAX_WAIT
+        assert max(s.world.waiting.values()) <= s.world.now() + MAX_WAIT
+        s.peer.reply(request, '{"response": 1}')
+        s.world.settle()
+        assert task.result() == 1
 
 
 def test_retry_is_the_number_of_further_attempts():

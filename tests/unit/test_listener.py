@@ -3,6 +3,7 @@
 
 import json
 import logging
+import math
 import os
 import select
 
@@ -10,6 +11,7 @@ import pytest
 from oslo_messaging import Target
 
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED, Message
+from greenamqp.options import MAX_WAIT
 from tests.unit import fakes
 
 ANY = "unicast.openstack.t"
@@ -109,6 +111,17 @@ def test_poll_without_a_timeout_waits_for_ever(rig):
     assert not task.done
     send(s, 1)
     assert numbers(task.result()) == [1]
+
+
+@pytest.mark.parametrize("ever", [1e30, math.inf, math.nan])
+def test_a_poll_for_ever_is_as_long_as_a_timer_can_wait(rig, ever):
+    s, listener = rig()
+    task = s.world.go(listener.poll, ever, 2, ever)
+    for number in (1, 2):
+        assert not task.done
+        assert max(s.world.waiting.values()) == s.world.now() + MAX_WAIT
+        send(s, number)
+    assert numbers(task.result()) == [1, 2]
 
 
 @pytest.mark.parametrize("timeout", [None, 100])
