@@ -11,6 +11,7 @@ import abc
 import json
 import typing
 
+from oslo_messaging import RemoteError
 from oslo_messaging._drivers import common
 from oslo_serialization import jsonutils
 
@@ -266,7 +267,24 @@ def remote_exception(failure: typing.Any, allowed_modules: list[str]) -> Excepti
     except RecursionError:
         raise BadMessage("the failure is nested too deeply") from None
     except Exception as exc:
-        raise BadMessage(f"the failure cannot be read: {exc}") from None
+        # The class itself may be what does not take its arguments, as they came.
+        described = _as_described(failure)
+        if described is None:
+            raise BadMessage(f"the failure cannot be read: {exc}") from None
+        return described
+
+
+def _as_described(failure: typing.Any) -> Exception | None:
+    """The remote exception without its class, if `failure` says as much."""
+    try:
+        fields = loads(failure)
+        name, text, trace = fields["class"], fields["message"], fields["tb"]
+    except (BadMessage, KeyError, TypeError):
+        return None
+    if not (isinstance(name, str) and isinstance(text, str)):
+        return None
+    described: Exception = RemoteError(name, text, trace)
+    return described
 
 
 def in_envelope(value: typing.Any) -> dict[str, str]:

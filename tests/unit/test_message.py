@@ -526,6 +526,15 @@ def test_what_is_no_exception_is_not_called(fields):
         reply(failure=failure(**fields))
 
 
+def test_an_exception_whose_class_does_not_take_its_arguments():
+    """What the server raised is told all the same."""
+    fields = {"class": "ExceptionGroup", "message": "two of them", "tb": ["line 1"]}
+    with pytest.raises(oslo_messaging.RemoteError, match="two of them") as caught:
+        reply(failure=failure(args=["two of them", ["not one"]], **fields))
+    assert caught.value.exc_type == "ExceptionGroup"
+    assert "line 1" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "value",
     [
