@@ -124,6 +124,7 @@ class Listener(base.Listener):
         self.hub = client.hub
         self._kind = kind
         self._may_be_foreign = kind.may_be_foreign
+        self._has_priority = kind is Incoming
         # No deque: an empty one takes 760 bytes, of each of thousands that idle; and no
         # more is in here than the window.
         self._queue: list[Arrival] = []
@@ -328,6 +329,11 @@ class Listener(base.Listener):
         parse = format.parse_any if self._may_be_foreign else format.parse_request
         try:
             request = parse(arrival.message)
+            # oslo.messaging's dispatcher would fail with the whole batch that it is in.
+            if self._has_priority and not isinstance(
+                request.message.get("priority", ""), str
+            ):
+                raise BadMessage("the priority of the notification is not text")
         except BadMessage as exc:
             self._reject(
                 arrival.source,

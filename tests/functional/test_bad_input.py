@@ -56,6 +56,12 @@ BAD_BODIES = {
     "AMQP null": {"value": None},
 }
 
+#: Those that are no notification, though they may be a request.
+BAD_NOTIFICATIONS = {
+    **BAD_BODIES,
+    "priority is null": '{"request": {"priority": null}, "context": {}}',
+}
+
 
 class Echo:
     def __init__(self):
@@ -163,14 +169,14 @@ class TestMessages:
         bus.listener(endpoint, [Target(topic=topic)], transport)
         notifier = bus.notifier([topic], transport=transport)
         address = f"unicast.{EXCHANGE}.{topic}.info"
-        for which, body in BAD_BODIES.items():
+        for which, body in BAD_NOTIFICATIONS.items():
             ident = f"id-of-the-bad-one-{which}"
             assert sender.send(address, body, id=ident) == sender.of_bad, which
             notifier.info({}, which, {})
             endpoint.got.wait_for(lambda got, which=which: which in got, which)
             assert reports(caplog, address, ident) == 1, which
         bus.stop_servers()
-        assert endpoint.got.items == list(BAD_BODIES)
+        assert endpoint.got.items == list(BAD_NOTIFICATIONS)
 
     def test_bad_messages_do_not_use_up_the_credit(self, bus, topic, sender, caplog):
         """Many more than the window holds; each gives its credit back."""

@@ -532,6 +532,7 @@ BAD = [
     (Message('{"request": 7}', id="bad"), "the request is not an object"),
     (Message("[" * 100_000, id="bad"), "too deeply"),
     (Message({"a": "map"}, id="bad"), "not text"),
+    (Message('{"request": {"priority": null}}', id="bad"), "priority of the"),
 ]
 
 
