@@ -67,7 +67,8 @@ class Arrival(typing.NamedTuple):
 class Incoming(base.IncomingMessage):
     """A notification, as the dispatcher gets it.
 
-    Its methods raise nothing: what fails is logged, as the base class wants it.
+    Its methods raise nothing but where they say so: what fails is logged, as the base
+    class wants it.
     """
 
     #: What it is, for those who observe.
@@ -202,8 +203,9 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
 
     def __init__(self, client: Client, arrival: Arrival, request: Request) -> None:
         super().__init__(client, arrival, request)
-        self.client_timeout = request.call_monitor_timeout
         self._reply_to = request.reply_to
+        # Without it nobody waits for heartbeats.
+        self.client_timeout = request.call_monitor_timeout if self._reply_to else None
         self._request_id = request.id
         # A reply is in the format of its request.
         self._format = arrival.source.format
@@ -283,12 +285,18 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         )
 
     def heartbeat(self) -> None:
-        """Tell the caller that its request is being worked on.  Does not block."""
+        """Tell the caller that its request is being worked on.  Does not block.
+
+        :raises RuntimeError: it is not, any more: oslo.messaging sends heartbeats for
+            ever for a request that it finds no method for, until this fails
+        """
         if not self._reply_to:
             LOG.warning("no heartbeat for %s: it names no reply address", self.msg_id)
             return
         if self._not_ours("heard of again"):
             return
+        if not self._at_work:
+            raise RuntimeError(f"request {self.msg_id} is not worked on any more")
         timeout = self.client_timeout or 0
         message = self._format.heartbeat(self._request_id, self._client.unique_id())
         # A stale heartbeat is worse than none: it goes off with the caller's patience.

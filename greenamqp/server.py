@@ -54,10 +54,11 @@ class RPCDispatcher(rpc_dispatcher.RPCDispatcher):
     not need: it makes a thread and an event for each, which it then does not use."""
 
     def dispatch(self, incoming: typing.Any) -> typing.Any:
-        if incoming.client_timeout:
-            return super().dispatch(incoming)
         message = incoming.message
         endpoint, method = self.find(message)
+        if incoming.client_timeout:
+            # Only now: for what it does not find its heartbeats would go on.
+            return super().dispatch(incoming)
         return self._do_dispatch(
             endpoint, method, incoming.ctxt, message.get("args", {})
         )

@@ -7,7 +7,7 @@ import oslo_messaging
 import pytest
 from oslo_messaging import Target
 
-from tests.functional.harness import Gate, in_thread
+from tests.functional.harness import WAIT, Gate, in_thread
 
 pytestmark = [pytest.mark.needs("call_monitor"), pytest.mark.proves("call_monitor")]
 
@@ -71,6 +71,20 @@ def test_heartbeats_amid_other_replies(bus, target):
         assert not call.done()
     endpoint.gate.open()
     assert call.result() == "done"
+
+
+@pytest.mark.needs("amqp")
+def test_heartbeats_of_what_is_not_found_end(bus, target):
+    """oslo.messaging's own thread, or green thread, would keep the process alive."""
+    before = set(threading.enumerate())
+    bus.server(Working(), target)
+    client = bus.client(target, timeout=FOREVER, call_monitor_timeout=2)
+    with pytest.raises(oslo_messaging.RemoteError, match="NoSuchMethod"):
+        client.call({}, "nosuch")
+    for thread in set(threading.enumerate()) - before:
+        if "_watchdog" in thread.name:
+            thread.join(WAIT)
+            assert not thread.is_alive()
 
 
 def test_time_out_of_the_call_still_holds(bus, target):

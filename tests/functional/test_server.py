@@ -217,6 +217,18 @@ def test_several_transports(serve, client, transports, unique):
 
 
 @pytest.mark.needs("absent")
+def test_no_heartbeats_for_what_is_not_found(serve, client, unique):
+    """A thread that sent them for so long would outlast the server."""
+    topic = unique("topic")
+    serve().listen(Target(topic=topic, server="s"), [Echo()])
+    before = set(threading.enumerate())
+    calling = client(topic).prepare(call_monitor_timeout=20)
+    with pytest.raises(oslo_messaging.RemoteError, match="NoSuchMethod"):
+        calling.call({}, "nosuch")
+    names = [each.name for each in set(threading.enumerate()) - before]
+    assert not [name for name in names if "_watchdog" in name]
+
+
 def test_a_backlog_keeps_nobody_waiting(serve, client, unique):
     """While one target works off a backlog, another one's message gets its turn
     within a round."""

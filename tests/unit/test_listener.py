@@ -316,8 +316,8 @@ def test_what_is_done_after_cleanup_is_logged_and_raises_nothing(rig, caplog):
     fakes.leftovers(s.world)
     for late in (
         first.acknowledge,
-        lambda: first.reply("late"),
         first.heartbeat,
+        lambda: first.reply("late"),
         second.requeue,
         listener.stop,
         listener.cleanup,
@@ -467,10 +467,28 @@ def test_heartbeats(rig):
     assert beat.settled
 
 
+@pytest.mark.parametrize("end", ["reply", "requeue"])
+def test_heartbeats_end_with_the_work(rig, end):
+    """The server's thread that sends them goes on for as long as it can."""
+    s, listener = rig(rpc=True)
+    body = {"request": {"n": 1}, "context": {}, "call_monitor_timeout": 9}
+    s.peer.send(ANY, Message(json.dumps(body), id="the id", reply_to="me"))
+    s.world.settle()
+    (incoming,) = poll(s, listener)
+    do(s, getattr(incoming, end))
+    sent = len(s.peer.received)
+    with pytest.raises(RuntimeError, match="not worked on any more"):
+        do(s, incoming.heartbeat)
+    assert len(s.peer.received) == sent
+
+
 def test_a_heartbeat_for_nobody(rig, caplog):
     s, listener = rig(rpc=True)
-    send(s, 1, address=ANY)
+    body = {"request": {"n": 1}, "context": {}, "call_monitor_timeout": 9}
+    s.peer.send(ANY, Message(json.dumps(body)))
+    s.world.settle()
     (incoming,) = poll(s, listener)
+    assert incoming.client_timeout is None
     do(s, incoming.heartbeat)
     assert "names no reply address" in caplog.text
     assert s.peer.received == []
