@@ -48,6 +48,7 @@ class PredecessorFormat(Format):
         unique_id: str,
         call_monitor_timeout: float | None = None,
     ) -> Message:
+        _check_context(context)
         data = {"request": message, "context": context}
         if call_monitor_timeout is not None:
             data["call_monitor_timeout"] = call_monitor_timeout
@@ -61,6 +62,7 @@ class PredecessorFormat(Format):
         *,
         envelope: bool,
     ) -> Message:
+        _check_context(context)
         if envelope:
             message = in_envelope(message)
         data = {"request": message, "context": context}
@@ -130,6 +132,15 @@ class PredecessorFormat(Format):
         if failure is None:
             return data.get("response")
         raise remote_exception(failure, allowed_modules)
+
+
+def _check_context(context: typing.Any) -> None:
+    """Refuse one that no receiver takes, while its sender is there to be told."""
+    if type(context) is dict or context is None:
+        return
+    # Something else may be written as an object as well.
+    if dumps(context)[0] != "{":
+        raise TypeError(f"the context must be a dict, not {type(context).__name__}")
 
 
 #: Formats have no state: one serves all.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver's contract with oslo.messaging, in a world without sockets and time."""
 
+import collections
 import json
 import logging
 import math
@@ -209,6 +210,20 @@ def test_what_cannot_be_serialised_is_the_callers_mistake():
             with pytest.raises((ValueError, TypeError, RecursionError)):
                 task.result()
         s.up()
+
+
+@pytest.mark.parametrize("context", [[1], "text", 5, True])
+def test_a_context_that_is_no_dict_is_the_callers_mistake(context):
+    """No server takes such a request: its caller would wait for nothing."""
+    with fakes.driver() as s:
+        for send in (s.send, s.call, s.notify):
+            with pytest.raises(TypeError, match="context must be a dict"):
+                send(ctxt=context).result()
+        task = s.send(ctxt=collections.OrderedDict(a=1))
+        s.world.settle()
+        task.result()
+        (request,) = s.peer.received
+        assert body(request)["context"] == {"a": 1}
 
 
 # -- notifications
