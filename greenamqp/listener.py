@@ -34,7 +34,7 @@ import typing
 
 from oslo_messaging._drivers import base
 
-from greenamqp import interrupts
+from greenamqp import fork, interrupts
 from greenamqp.buses import BadMessage
 from greenamqp.client import Client, Known, ReceivingLink, Subscription, notices
 from greenamqp.engine import (
@@ -80,6 +80,7 @@ class _ReadyFd:
             self._epoll = native.original("select", "epoll")(flags=select.EPOLL_CLOEXEC)
             self._epoll.register(self._eventfd, select.EPOLLIN)
             self._epoll.register(hub_fd(), select.EPOLLIN)
+        fork.tell(self)
 
     def fileno(self) -> int:
         return self._eventfd if self._epoll is None else self._epoll.fileno()
@@ -96,9 +97,17 @@ class _ReadyFd:
             os.eventfd_read(self._eventfd)
 
     def close(self) -> None:
-        if self._epoll is not None:
-            self._epoll.close()
-        os.close(self._eventfd)
+        """Idempotent."""
+        eventfd, self._eventfd = self._eventfd, -1
+        if eventfd >= 0:
+            if self._epoll is not None:
+                self._epoll.close()
+            os.close(eventfd)
+
+    def forked(self) -> None:
+        """Close the child's copies, now: a daemon closes all that it has inherited, and
+        has other files by these numbers when it calls `close`."""
+        self.close()
 
 
 class Listener(base.Listener):

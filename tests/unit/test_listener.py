@@ -901,6 +901,25 @@ def test_cleanup_closes_the_descriptor():
     assert os.listdir("/proc/self/fd") == before
 
 
+def test_a_child_that_has_closed_all_closes_no_other_file(rig):
+    """A daemon: what it opens gets the numbers that it has closed."""
+    s, listener = rig()
+    number = listener.fileno()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), number)
+            listener.cleanup()
+            os.fstat(number)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    send(s, 1)
+    assert select.select([number], [], [], 0)[0] == [number]
+
+
 # -- for executors
 
 
