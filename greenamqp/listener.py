@@ -248,7 +248,8 @@ class Listener(base.Listener):
         reason: str,
     ) -> None:
         LOG.error(
-            "a message from %s (id %s) was rejected: %s",
+            # The peer chose both texts, and how long they are.
+            "a message from %s (id %.100s) was rejected: %.500s",
             source.address,
             message_id,
             reason,

@@ -16,6 +16,9 @@ from greenamqp.hubs import Countdown, Hub
 
 LOG = logging.getLogger("greenamqp.client")
 
+# Characters of a line: peers choose ids, and the addresses that they want replies at.
+LONGEST = 2000
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
@@ -117,4 +120,4 @@ class Notices:
         collected, self._collected = self._collected, {}
         for kind, (values, count) in collected.items():
             text = kind.one if count == 1 else kind.many
-            LOG.log(kind.level, "%s", text.format(count=count, **values))
+            LOG.log(kind.level, f"%.{LONGEST}s", text.format(count=count, **values))

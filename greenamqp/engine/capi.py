@@ -57,6 +57,7 @@ REQUIRED = (
     "pn_event_delivery pn_transport_push pn_transport_peek pn_transport_pop "
     "pn_transport_tick pn_transport_capacity pn_transport_pending "
     "pn_transport_closed pn_transport_get_remote_idle_timeout "
+    "pn_transport_get_remote_max_frame "
     "pn_link_send pn_link_recv pn_link_advance pn_link_flow pn_link_credit "
     "pn_link_drain pn_link_drained pn_link_get_drain pn_link_is_sender "
     "pn_link_current pn_link_session pn_session_outgoing_bytes "
@@ -102,6 +103,11 @@ def check(candidate: object = lib) -> None:
 check()
 
 NULL = ffi.NULL
+
+# A description may quote what a peer has sent.  With its frame it must be no larger
+# than any peer takes, which is 512 bytes at the least (section 2.4.1): proton writes a
+# larger one all the same, for which the peer closes the connection.
+LONGEST_DESCRIPTION = 300
 
 # What is called for each event, delivery and message, for the engine's other modules to
 # import by name: to find a function in `lib` costs a third of calling it.
@@ -633,6 +639,10 @@ def condition_of(condition: typing.Any) -> tuple[str, str] | None:
 
 
 def set_condition(condition: typing.Any, name: str, description: str) -> None:
-    """Set name and description of a pn_condition_t that belongs to this side."""
+    """Set name and description of a pn_condition_t that belongs to this side, the
+    description up to LONGEST_DESCRIPTION."""
     lib.pn_condition_set_name(condition, name.encode())
-    lib.pn_condition_set_description(condition, description.encode())
+    text = description.encode(errors="replace")
+    if len(text) > LONGEST_DESCRIPTION:
+        text = text[:LONGEST_DESCRIPTION].decode(errors="ignore").encode()
+    lib.pn_condition_set_description(condition, text)

@@ -85,6 +85,9 @@ LINKS_PER_SESSION = 255
 # needs fewer frames, small enough that a peer cannot make us hold much.
 MAX_FRAME_SIZE = 64 * 1024
 
+# Bytes of an attach besides the names, at the least.
+ATTACH_REST = 64
+
 # Larger messages are refused.  Nothing in OpenStack comes near it; the bound keeps
 # a peer from making us collect bytes without end.
 MAX_MESSAGE_SIZE = 128 * 1024 * 1024
@@ -480,8 +483,10 @@ class Connection(ConnectionEvents):
             end the session and every link in it (RabbitMQ 3.10 and 4.0); if the peer
             allows no further session, it shares one.  See Link.share_session.
         :raises LinkLimitError: if the peer allows no further session or link
+        :raises ValueError: there is no way to write these names to this peer
         """
         name = name or self._next_name("sender")
+        self._check_names(name, source, target)
         endpoint = self._session(own_session).new_sender(name)
         link = Sender(self, endpoint)
         return self._create(
@@ -506,6 +511,7 @@ class Connection(ConnectionEvents):
         :param beside: put it into the session of this link
         """
         name = name or self._next_name("receiver")
+        self._check_names(name, source, target)
         if beside is not None:
             session = beside._session
             if not session.free:
@@ -543,6 +549,21 @@ class Connection(ConnectionEvents):
         registry[link.name] = endpoint
         endpoint.open()
         return link
+
+    def _check_names(self, name: str, *termini: Terminus | None) -> None:
+        """Refuse what does not go into one frame, as an attach has to: proton writes a
+        larger frame than the peer takes all the same, which ends the connection.
+
+        :raises ValueError: saying so; UnicodeEncodeError: it is not even text
+        """
+        texts = [name, *(each.address or "" for each in termini if each is not None)]
+        size = sum(len(text.encode()) for text in texts)
+        limit = lib.pn_transport_get_remote_max_frame(self._transport)
+        if 0 < limit < size + ATTACH_REST:
+            raise ValueError(
+                f"names of {size} bytes do not go into a frame of {limit} bytes, which "
+                "is the largest that the peer takes"
+            )
 
     def _next_name(self, kind: str) -> str:
         self._link_count += 1

@@ -302,7 +302,6 @@ def test_a_session_of_ones_own_is_shared_where_there_is_no_other():
 def limited(links: int, **options) -> tuple[Connection, Wire]:
     """A client of a peer that takes so many links in a session, and says so."""
 
-
     class Limited(Connection):
         def data_to_send(self, buffer, size):
             size = super().data_to_send(buffer, size)
@@ -517,6 +516,44 @@ def test_each_delivery_of_a_link_has_a_tag_of_its_own():
         sender.send(b"\x00\x53\x77\x40", number)
     wire.run()
     assert len(set(tags)) == len(tags) == len(outcomes) == 300
+
+
+def test_a_description_is_no_longer_than_a_frame_of_any_peer():
+    """It may quote a message, and only messages go into several frames."""
+    description = "é\ud800" * 100_000
+
+    def reject(link, delivery):
+        link.settle(delivery, REJECTED, condition="c:d", description=description)
+
+    client, sender, outcomes, wire = sender_to(
+        Receiving(reject), client_options={"max_frame_size": 512}
+    )
+    sender.send(b"\x00\x53\x77\x40", 1)
+    wire.run()
+    ((handle, outcome, error),) = outcomes
+    assert (handle, outcome) == (1, REJECTED)
+    assert str(error).startswith("c:d: é?é?") and len(error.description) > 100
+    assert not client.ended
+
+
+@pytest.mark.parametrize("kind", ["sender", "receiver"])
+@pytest.mark.parametrize(
+    "name, reason",
+    [("x" * 9000, "do not go into a frame of 20000 bytes"), ("\ud800", "surrogate")],
+)
+def test_names_that_the_peer_cannot_be_told(kind, name, reason):
+    """Nothing is sent, and no link is used up."""
+    client, server, wire = joined(server_options={"max_frame_size": 20_000})
+    create = {"sender": client.create_sender, "receiver": client.create_receiver}[kind]
+    for address in ("a", "x" * 6000):
+        create(Terminus(address), Terminus(address), name=f"the link to {address}")
+    wire.run()
+    for _ in range(300):
+        with pytest.raises(ValueError, match=reason):
+            create(Terminus(name), Terminus(name), name=f"the link to {name}")
+    wire.run()
+    assert client.session_count == 1
+    assert not client.ended and not server.ended
 
 
 def test_outcomes_that_are_ready_together_are_one_frame():

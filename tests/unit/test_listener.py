@@ -442,6 +442,22 @@ def test_a_request_that_is_requeued(rig, reply_to):
     assert outcomes(s) == [RELEASED]
 
 
+def test_a_reply_address_that_goes_into_no_frame(rig, caplog):
+    """Who asks for it gets none; the others on the connection are none the wiser."""
+    s, listener = rig(rpc=True)
+    s.peer.send(ANY, request(1, reply_to="r" * 60_000))
+    s.peer.send(ANY, request(2, reply_to="me"))
+    s.world.settle()
+    bad, good = poll(s, listener, batch_size=2)
+    do(s, bad.reply)
+    do(s, good.reply)
+    s.world.advance(60)
+    assert len(s.network.peers) == 1
+    assert [each.address for each in s.peer.received] == ["me"]
+    (line,) = [each.getMessage() for each in caplog.records if each.levelno >= 30]
+    assert line.startswith("RPC reply to rrr") and len(line) == 2000
+
+
 def test_a_cast_gets_no_reply(rig):
     s, listener = rig(rpc=True)
     send(s, 1, address=ANY)
@@ -551,6 +567,16 @@ BAD = [
     (Message("[" * 100_000, id="bad"), "too deeply"),
     (Message({"a": "map"}, id="bad"), "not text"),
     (Message('{"request": {"priority": null}}', id="bad"), "priority of the"),
+    # What is said of it is as long as a frame may not be.
+    (
+        Message(
+            json.dumps(
+                {"request": {"oslo.version": "9" + ".1" * 50_000, "oslo.message": "{}"}}
+            ),
+            id="bad",
+        ),
+        "envelope cannot be opened",
+    ),
 ]
 
 
