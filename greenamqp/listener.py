@@ -35,7 +35,7 @@ import typing
 from oslo_messaging._drivers import base
 
 from greenamqp import fork, interrupts
-from greenamqp.buses import BadMessage
+from greenamqp.buses import BadMessage, Request
 from greenamqp.client import Client, Known, ReceivingLink, Subscription, notices
 from greenamqp.engine import (
     ACCEPTED,
@@ -54,6 +54,11 @@ LOG = logging.getLogger(__name__)
 
 # The condition of what is rejected because its sender has given up.
 EXPIRED = "greenamqp:expired"
+
+# Characters of an address that replies are wanted at.  No bus makes longer ones; and
+# RabbitMQ quotes one that it does not know in a frame, however large that gets, which
+# ends the connection.
+LONGEST_ADDRESS = 1024
 
 Callback = typing.Callable[[list[base.IncomingMessage]], object]
 
@@ -344,6 +349,8 @@ class Listener(base.Listener):
                 request.message.get("priority", ""), str
             ):
                 raise BadMessage("the priority of the notification is not text")
+            if len(request.reply_to or "") > LONGEST_ADDRESS:
+                request = self._without_reply(arrival, request)
         except BadMessage as exc:
             self._reject(
                 arrival.source,
@@ -372,6 +379,17 @@ class Listener(base.Listener):
             raise
         self._drop_copy(arrival, unique_id)
         return None
+
+    def _without_reply(self, arrival: Arrival, request: Request) -> Request:
+        """It wants its reply where none can be sent."""
+        LOG.warning(
+            "a request from %s (id %.100s) gets no reply: the address for it has %s "
+            "characters",
+            arrival.source.address,
+            request.id,
+            len(request.reply_to or ""),
+        )
+        return request._replace(reply_to=None)
 
     def poll(
         self,

@@ -58,6 +58,14 @@ def test_a_connection_that_breaks_is_one_line_however_many_links(lines):
         assert lines() == []
 
 
+def test_a_line_has_an_end_whatever_a_peer_has_in_it(lines):
+    with fakes.setting() as s:
+        s.client.notices.add(notices.STRAY, id="i" * 100_000)
+        s.world.settle()
+        ((_, text),) = lines()
+        assert len(text) == notices.LONGEST and text.endswith("iii")
+
+
 def test_a_bus_that_goes_down_link_by_link_is_one_line(lines):
     with fakes.setting() as s:
         subscribe(s)
