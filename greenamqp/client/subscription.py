@@ -62,7 +62,7 @@ class Subscription:
         self.on_message = on_message
         self.links: list[ReceivingLink] = []
         #: Why the bus at hand cannot do what is asked, or None.
-        self.impossible: NotImplementedError | None = None
+        self.impossible: NotImplementedError | ValueError | None = None
         #: Why a link is not up, or "".
         self.refusal = ""
         #: Why one will not be without somebody's doing, where that is not waited for.
@@ -91,7 +91,7 @@ class Subscription:
         assert addresser is not None
         try:
             sources = self._sources(addresser)
-        except NotImplementedError as exc:
+        except (NotImplementedError, ValueError) as exc:
             self.impossible = exc
             LOG.error("cannot subscribe: %s", exc)
             self.wake()
@@ -158,6 +158,7 @@ class Subscription:
         returns whether they are up.
 
         :raises NotImplementedError: if the bus cannot do what is asked
+        :raises ValueError: if it has no way to write such a name
         :raises MessageDeliveryFailure: if waiting is of no use, where ``fail_fast``
             says so; the cause is why
         """

@@ -117,7 +117,10 @@ class WantedLink(abc.ABC, typing.Generic[L]):
 
     @abc.abstractmethod
     def _prepare(self) -> bool:
-        """Find the node.  Returns whether the link is to be attached now."""
+        """Find the node.  Returns whether the link is to be attached now.
+
+        :raises ValueError: the bus has no way to write such a name
+        """
 
     @abc.abstractmethod
     def _create(self) -> L | None:
@@ -136,7 +139,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
 
     @abc.abstractmethod
     def _not_created(self, error: LocalProtocolError | ValueError) -> None:
-        """`_create` raised, and no room is made."""
+        """`_create` raised, and no room is made, or `_prepare` did."""
 
     @abc.abstractmethod
     def _not_declared(self, refused: Refused) -> None:
@@ -167,7 +170,12 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         """Attach it, if the connection is up and nothing else is under way."""
         if self.phase is not Phase.WANTED or self._context.engine is None:
             return
-        if not self._prepare() or self.declare():
+        try:
+            prepared = self._prepare()
+        except ValueError as exc:
+            self._not_created(exc)
+            return
+        if not prepared or self.declare():
             return
         self.phase = Phase.ATTACHING
         try:

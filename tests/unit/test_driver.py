@@ -11,6 +11,7 @@ import pytest
 from oslo_messaging import Target, exceptions
 from oslo_messaging.transport import TransportOptions
 
+from greenamqp.buses.qpidd import LegacyAddresser
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED
 from greenamqp.incoming import Incoming, RpcIncoming
@@ -210,6 +211,33 @@ def test_what_cannot_be_serialised_is_the_callers_mistake():
             with pytest.raises((ValueError, TypeError, RecursionError)):
                 task.result()
         s.up()
+
+
+def test_a_name_that_the_bus_has_no_way_to_write(monkeypatch):
+    """It is its user's mistake, and nobody else's on the connection."""
+    anycast = LegacyAddresser.anycast
+
+    def strict(addresser, target, service):
+        target.topic.encode()  # as RabbitMQ's, whose addresses are percent-encoded
+        return anycast(addresser, target, service)
+
+    monkeypatch.setattr(LegacyAddresser, "anycast", strict)
+    bad, good = Target(topic="\ud800", server="s"), Target(topic="t", server="s")
+    with fakes.driver() as s:
+        sent = [s.send(Target(topic=each.topic)) for each in (bad, good)]
+        listening = [s.world.go(s.driver.listen, each, 1, None) for each in (bad, good)]
+        for _ in range(2):
+            s.world.settle()
+            with pytest.raises(exceptions.MessageDeliveryFailure, match="surrogates"):
+                sent[0].result()
+            assert sent[1].result() is None
+            with pytest.raises(UnicodeEncodeError):
+                listening[0].result()
+            assert listening[1].result()._subscription.attached
+            s.peer.cut()
+            s.world.settle()
+            sent = [s.send(Target(topic=each.topic)) for each in (bad, good)]
+            s.world.advance(10)
 
 
 @pytest.mark.parametrize("context", [[1], "text", 5, True])
