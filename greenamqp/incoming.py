@@ -200,6 +200,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
     kind = "RPC request"
     # Acknowledged before it is executed, so that this happens once at the most.
     may_come_again = False
+    # Whether it is counted among `requests_at_work`; not before that was done.
+    _at_work = False
 
     def __init__(self, client: Client, arrival: Arrival, request: Request) -> None:
         super().__init__(client, arrival, request)
@@ -209,14 +211,21 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         self._request_id = request.id
         # A reply is in the format of its request.
         self._format = arrival.source.format
-        self._at_work = bool(self._reply_to)
         # Until when its caller waits for the reply, as far as that is known.
         self._waited_until = 0.0
-        if self._at_work:
+        if self._reply_to:
             ttl = min(arrival.message.ttl or 0.0, LONGEST_CALL)
             self._waited_until = client.hub.now() + ttl
             with client.hub.lock:
                 client.requests_at_work += 1
+                self._at_work = True
+
+    def __del__(self) -> None:
+        # An endpoint was left by what is no Exception, such as eventlet's Timeout:
+        # oslo.messaging has no reply to that, and says nothing.
+        client = self._client
+        if self._at_work and not client.context.closed and not client.hub.inherited:
+            client.hub.call_inside(functools.partial(_forget_work, client))
 
     def _acknowledged(self) -> None:
         for each in self._observed or ():
@@ -338,3 +347,8 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
             hub.run_inside(post)
         else:
             post()
+
+
+def _forget_work(client: Client) -> None:
+    """A request is gone that was not replied to.  Hub's context or lock."""
+    client.requests_at_work -= 1

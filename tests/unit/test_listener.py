@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Listeners and the messages that they give: polled, calling back, and waited for."""
 
+import gc
 import json
 import logging
 import math
@@ -552,6 +553,24 @@ def test_the_last_reply_leaves_at_once(rig):
     assert b"urgent" in s.peer.stream.outbound
     s.world.settle()
     assert s.driver._client.requests_at_work == 0
+
+
+def test_a_request_that_is_never_replied_to_is_at_work_no_more(rig):
+    """Its endpoint was left by a green thread's time-out, say: no server replies."""
+    s, listener = rig(rpc=True)
+    for number in range(2):
+        s.peer.send(ANY, request(number, reply_to="me"))
+    s.world.settle()
+    dropped, kept = poll(s, listener, batch_size=2)
+    assert s.driver._client.requests_at_work == 2
+    del dropped
+    gc.collect()
+    s.world.settle()
+    assert s.driver._client.requests_at_work == 1
+    kept.reply("urgent")
+    s.world.settle()
+    assert s.driver._client.requests_at_work == 0
+    assert len(s.peer.received) == 1
 
 
 # -- bad messages
