@@ -121,6 +121,7 @@ list-tests:
 
 style: $(VENV)/.style
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck .ci/run tools/check-build-deps devstack/settings devstack/plugin.sh
 

@@ -33,7 +33,7 @@ _RABBIT_CENSUS = {
     "channels": "length(rabbit_channel:list())",
     "queues": "length(rabbit_amqqueue:list())",
     "exchanges": "length(rabbit_exchange:list())",
-    "bindings": "length(rabbit_binding:list(<<\"/\">>))",
+    "bindings": 'length(rabbit_binding:list(<<"/">>))',
 }
 
 Census = dict[str, int]

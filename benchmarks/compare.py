@@ -109,9 +109,7 @@ def keep(
 
 
 @contextlib.contextmanager
-def bus(
-    arguments: argparse.Namespace, kept: Environments
-) -> typing.Iterator[BusAt]:
+def bus(arguments: argparse.Namespace, kept: Environments) -> typing.Iterator[BusAt]:
     """The message bus; it ends with the ``with``, if it is ours."""
     if arguments.url:
         yield BusAt(arguments.url)

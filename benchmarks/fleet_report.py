@@ -20,9 +20,7 @@ def _each(row: Row, value: float, unit: float, digits: int = 1) -> str:
     return f"{value / row['services'] / unit:,.{digits}f}"
 
 
-def _of_bus(
-    what: str, unit: float = 1, digits: int = 2
-) -> typing.Callable[[Row], str]:
+def _of_bus(what: str, unit: float = 1, digits: int = 2) -> typing.Callable[[Row], str]:
     def show(row: Row) -> str:
         value = row["bus"].get(what)
         return "" if value is None else _each(row, value, unit, digits)
@@ -90,9 +88,10 @@ _FIGURES: tuple[str | _Figure, ...] = (
     ("threads", _of_host("threads", 1, 2)),
     ("green threads", _of_host("greenlets", 1, 2)),
     ("% of a core, idle", _cpu("idle", "host_cpu")),
-    ("context switches a second, idle", lambda row: _each(
-        row, row["idle"]["switches"], 1, 2
-    )),
+    (
+        "context switches a second, idle",
+        lambda row: _each(row, row["idle"]["switches"], 1, 2),
+    ),
     ("% of a core, load", _cpu("load", "host_cpu")),
     "reports of all under the load, ms",
     ("p50", _latency("load", "p50")),
@@ -202,9 +201,7 @@ def chart(results: Results, path: pathlib.Path) -> bool:
         axes[3].step(
             answered, range(1, len(answered) + 1), label=f"{side} {own[-1]['services']}"
         )
-    axes[3].set(
-        title="services that answer", xlabel="seconds since the port was open"
-    )
+    axes[3].set(title="services that answer", xlabel="seconds since the port was open")
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")

@@ -35,8 +35,7 @@ def table(results: Results) -> str:
         "together, whole processes; the bus's apart.",
         "x and %: rate and CPU against the peer under the same scheduler.",
         "cs/op: context switches of both processes.  MB, threads: client/server.",
-        f"machine: {results['machine']['system']}, {results['machine']['cores']} "
-        "cores",
+        f"machine: {results['machine']['system']}, {results['machine']['cores']} cores",
     ]
     if any((row["noise"] or 0) > NOISY for row in rows):
         notes.append(

@@ -68,9 +68,7 @@ def _all() -> typing.Iterator[Side]:
     for hub in ("eventlet", "gevent", "threads", "blocking"):
         peer = "threads" if hub == "blocking" else hub
         against = f"predecessor/{peer}"
-        yield Side(
-            f"greenamqp/{hub}", "greenamqp", hub, server="own", baseline=against
-        )
+        yield Side(f"greenamqp/{hub}", "greenamqp", hub, server="own", baseline=against)
         if hub != "blocking":
             yield Side(f"greenamqp-stock/{hub}", "greenamqp", hub, baseline=against)
     for hub in ("asyncio", "uvloop"):

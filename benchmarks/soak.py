@@ -72,9 +72,7 @@ def main(argv: typing.Sequence[str]) -> int:
         buses = {"bus": where}
         # Room in the server's tally for every message, taken from the start.
         plan = {"expected": 2 * arguments.messages}
-        pair = stack.enter_context(
-            Pair(side, cell, kept, buses, _IMPATIENT, plan)
-        )
+        pair = stack.enter_context(Pair(side, cell, kept, buses, _IMPATIENT, plan))
         rows = _long(pair, arguments)
         if cutter is not None:
             rows += _reconnects(pair, cutter, arguments)
@@ -205,9 +203,7 @@ def _text(
 ) -> str:
     lines = [_HEADER, *(_line(row) for row in rows)]
     counted = [row for row in rows if not row["event"]]
-    settled = next(
-        (row for row in counted if row["messages"] >= SETTLED), counted[-1]
-    )
+    settled = next((row for row in counted if row["messages"] >= SETTLED), counted[-1])
     last = rows[-1]
     lines.append(
         f"since {settled['messages']:,} messages: client "

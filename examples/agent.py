@@ -83,8 +83,7 @@ def main(argv=None):
     cfg.CONF([], project="agent")
     transport = oslo_messaging.get_notification_transport(cfg.CONF, url=args.url)
     targets = [
-        oslo_messaging.Target(topic="notifications", exchange=name)
-        for name in SERVICES
+        oslo_messaging.Target(topic="notifications", exchange=name) for name in SERVICES
     ]
     metering, audit = Metering(args.database), Audit()
     before = metering.count()

@@ -2,6 +2,8 @@
 """Publish notifications as five services would, for examples/agent.py to collect.
 
     python examples/publish.py [--url amqp://host] [--count N]
+
+It ends when the message bus has taken all N of each service.
 """
 
 import argparse

@@ -114,9 +114,7 @@ class Executor(abc.ABC):
             own = self.hub.current() in self._dispatching(entry)
         yield from self._until(lambda: entry.active <= own)
 
-    def _inside(
-        self, function: typing.Callable[..., None], *args: typing.Any
-    ) -> None:
+    def _inside(self, function: typing.Callable[..., None], *args: typing.Any) -> None:
         if self.hub.foreign():
             self.hub.run_inside(function, *args)
         else:

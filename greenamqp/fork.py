@@ -105,6 +105,4 @@ def _in_child() -> None:
             LOG.exception("after a fork")
 
 
-os.register_at_fork(
-    before=_before, after_in_parent=_after, after_in_child=_in_child
-)
+os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_in_child)

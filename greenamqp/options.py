@@ -316,15 +316,26 @@ _addressing = [
             ("dynamic", "what fits the message bus that the peer says it is"),
             ("legacy", "addresses of brokers such as qpidd"),
             ("routable", "addresses of routers such as qpid-dispatch"),
-            ("rabbit", "queues, exchanges and messages as those of the rabbit:// "
-              "driver: RabbitMQ from 4.0 on, beside services that use it"),
-            ("declared", "queues and exchanges of the driver's own: RabbitMQ from 4.0 "
-              "on, for services that all use this driver"),
-            ("rabbit3", "queues that are made where they are attached to: RabbitMQ "
-             "before 4.0"),
+            (
+                "rabbit",
+                "queues, exchanges and messages as those of the rabbit:// "
+                "driver: RabbitMQ from 4.0 on, beside services that use it",
+            ),
+            (
+                "declared",
+                "queues and exchanges of the driver's own: RabbitMQ from 4.0 "
+                "on, for services that all use this driver",
+            ),
+            (
+                "rabbit3",
+                "queues that are made where they are attached to: RabbitMQ before 4.0",
+            ),
             ("artemis", "addresses of Apache ActiveMQ Artemis"),
-            ("broker-j", "queues and exchanges of Apache Qpid Broker-J, which the "
-             "driver creates itself"),
+            (
+                "broker-j",
+                "queues and exchanges of Apache Qpid Broker-J, which the "
+                "driver creates itself",
+            ),
         ],
         help="How targets become addresses of the message bus.",
     ),
@@ -426,8 +437,11 @@ _new = [
         "hub",
         default="auto",
         choices=[
-            ("auto", "eventlet or gevent where the process is monkey patched by it, "
-             "else threads"),
+            (
+                "auto",
+                "eventlet or gevent where the process is monkey patched by it, "
+                "else threads",
+            ),
             ("eventlet", "green threads of eventlet"),
             ("gevent", "greenlets of gevent"),
             ("threads", "native threads: one that reads, senders in their own"),
@@ -530,8 +544,10 @@ _rabbit = [
         default="classic",
         choices=[
             ("classic", "lives on one node; quick"),
-            ("quorum", "survives the loss of a node of a cluster; each message takes "
-             "longer"),
+            (
+                "quorum",
+                "survives the loss of a node of a cluster; each message takes longer",
+            ),
         ],
         help="Declared addressing: the type of the queues that belong to one process: "
         "for replies to its calls, and for what is sent to all servers.",

@@ -606,9 +606,7 @@ class NotificationListener(_OneServer):
         self._options = options
 
     def _subscribe(self, server: Server) -> None:
-        server.listen_for_notifications(
-            self._targets, self._endpoints, **self._options
-        )
+        server.listen_for_notifications(self._targets, self._endpoints, **self._options)
 
 
 def get_notification_listener(

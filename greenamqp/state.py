@@ -108,9 +108,7 @@ class _Board:
         hub.holders[self] = None
 
     def _listen(self) -> None:
-        self._watch: Watch = self._hub.watch(
-            self._socket.fileno(), self._acceptable
-        )
+        self._watch: Watch = self._hub.watch(self._socket.fileno(), self._acceptable)
 
     def _acceptable(self) -> None:
         try:

@@ -137,9 +137,7 @@ def main() -> int:
         url = broker.stdout.readline().split()[-1]
     parts = urlsplit(url)
     try:
-        measure(
-            args, parts.hostname or "", parts.port or 5672, broker and broker.pid
-        )
+        measure(args, parts.hostname or "", parts.port or 5672, broker and broker.pid)
     finally:
         if broker is not None:
             broker.send_signal(signal.SIGTERM)

@@ -213,9 +213,7 @@ class Peer:
         self._process()
         full = False
         while True:
-            size = lib.pn_transport_peek(
-                self._transport, self._output_pointer, _BUFFER
-            )
+            size = lib.pn_transport_peek(self._transport, self._output_pointer, _BUFFER)
             if size <= 0:
                 break
             try:

@@ -50,6 +50,4 @@ Sending = typing.Callable[[str, str | None], Observation]
 
 #: A message was handed out: its kind, its listener's topic, and its context.  Returns
 #: None if it is not observed.
-HandedOut = typing.Callable[
-    [str, str | None, dict[str, typing.Any]], Processing | None
-]
+HandedOut = typing.Callable[[str, str | None, dict[str, typing.Any]], Processing | None]

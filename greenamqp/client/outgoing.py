@@ -254,9 +254,7 @@ class Outgoing:
 
     def rejected(self, reason: str) -> None:
         """As `failed`, where it would fail whenever it is sent again."""
-        self.finish(
-            Rejected(f"{self.what} to {self.destination} failed: {reason}")
-        )
+        self.finish(Rejected(f"{self.what} to {self.destination} failed: {reason}"))
 
     def undeliverable(self, address: str | None) -> None:
         """Finish as the ``mandatory`` flag promises: nobody takes it."""

@@ -408,9 +408,7 @@ class SendingLink(WantedLink[Sender]):
         self._limit = link.max_message_size
         self.send_pending()
 
-    def _detached(
-        self, link: Sender, error: RemoteError | None, was_up: bool
-    ) -> None:
+    def _detached(self, link: Sender, error: RemoteError | None, was_up: bool) -> None:
         reason = str(error) if error is not None else "the peer detached the link"
         self._context.notices.add(
             notices.LINK_CLOSED, address=self.address, reason=reason

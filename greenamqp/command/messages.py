@@ -53,7 +53,7 @@ class Command:
                 nargs="?",
                 type=_object,
                 default={},
-                help='of the method, a JSON object such as \'{"value": 1}\'',
+                help="of the method, a JSON object such as '{\"value\": 1}'",
             )
             parser.add_argument(
                 "--server", type=named, help="the one server that is meant"
@@ -64,9 +64,7 @@ class Command:
                 parser.add_argument(
                     "--fanout", action="store_true", help="to all servers"
                 )
-        parser.add_argument(
-            "--exchange", type=named, help="control_exchange otherwise"
-        )
+        parser.add_argument("--exchange", type=named, help="control_exchange otherwise")
         parser.add_argument(
             "--context", type=_object, default={}, metavar="JSON", help="of the request"
         )
@@ -115,9 +113,7 @@ class Command:
             version=args.version,
             fanout=getattr(args, "fanout", None) or None,
         )
-        client = oslo_messaging.get_rpc_client(
-            transport, target, timeout=args.timeout
-        )
+        client = oslo_messaging.get_rpc_client(transport, target, timeout=args.timeout)
         act = client.call if self._name == "call" else client.cast
         return lambda: act(args.context, args.method, **args.arguments)
 
@@ -126,9 +122,7 @@ def _notify(transport: typing.Any, args: argparse.Namespace) -> None:
     """As oslo.messaging's Notifier does, which logs a failure and goes on."""
     import oslo_messaging
 
-    message = notification(
-        args.event_type, args.payload, args.publisher, args.priority
-    )
+    message = notification(args.event_type, args.payload, args.publisher, args.priority)
     target = oslo_messaging.Target(topic=f"{args.topic}.{args.priority}")
     transport._send_notification(target, args.context, message, version=2.0, retry=0)
 

@@ -160,9 +160,7 @@ def _send(args: argparse.Namespace) -> int:
         if args.exchange:
             service.set_exchange(conf, args.exchange)
         conf.set_override("notify_outbox", args.directory, options.GROUP.name)
-        transport = service.transport(
-            conf, args.url, args.timeout, notifications=True
-        )
+        transport = service.transport(conf, args.url, args.timeout, notifications=True)
     except service.Unusable as exc:
         return _complain(str(exc), exc.status)
     driver: typing.Any = transport._driver

@@ -53,9 +53,7 @@ class Security:
     def __init__(self, options: typing.Any) -> None:
         self._options = options
         #: Any file that only TLS needs switches it on, as in the predecessor.
-        self.tls = bool(
-            options.ssl or options.ssl_ca_file or options.ssl_cert_file
-        )
+        self.tls = bool(options.ssl or options.ssl_ca_file or options.ssl_cert_file)
         self._mechanisms = tuple(options.sasl_mechanisms.upper().split())
 
     def check(self) -> None:

@@ -55,8 +55,6 @@ class TlsSetupError(ValueError):
     """
 
 
-
-
 def client_context(
     ca_file: str = "",
     cert_file: str = "",

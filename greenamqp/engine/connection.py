@@ -273,8 +273,7 @@ class Connection(ConnectionEvents):
             ]
 
     def log_in(self, sasl: Sasl, mechanisms: str) -> None:
-        """As the parameter ``sasl``, with other mechanisms.  Only before :meth:`open`.
-        """
+        """As the parameter ``sasl``, with other mechanisms.  Only before `open`."""
         # This is what switches the layer on.
         connection, layer = self.lifecycle.connection, self.lifecycle.pn_sasl
         layer.allow_insecure_mechs = True

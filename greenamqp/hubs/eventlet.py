@@ -65,9 +65,7 @@ class _Watch(Watch):
                 if self._writer is writer:
                     hub._wakeup(callback)
 
-            self._writer = writer = loop.add(
-                WRITE, self.fd, writable, _throwback, None
-            )
+            self._writer = writer = loop.add(WRITE, self.fd, writable, _throwback, None)
 
     def renew(self) -> None:
         """Have the descriptor watched again, if the loop has dropped it."""

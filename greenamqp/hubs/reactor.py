@@ -251,8 +251,7 @@ class Reactor:
         return bool(self._timers) and self._timers[0][0] <= now
 
     def expire(self, now: float, due: list[Callback]) -> None:
-        """Add the callbacks of timers that are due, each asking if it still is wanted.
-        """
+        """Add callbacks of timers that are due, each asking if it still is wanted."""
         timers = self._timers
         while timers and timers[0][0] <= now:
             # In this order: a signal handler that raises leaves it in one at least.

@@ -429,9 +429,7 @@ class ThreadsHub(ReactorHub):
 
     # -- reading
 
-    def _read(
-        self, reader: ThreadWaiter | _OwnThread, deadline: float | None
-    ) -> None:
+    def _read(self, reader: ThreadWaiter | _OwnThread, deadline: float | None) -> None:
         """Read, in turns, until `reader`, of the calling thread, is served, or the
         deadline.
 

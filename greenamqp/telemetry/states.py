@@ -189,9 +189,7 @@ def add_tally(numbers: Numbers, tally: Tally) -> None:
         outcomes[(*attributes, ("greenamqp.outcome", outcome))] += count
 
 
-def add_connections(
-    numbers: Numbers, connections: list[dict[str, typing.Any]]
-) -> None:
+def add_connections(numbers: Numbers, connections: list[dict[str, typing.Any]]) -> None:
     """What ``connections`` of :func:`greenamqp.describe` says."""
     for each in connections:
         address, _, port = each["host"].rpartition(":")

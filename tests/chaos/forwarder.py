@@ -234,9 +234,7 @@ class _Relay:
 
     async def do_wait_gone(self) -> None:
         async with self._change:
-            await asyncio.wait_for(
-                self._change.wait_for(lambda: not self.links), WAIT
-            )
+            await asyncio.wait_for(self._change.wait_for(lambda: not self.links), WAIT)
 
 
 async def _serve(host: str, port: int) -> None:

@@ -122,9 +122,7 @@ def _evaluate(code: str) -> _Step:
 
 def _paths(name: str, *arguments: float) -> _Step:
     """Have the paths to all nodes do something."""
-    return lambda field, node: [
-        getattr(path, name)(*arguments) for path in field.paths
-    ]
+    return lambda field, node: [getattr(path, name)(*arguments) for path in field.paths]
 
 
 def _apart(field: Field, node: int) -> None:
@@ -145,9 +143,7 @@ def _noticed(field: Field, node: int) -> None:
 
 
 # Nodes that are in the minority pause until they are not, as OpenStack's are set up.
-_MINORITY = (
-    "application:set_env(rabbit, cluster_partition_handling, pause_minority)."
-)
+_MINORITY = "application:set_env(rabbit, cluster_partition_handling, pause_minority)."
 
 
 FAULTS: dict[str, Fault] = {

@@ -167,9 +167,7 @@ def _tell(fd: int, number: int) -> None:
 def _received(requests: _socket.socket) -> tuple[bytes, list[int]]:
     """A request and its descriptors.  The socket is of no library that was patched."""
     fds = array.array("i")
-    text, ancillary, *_ = requests.recvmsg(
-        _MOST, _socket.CMSG_LEN(4 * fds.itemsize)
-    )
+    text, ancillary, *_ = requests.recvmsg(_MOST, _socket.CMSG_LEN(4 * fds.itemsize))
     for _level, _type, data in ancillary:
         fds.frombytes(data)
     return text, list(fds)

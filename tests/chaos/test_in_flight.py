@@ -7,9 +7,7 @@ from tests.chaos import in_flight
 
 
 def cut(world: str, broker, capsys, cuts: int, callers: int, named=True) -> None:
-    figures = in_flight.run(
-        broker.url, world, cuts=cuts, callers=callers, named=named
-    )
+    figures = in_flight.run(broker.url, world, cuts=cuts, callers=callers, named=named)
     with capsys.disabled():
         print(f"\n    {world}: {in_flight.text(figures)}")
     assert figures["raised"] == {}

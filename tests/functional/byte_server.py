@@ -122,9 +122,7 @@ def main() -> None:
     listeners = [socket.create_server(("127.0.0.1", 0))]
     port = listeners[0].getsockname()[1]
     try:
-        listeners.append(
-            socket.create_server(("::1", port), family=socket.AF_INET6)
-        )
+        listeners.append(socket.create_server(("::1", port), family=socket.AF_INET6))
     except OSError:
         pass  # no IPv6 here
     for listener in listeners:

@@ -330,9 +330,7 @@ class TestLogin:
                 def who(self, ctxt):
                     return self._name
 
-            bus.server(
-                Named(name), target, bus.rpc_transport(url=f"{where}/{name}")
-            )
+            bus.server(Named(name), target, bus.rpc_transport(url=f"{where}/{name}"))
         for name in ("red", "blue"):
             client = bus.client(target, bus.rpc_transport(url=f"{where}/{name}"))
             assert {client.call({}, "who") for _ in range(4)} == {name}

@@ -227,7 +227,7 @@ def test_rpc_is_not_traced_twice(broker, bus, spans, topic):
     }
     assert len({span.context.trace_id for span in found.values()}) == 1
     transport = bus.notification_transport(url=broker.url, options=BOTH)
-    oslo_messaging.Notifier(
-        transport, "here", driver="messaging", topics=[topic]
-    ).info({}, "one", {})
+    oslo_messaging.Notifier(transport, "here", driver="messaging", topics=[topic]).info(
+        {}, "one", {}
+    )
     assert f"notify {topic}.info" in spans(3)

@@ -21,9 +21,7 @@ def write_key(pem: str, path: Path) -> None:
     first, *chain = x509.load_pem_x509_certificates(data)
     key = serialization.load_pem_private_key(data, None)
     path.write_bytes(
-        pkcs12.serialize_key_and_certificates(
-            b"broker", key, first, chain, _ENCRYPTION
-        )
+        pkcs12.serialize_key_and_certificates(b"broker", key, first, chain, _ENCRYPTION)
     )
 
 

@@ -119,9 +119,7 @@ ROWS: dict[str, Row] = {
             "artemis",
             suites=("test_artemis.py", "test_artemis_tokens.py"),
         ),
-        Row(
-            "qpid-broker-j", "Broker-J", "qpid-broker-j", suites=("test_broker_j.py",)
-        ),
+        Row("qpid-broker-j", "Broker-J", "qpid-broker-j", suites=("test_broker_j.py",)),
         Row("embedded", "embedded broker"),
         Row(
             "qpid-dispatch-router",

@@ -130,10 +130,13 @@ def serving(
     url: str, topic: str, server: str = "server", endpoint: Endpoint | None = None
 ) -> Iterator[Endpoint]:
     endpoint = endpoint or Endpoint(server)
-    with rpc(url) as transport, running(
-        oslo_messaging.get_rpc_server(
-            transport, Target(topic=topic, server=server), [endpoint], "threading"
-        )
+    with (
+        rpc(url) as transport,
+        running(
+            oslo_messaging.get_rpc_server(
+                transport, Target(topic=topic, server=server), [endpoint], "threading"
+            )
+        ),
     ):
         yield endpoint
 
@@ -143,14 +146,17 @@ def listening(
     url: str, topic: str, pool: str | None = None, exchange: str | None = None
 ) -> Iterator[Notified]:
     endpoint = Notified(pool or "")
-    with notification(url) as transport, running(
-        oslo_messaging.get_notification_listener(
-            transport,
-            [Target(topic=topic, exchange=exchange)],
-            [endpoint],
-            "threading",
-            pool=pool,
-        )
+    with (
+        notification(url) as transport,
+        running(
+            oslo_messaging.get_notification_listener(
+                transport,
+                [Target(topic=topic, exchange=exchange)],
+                [endpoint],
+                "threading",
+                pool=pool,
+            )
+        ),
     ):
         yield endpoint
 

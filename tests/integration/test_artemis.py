@@ -79,7 +79,7 @@ def test_the_queue_for_replies_goes_with_its_process_in_order(url):
     with operator(url) as it, calling(url, unique()) as client:
         with serving(url, client.target.topic):
             client.call({}, "who")
-            (name, made), = it.queues(".reply:").items()
+            ((name, made),) = it.queues(".reply:").items()
             assert (made["durable"], made["autoDelete"]) == ("false", "true")
             assert it.ask("getAddressInfo", name)
         client.transport.cleanup()

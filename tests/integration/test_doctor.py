@@ -126,9 +126,7 @@ def test_who_receives_from_the_queues_of_a_topic(rabbitmq, capsys):
         ]
         consumer = kombu.Consumer(channel, [queue])
         consumer.consume()
-        assert said() == [
-            ("ok", "queue 'watched': 1 receive from it, 0 messages wait")
-        ]
+        assert said() == [("ok", "queue 'watched': 1 receive from it, 0 messages wait")]
 
 
 def test_an_alarm(doctor, rabbitmq):

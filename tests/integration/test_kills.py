@@ -66,8 +66,10 @@ def test_a_node_of_a_cluster_is_killed_and_another_host_takes_over(
     started, transient, capsys
 ):
     """The queues of one process are on one node, or on all of them."""
-    kind = rabbitmq().replace("rabbitmq-4.0", "rabbitmq-cluster").replace(
-        "rabbitmq-4.3", "rabbitmq-cluster-4.3"
+    kind = (
+        rabbitmq()
+        .replace("rabbitmq-4.0", "rabbitmq-cluster")
+        .replace("rabbitmq-4.3", "rabbitmq-cluster-4.3")
     )
     killed(
         started(kind),

@@ -100,7 +100,7 @@ def test_call_and_cast(set_pair):
     ours, other = set_pair
     topic = unique("a.b")
     with serving(other, topic) as endpoint, calling(ours, topic) as client:
-        for value in (["x", 1, None], {"é": "\x00\"\\"}, None, "", False):
+        for value in (["x", 1, None], {"é": '\x00"\\'}, None, "", False):
             assert client.call({}, "echo", value=value) == value
         client.cast({}, "hear", value="cast")
         assert endpoint.next() == "cast"
@@ -458,7 +458,7 @@ def test_who_calls_makes_a_deleted_exchange_anew(amqp, theirs, side, rabbitmq):
     """And has it lead to the queues of a server, whom nobody tells."""
     exchange, topic = unique("exchange"), unique()
     delete = (
-        "rabbit_exchange:ensure_deleted(rabbit_misc:r(<<\"/\">>, exchange, "
+        'rabbit_exchange:ensure_deleted(rabbit_misc:r(<<"/">>, exchange, '
         f'<<"{exchange}">>), false, <<"test">>).'
     )
     target = Target(exchange=exchange, topic=topic, server="one")

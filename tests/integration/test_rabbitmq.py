@@ -42,9 +42,7 @@ def declared(rabbitmq):
 
 
 def mine(rabbitmq, topic, vhost="/"):
-    return {
-        name: row for name, row in queues(rabbitmq, vhost).items() if topic in name
-    }
+    return {name: row for name, row in queues(rabbitmq, vhost).items() if topic in name}
 
 
 class TestAnyVersion(AnyVersion):

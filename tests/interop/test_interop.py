@@ -173,9 +173,7 @@ def test_monitored_call_outlives_its_monitor(pair, topic):
 
 def test_monitored_call_ends_with_its_server(pair, topic):
     client, server = pair
-    client.begin(
-        "call", target=one_server(topic), method="hold", timeout=80, monitor=2
-    )
+    client.begin("call", target=one_server(topic), method="hold", timeout=80, monitor=2)
     server.events(1)
     server.kill()
     with pytest.raises(Failed) as caught:

@@ -312,9 +312,7 @@ def a_first_cast(env: Env, place: str) -> None:
     attempt(env, place, lambda: client.cast({}, "within"))
     client.cast({}, "after")
     (incoming,) = listener.poll(FAR)
-    assert incoming.message["method"] == (
-        "after" if refused(env, place) else "within"
-    )
+    assert incoming.message["method"] == ("after" if refused(env, place) else "within")
     listener.cleanup()
 
 

@@ -21,9 +21,7 @@ both = pytest.mark.parametrize("bus", [ARTEMIS, BROKER_J], ids=str)
 
 
 def addresser(bus, vhost=None, policies=None, **options):
-    return buses.choose(
-        fakes.options(**options), "openstack", vhost, bus, policies
-    )
+    return buses.choose(fakes.options(**options), "openstack", vhost, bus, policies)
 
 
 def policies(target, **policy):

@@ -65,9 +65,7 @@ def _kind(text: str) -> str:
     first = text.partition("\n")[0]
     if first.startswith("greenamqp broker listening"):
         return "text"
-    return next(
-        (kind for start, kind in _BEGINNINGS if re.match(start, first)), "text"
-    )
+    return next((kind for start, kind in _BEGINNINGS if re.match(start, first)), "text")
 
 
 def _blocks(page: pathlib.Path) -> typing.Iterator[Block]:

@@ -233,9 +233,7 @@ def test_links_share_sessions(monkeypatch):
 
 
 def test_the_peers_limit_of_sessions_is_known():
-    client, _, wire = joined(
-        None, None, {"links_per_session": 2}, {"channel_max": 1}
-    )
+    client, _, wire = joined(None, None, {"links_per_session": 2}, {"channel_max": 1})
     assert client.max_sessions == 2
     links = [client.create_sender(Terminus(str(number))) for number in range(4)]
     wire.run()

@@ -27,9 +27,7 @@ class Pair:
 
     def __init__(self, server, piece=None, **sasl):
         self.heard = {"client": Recorder(), "server": Recorder()}
-        self.client = LoginConnection(
-            "client", self.heard["client"], sasl=Sasl(**sasl)
-        )
+        self.client = LoginConnection("client", self.heard["client"], sasl=Sasl(**sasl))
         self.server = AcceptedConnection("server", self.heard["server"], server)
         self.client.open()
         self.server.open()
@@ -73,9 +71,7 @@ def pair():
 @pytest.mark.parametrize("mechanisms", ["EXTERNAL", "external PLAIN ANONYMOUS"])
 def test_it_is_used_where_it_is_offered(pair, mechanisms, piece):
     server = SaslServer(USERS, external="CN=nova")
-    both = pair(
-        server, piece, mechanisms=mechanisms, username="nova", password="right"
-    )
+    both = pair(server, piece, mechanisms=mechanisms, username="nova", password="right")
     assert both.client.remote_opened and both.server.remote_opened
     assert both.server.user == "CN=nova"
     assert (both.client.sasl_outcome, both.client.sasl_mechanism) == (0, "EXTERNAL")

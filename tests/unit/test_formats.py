@@ -12,7 +12,7 @@ from greenamqp.command import formats, main, state
 
 ROWS = [
     {"host": "bus:5672", "sent": 3, "why": None, "hubs": ["a", "b"], "up": True},
-    {"host": "žluť, \"x\"\nnext \x1b[2J", "sent": 2.5, "hubs": []},
+    {"host": 'žluť, "x"\nnext \x1b[2J', "sent": 2.5, "hubs": []},
 ]
 COLUMNS = ("host", "sent", "hubs", "up", "why")
 
@@ -38,9 +38,15 @@ def test_csv_has_what_is_in_the_columns_as_it_is():
 def test_a_table_is_aligned_and_moves_no_cursor():
     lines = rendered("table").splitlines()
     assert len(lines) == 3
-    assert len({line.index(cell) for line, cell in zip(
-        lines, ("sent", "3", "2.5"), strict=True
-    )}) == 1
+    assert (
+        len(
+            {
+                line.index(cell)
+                for line, cell in zip(lines, ("sent", "3", "2.5"), strict=True)
+            }
+        )
+        == 1
+    )
     assert lines[1].split() == ["bus:5672", "3", "a,", "b", "true", "-"]
     assert "\x1b" not in rendered("table")
 

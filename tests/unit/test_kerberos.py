@@ -129,9 +129,7 @@ def server(realm, tmp_path):
     """A server that wants GSSAPI, and its port."""
     port = free_port()
     keytab = realm["KRB5_KTNAME"]
-    (tmp_path / "server.conf").write_text(
-        f"mech_list: GSSAPI\nkeytab: {keytab}\n"
-    )
+    (tmp_path / "server.conf").write_text(f"mech_list: GSSAPI\nkeytab: {keytab}\n")
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVER, tmp_path, str(port)],
         env=realm,

@@ -166,9 +166,7 @@ def test_what_was_moved_and_not_removed_is_not_there_twice(directory, store):
 
 
 @pytest.mark.parametrize("damage", ["head", "middle"])
-def test_a_damaged_file_is_set_aside_and_the_others_are_moved(
-    directory, store, damage
-):
+def test_a_damaged_file_is_set_aside_and_the_others_are_moved(directory, store, damage):
     paths = []
     for names in ("ab", "cd"):
         held = directory.new()

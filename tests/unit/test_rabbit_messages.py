@@ -306,9 +306,7 @@ def test_rabbitmq_may_take_later_what_it_rejects(condition, description, later):
     if condition is not None:
         extra = {"condition": condition, "description": description}
     # It asks for no virtual host, hence does not connect twice.
-    with fakes.setting(
-        network={"product": "RabbitMQ"}, addressing_mode="legacy"
-    ) as s:
+    with fakes.setting(network={"product": "RabbitMQ"}, addressing_mode="legacy") as s:
         s.up()
         s.peer.outcome = lambda message: (REJECTED, extra)
         task = s.cast()

@@ -237,9 +237,12 @@ class Usage:
         if other is None:
             return self
         return Usage(
-            *(max(pair) for pair in zip(
-                dataclasses.astuple(self), dataclasses.astuple(other), strict=True
-            ))
+            *(
+                max(pair)
+                for pair in zip(
+                    dataclasses.astuple(self), dataclasses.astuple(other), strict=True
+                )
+            )
         )
 
 

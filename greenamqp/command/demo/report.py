@@ -81,8 +81,7 @@ def _percentiles(times: list[float]) -> list[str]:
     """The time that half of them did not exceed, 99 %, and all."""
     times = sorted(times)
     return [
-        seconds(percentile(times, part)) if times else "-"
-        for part in (0.5, 0.99, 1.0)
+        seconds(percentile(times, part)) if times else "-" for part in (0.5, 0.99, 1.0)
     ]
 
 

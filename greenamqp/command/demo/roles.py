@@ -517,9 +517,7 @@ class RPCEndpoint:
         if self._ours(ctxt, server):
             self._role.account.got(plan.cast_stream(client), plan.SERVERS, number)
 
-    def refresh(
-        self, ctxt: _Object, client: str, number: int, text: str
-    ) -> None:
+    def refresh(self, ctxt: _Object, client: str, number: int, text: str) -> None:
         if self._ours(ctxt, None):
             stream = plan.fanout_stream(client, self._topic)
             self._role.account.got(stream, self._server, number)

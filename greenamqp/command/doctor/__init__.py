@@ -85,9 +85,7 @@ def _examine(args: argparse.Namespace, findings: typing.Any) -> None:
         if args.quick:
             continue
         try:
-            transport = service.transport(
-                conf, str(url), args.timeout, reached=True
-            )
+            transport = service.transport(conf, str(url), args.timeout, reached=True)
         except service.Unusable as exc:
             findings.failed("configuration", what, str(exc), None, wrong)
             continue

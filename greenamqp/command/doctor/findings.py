@@ -91,8 +91,10 @@ class Findings:
                 lines.append(f"    {finding.advice.how}")
         if not lines:
             remarks = len(self.remarks)
-            return f"ok, {remarks} remarks" if remarks > 1 else (
-                "ok, 1 remark" if remarks else "ok"
+            return (
+                f"ok, {remarks} remarks"
+                if remarks > 1
+                else ("ok, 1 remark" if remarks else "ok")
             )
         many = len(self.failures)
         head = f"{many} {'thing is' if many == 1 else 'things are'} wrong:"

@@ -136,9 +136,7 @@ def _tell(
     return bus
 
 
-def _tell_tls(
-    findings: Findings, where: str, stream: TlsStream, taken: float
-) -> None:
+def _tell_tls(findings: Findings, where: str, stream: TlsStream, taken: float) -> None:
     certificate = stream.certificate
     text = f"{stream.version}, certificate of {stream.peer_name}"
     for part in certificate.get("issuer", ()):

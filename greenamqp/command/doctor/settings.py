@@ -116,9 +116,7 @@ def _foreign(names: Written, tls: bool) -> Iterator[str]:
         )
 
 
-def remarks_on_bus(
-    values: typing.Any, names: Written, bus: buses.Bus
-) -> Iterator[str]:
+def remarks_on_bus(values: typing.Any, names: Written, bus: buses.Bus) -> Iterator[str]:
     """What does nothing on this bus."""
     addresser = buses.choose(values, None, None, bus)
     mode = type(addresser).__name__.removesuffix("Addresser").lower()

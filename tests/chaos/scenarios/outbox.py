@@ -57,13 +57,9 @@ def pace(stage: Stage, url: str, options: dict, first: int, rate: float) -> None
     """Notifies numbers from `first` on, so many in a second, until it is told to stop;
     then it waits until nothing is left."""
     transport = oslo_messaging.get_notification_transport(stage.conf(**options), url)
-    told = notifier.Notifier(
-        transport, "p", driver="messaging", topics=["a"], retry=-1
-    )
+    told = notifier.Notifier(transport, "p", driver="messaging", topics=["a"], retry=-1)
     stopped = threading.Event()
-    threading.Thread(
-        target=lambda: (stage.hear(), stopped.set()), daemon=True
-    ).start()
+    threading.Thread(target=lambda: (stage.hear(), stopped.set()), daemon=True).start()
     stage.say("ready")
     begun = time.monotonic()
     for count in itertools.count():
