@@ -26,6 +26,7 @@ from greenamqp.engine import (
     Received,
     Receiver,
 )
+from greenamqp.hubs import logs
 
 # One name for what becomes of messages: see `greenamqp.listener`.
 LOG = logging.getLogger("greenamqp.listener")
@@ -79,9 +80,9 @@ class Incoming(base.IncomingMessage):
     may_come_again = True
 
     def __init__(self, client: Client, arrival: Arrival, request: Request) -> None:
-        super().__init__(
-            request.context, request.message, str(request.id or request.unique_id)
-        )
+        # For logs, here and in oslo.messaging.
+        name = logs.printable(str(request.id or request.unique_id))
+        super().__init__(request.context, request.message, name)
         self._client = client
         self._arrival: Arrival | None = arrival
         self._unique_id = request.unique_id

@@ -46,7 +46,7 @@ from greenamqp.engine import (
     Received,
     Receiver,
 )
-from greenamqp.hubs import Countdown, Hub, Steps, Waiter, native
+from greenamqp.hubs import Countdown, Hub, Steps, Waiter, logs, native
 from greenamqp.incoming import Arrival, Incoming
 from greenamqp.options import MAX_WAIT
 
@@ -256,8 +256,8 @@ class Listener(base.Listener):
             # The peer chose both texts, and how long they are.
             "a message from %s (id %.100s) was rejected: %.500s",
             source.address,
-            message_id,
-            reason,
+            logs.printable(str(message_id)),
+            logs.printable(reason),
         )
         with self.hub.lock:
             source.settle(link, delivery, REJECTED, "amqp:decode-error", reason)

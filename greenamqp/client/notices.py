@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import typing
 
-from greenamqp.hubs import Countdown, Hub
+from greenamqp.hubs import Countdown, Hub, logs
 
 LOG = logging.getLogger("greenamqp.client")
 
@@ -119,5 +119,5 @@ class Notices:
         self._pause.cancel()
         collected, self._collected = self._collected, {}
         for kind, (values, count) in collected.items():
-            text = kind.one if count == 1 else kind.many
-            LOG.log(kind.level, f"%.{LONGEST}s", text.format(count=count, **values))
+            text = (kind.one if count == 1 else kind.many).format(count=count, **values)
+            LOG.log(kind.level, f"%.{LONGEST}s", logs.printable(text))

@@ -34,6 +34,14 @@ from greenamqp.hubs import native
 MAX_WAITING = 1000
 
 
+def printable(text: str) -> str:
+    """`text`, which a peer chose, for a log line: with escapes for what would begin
+    another line, or tell a terminal what to do."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 class Hub(typing.Protocol):
     """What is asked of a hub."""
 

@@ -628,6 +628,18 @@ def test_what_is_no_amqp_message_is_rejected(rig, caplog):
     assert INFO in caplog.text
 
 
+def test_no_message_writes_lines_of_its_own_into_the_log(rig, caplog):
+    s, listener = rig()
+    forged = "x\n2026-01-01 ERROR all is lost\x1b[2J"
+    s.peer.send(INFO, Message("bad", id=forged))
+    s.peer.send(INFO, Message(json.dumps({"request": {}, "context": {}}), id=forged))
+    s.world.settle()
+    (incoming,) = poll(s, listener)
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    for text in (record.getMessage(), incoming.msg_id):
+        assert text.isprintable() and r"x\n2026-01-01 ERROR" in text
+
+
 def test_bad_messages_return_their_credit(rig):
     s, listener = rig(notify_server_credit=2)
     for _ in range(10):
