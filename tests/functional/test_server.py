@@ -216,7 +216,6 @@ def test_several_transports(serve, client, transports, unique):
     assert endpoint.got.wait(1) == ["e"]
 
 
-@pytest.mark.needs("absent")
 def test_no_heartbeats_for_what_is_not_found(serve, client, unique):
     """A thread that sent them for so long would outlast the server."""
     topic = unique("topic")
@@ -229,6 +228,7 @@ def test_no_heartbeats_for_what_is_not_found(serve, client, unique):
     assert not [name for name in names if "_watchdog" in name]
 
 
+@pytest.mark.needs("absent")
 def test_a_backlog_keeps_nobody_waiting(serve, client, unique):
     """While one target works off a backlog, another one's message gets its turn
     within a round."""
