@@ -237,8 +237,9 @@ class ReceivingLink(WantedLink[Receiver]):
         meant = self.alone or not context.bus.refusal_ends_session
         self.alone = not was_up
         stalled = isinstance(error, SessionStalled)
-        if was_up or stalled:
-            # What was not answered was not refused: at once, in another session.
+        if was_up or stalled or self._assumed:
+            # What was not answered was not refused: at once, in another session.  And
+            # what was taken to be there, and is not, is declared after all.
             delay = min(delay, FIRST_PAUSE)
         if not stalled:
             self.forget_declarations()

@@ -331,11 +331,18 @@ class Exchanges:
         self.mute = False
         self.asked = []
         self.bodies = []
+        self._unanswered = []
         self._s = s
         s.network.default |= {
             "outcome": self._answer,
             "properties": {"product": "RabbitMQ", "version": "4.0.5"},
         }
+
+    def speak(self):
+        """Be mute no more, and answer what was asked meanwhile."""
+        self.mute = False
+        for message in self._unanswered:
+            self._answer(message)
 
     def _answer(self, message):
         if message.reply_to != "$me":
@@ -344,6 +351,7 @@ class Exchanges:
         self.asked.append(asked)
         self.bodies.append(message.body)
         if self.mute:
+            self._unanswered.append(message)
             return ACCEPTED
         status, body = "204", None
         if asked.startswith("PUT /exchanges/"):
@@ -589,6 +597,29 @@ def test_what_was_there_before_and_went_is_declared():
         s.world.advance(60)
         assert task.result() is None
         assert "PUT /exchanges/openstack" in bus.asked[asked:]
+
+
+def test_a_queue_that_was_there_before_and_went_is_declared_soon():
+    with fakes.driver(addressing_mode="rabbit") as s:
+        bus = Exchanges(s)
+        listener = s.listen()
+        s.world.settle()
+        bus.mute = True
+        s.network.default["refuse"] = {
+            address: ("amqp:not-found", "no queue")
+            for address in s.peer.outbound
+            if address.startswith("/queues/t")
+        }
+        s.peer.cut()
+        while not listener._subscription.refusal:
+            s.world.advance(0.05)
+        assert not listener._subscription.attached
+        s.peer.refuse.clear()
+        bus.speak()
+        s.world.advance(FIRST_PAUSE + 0.1)
+        assert listener._subscription.attached
+        s.world.go(listener.cleanup)
+        s.world.settle()
 
 
 # -- the client before a bus that cannot
