@@ -386,7 +386,7 @@ class Listener(base.Listener):
             "a request from %s (id %.100s) gets no reply: the address for it has %s "
             "characters",
             arrival.source.address,
-            request.id,
+            logs.printable(str(request.id)),
             len(request.reply_to or ""),
         )
         return request._replace(reply_to=None)

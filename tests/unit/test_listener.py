@@ -446,7 +446,7 @@ def test_a_request_that_is_requeued(rig, reply_to):
 def test_a_reply_address_that_is_longer_than_any(rig, caplog):
     """A bus may close the connection for it, each time that the reply is tried."""
     s, listener = rig(rpc=True)
-    s.peer.send(ANY, request(1, reply_to="r" * 60_000))
+    s.peer.send(ANY, request(1, reply_to="r" * 60_000, id="x\nforged"))
     s.peer.send(ANY, request(2, reply_to="me"))
     s.world.settle()
     for incoming in poll(s, listener, batch_size=2):
@@ -455,6 +455,7 @@ def test_a_reply_address_that_is_longer_than_any(rig, caplog):
     assert len(s.network.peers) == 1
     assert [each.address for each in s.peer.received] == ["me"]
     assert "gets no reply: the address for it has 60000 characters" in caplog.text
+    assert r"(id x\nforged)" in caplog.text
 
 
 def test_a_cast_gets_no_reply(rig):
