@@ -155,12 +155,7 @@ class Client:
             waiter=waiter,
         )
         entry.impatient = impatient
-        try:
-            self._submit(entry)
-            yield from self._until_done(entry, waiter)
-        finally:
-            in_time = self._leave(entry)
-        self._judge(entry, in_time)
+        yield from self._seeing_through(entry, waiter, submitted=False)
 
     def ending(
         self, entry: Outgoing, *, deadline: float | None, retries: int | None
@@ -170,21 +165,23 @@ class Client:
         waiter = self.hub.waiter()
         with self.hub.lock:
             entry.taken_over(waiter, deadline, retries)
+        yield from self._seeing_through(entry, waiter, submitted=True)
+
+    def _seeing_through(
+        self, entry: Outgoing, waiter: Waiter, *, submitted: bool
+    ) -> Steps[None]:
+        """Wait for its outcome, as its deadline says; raises what `sending` does."""
+        deadline = entry.deadline
         try:
-            yield from self._until_done(entry, waiter)
+            if not submitted:
+                self._submit(entry)
+            if deadline is None:
+                yield from self._enduring(entry, waiter)
+            while not entry.done:
+                if not (yield waiter, deadline):
+                    break
         finally:
             in_time = self._leave(entry)
-        self._judge(entry, in_time)
-
-    def _until_done(self, entry: Outgoing, waiter: Waiter) -> Steps[None]:
-        deadline = entry.deadline
-        if deadline is None:
-            yield from self._enduring(entry, waiter)
-        while not entry.done:
-            if not (yield waiter, deadline):
-                break
-
-    def _judge(self, entry: Outgoing, in_time: bool) -> None:
         if not in_time:
             raise TimeoutError(self._late(entry))
         if entry.error is not None:
