@@ -114,7 +114,7 @@ buses:
 	$(PYTHON) -m tools.buses install $(BUSES)
 
 # For tools/lanes.py, which runs side by side what has its environment.
-environments: $(VENV)/.test $(VENV)/.style $(VENV)/.docs
+environments: $(VENV)/.all
 
 list-tests:
 	@echo $(TESTS)
@@ -166,6 +166,12 @@ $(VENV)/.test $(VENV)/.style $(VENV)/.docs: $(VENV)/.%: $(VENV)/.run
 	@echo "Installing what make $* needs beside it ..."
 	@$(PIP) install -q -e '.[$*]'
 	@touch $@
+
+# All of them, which takes less time at once than one after another.
+$(VENV)/.all: $(VENV)/.base $(PACKAGING)
+	@echo "Installing greenamqp and what its commands need into $(VENV) ..."
+	@$(PIP) install -q -e '.[eventlet,gevent,test,style,docs]'
+	@touch $(addprefix $(VENV)/.,run test style docs) $@
 
 # The environments of those that are compared are made by the benchmark itself.
 $(VENV)/.bench: $(VENV)/.base

@@ -20,7 +20,8 @@ unit tests but the long ones, elsewhere those that say something about a Python 
 proton's build (with OTHER_PYTHONS=yes all but the long ones everywhere).
 
 ``here`` prints what is left of the unit tests for this version, which make
-test-unit-here runs: the long ones, and again those that say something.
+test-unit-here runs: the long ones, and again those that say something about a Python:
+proton is built here as for the others.
 
 Compiling proton with Cyrus SASL needs pkg-config and libsasl2's headers. What was
 compiled is kept where pip keeps such things, apart by build.
@@ -38,7 +39,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -64,12 +65,14 @@ _COMPARED = (
     "tests/chaos/test_forks.py::test_os_fork[eventlet-asyncio]",
 )
 
-#: What is near to Python's own library, to proton and to TLS.
-_NEAR = (
-    *("hubs", "interrupts", "blocked_hub", "engine_*", "driver", "message"),
-    *("security", "tls", "connect", "broker_server", "fail_fast"),
+#: What is near to Python's own library.
+_PYTHON = (
+    *("hubs", "interrupts", "blocked_hub", "driver", "broker_server", "fail_fast"),
     *("command", "wrong_input"),
 )
+
+#: What is near to how proton was built, and to TLS.
+_PROTON = ("engine_*", "message", "security", "tls", "connect")
 
 _TARGET = re.compile(rf"(3\.\d+)-(.+?)(-{_CYRUS})?")
 
@@ -114,11 +117,11 @@ def deal(worlds: list[str]) -> list[str]:
     return targets
 
 
-def near() -> list[str]:
-    """The unit tests that every Python and each build of proton has to pass."""
+def near(names: Sequence[str]) -> list[str]:
+    """The unit tests that are meant."""
     return [
         str(path.relative_to(ROOT))
-        for name in _NEAR
+        for name in names
         for path in sorted((ROOT / _UNIT).glob(f"test_{name}.py"))
     ]
 
@@ -151,7 +154,7 @@ def run(target: str, arguments: list[str]) -> int:
         ) as beside,
     ):
         failed = 0
-        for names in (all_but_long() if whole else near()), _COMPARED:
+        for names in (all_but_long() if whole else near(_PYTHON + _PROTON)), _COMPARED:
             command = [python, "-m", "pytest", *names, *arguments]
             failed = failed or subprocess.run(command, cwd=ROOT).returncode
         beside.wait()
@@ -213,7 +216,7 @@ def main(arguments: list[str]) -> int:
             print(*deal(arguments[1:]))
             return 0
         case ["here"]:
-            print(*_LONG, *near())
+            print(*_LONG, *near(_PYTHON))
             return 0
         case ["run", target, *rest]:
             return run(target, rest)
