@@ -9,10 +9,10 @@ DEMO ?=
 # Further arguments of pytest, for instance make test PYTEST="-x -k pool"
 PYTEST ?=
 # How many seeds of the simulation are played, as far as there is time: it is to take
-# what the other parts of make test leave of the processors.  They are new to each
-# commit, and the same whenever that is tested; others by
+# what the other parts of make test leave of the processors; .ci/run plays more of them.
+# They are new to each commit, and the same whenever that is tested; others by
 #   make test-simulation SIMULATION="--runs 1000"
-SIMULATION ?= --commit --runs 500 --seconds 600
+SIMULATION ?= --commit --runs 150 --seconds 300
 # How many parts of make test run at a time.
 LANES ?= 4
 # What the functional tests run under, each in a process of its own because
