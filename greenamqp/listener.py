@@ -188,11 +188,13 @@ class Listener(base.Listener):
         return self.hub.do(self.attaching(deadline))
 
     def _arrived(
-        self, source: ReceivingLink, delivery: Delivery, data: memoryview
+        self,
+        source: ReceivingLink,
+        link: Receiver,
+        delivery: Delivery,
+        data: memoryview,
     ) -> None:
         """A message came.  Hub's context."""
-        link = source.link
-        assert link is not None
         try:
             message = link.connection.codec.decode_request(data)
         except DecodeError as exc:

@@ -13,7 +13,7 @@ from greenamqp.client import notices, observer
 from greenamqp.client.context import Context
 from greenamqp.client.copies import Known
 from greenamqp.client.outgoing import Call, Compose, Destination, Outgoing, Reply
-from greenamqp.client.receiving import ReceivingLink
+from greenamqp.client.receiving import Take
 from greenamqp.client.replies import Replies
 from greenamqp.client.sending import SendingLink
 from greenamqp.client.subscription import Room, Subscription
@@ -22,7 +22,7 @@ from greenamqp.client.watch import Watch
 from greenamqp.connection.failover import Host
 from greenamqp.connection.life import BusConnection
 from greenamqp.connection.state import State
-from greenamqp.engine import Connection, Delivery
+from greenamqp.engine import Connection
 from greenamqp.hubs import Countdown, Hub, Steps, Waiter, logs
 from greenamqp.policy import Policies
 
@@ -361,7 +361,7 @@ class Client:
         self,
         sources: typing.Callable[[buses.Addresser], list[buses.Node]],
         window: int,
-        on_message: typing.Callable[[ReceivingLink, Delivery, memoryview], None],
+        on_message: Take,
     ) -> Subscription:
         """Receive from `sources` from now on, whatever becomes of the connection.
 

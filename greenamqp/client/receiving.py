@@ -37,9 +37,17 @@ RENEW_EVERY = 300.0
 # Credit for less than half a window waits no longer where the peer has none.  Seconds.
 DRY_DELAY = 0.05
 
+# For so long a link is kept until another one has taken its place: that may connect
+# with TLS, a login and a packet lost, which is sent again after a second.  Who needs
+# the room waits meanwhile, and has most of its time-out left.  Seconds.
+HANDOVER = 2.0
+
 # What is on its way to a link that another one takes the place of has come after so
 # long.  Seconds.
 ON_ITS_WAY = 0.1
+
+#: Takes a message: from which source, by which link, and what.
+Take = typing.Callable[["ReceivingLink", Receiver, Delivery, memoryview], None]
 
 
 class Owner(typing.Protocol):
@@ -49,7 +57,7 @@ class Owner(typing.Protocol):
     stopped: bool
     #: Why a link is not up, or "".
     refusal: str
-    on_message: typing.Callable[[ReceivingLink, Delivery, memoryview], None]
+    on_message: Take
 
     def link_attached(self) -> None:
         """One more link is up."""
@@ -272,7 +280,7 @@ class ReceivingLink(WantedLink[Receiver]):
         if self._owner.stopped:
             link.settle(delivery, RELEASED)
             return
-        self._owner.on_message(self, delivery, data)
+        self._owner.on_message(self, link, delivery, data)
         if self._returned and link.credit <= 0:
             self._dry(link)
 
@@ -391,30 +399,19 @@ class ReceivingLink(WantedLink[Receiver]):
         self._forget_link()
         self.went_down()
 
-    def leave(self) -> None:
-        """As `close`, where another one takes its place: what is on its way is given
-        back first, or a router would tell who sent it that its consumer was lost."""
-        link = self.link
-        if not self.attached or link is None or link.credit <= 0:
-            self.close()
-            return
-        self.stop()
-        self.go()
-        context = self._context
-        context.turns.leave(self)
-        link.on_message = None
-        ends = Countdown(context.hub)
-
-        def detach() -> None:
-            ends.cancel()
-            context.departing.pop(detach, None)
-            if link.connection is context.engine:
-                link.close()
-                context.flush_soon()
-
-        context.departing[detach] = None
-        ends.call_in(ON_ITS_WAY, detach)
-        context.flush_soon()
+    def leave(self) -> Leaving | None:
+        """There will be no other, as another one takes its place.  Returns what
+        receives meanwhile, by the link that there is; None if none is up."""
+        self._settle_held()
+        self._forget_link()
+        was_up = self._was_up
+        link = self.go()
+        self._context.turns.leave(self)
+        if link is not None and was_up:
+            return Leaving(self._context, link)
+        if link is not None:
+            link.close()
+        return None
 
     def close(self, for_good: bool = False) -> None:
         """Detach the link; there will be no other.
@@ -444,3 +441,42 @@ class ReceivingLink(WantedLink[Receiver]):
             management.delete_queue(self.node.remove)
             # What it is bound to may go with it.
             self.forget_declarations()
+
+
+class Leaving:
+    """A link until another one has taken its place, for HANDOVER seconds at the most.
+
+    It receives by the credit that it has, and is given no more.  Hub's context or lock.
+    """
+
+    def __init__(self, context: Context, link: Receiver) -> None:
+        self._context = context
+        self._link = link
+        self._ends = Countdown(context.hub)
+        self._ends.call_in(HANDOVER, self.give_back)
+        context.departing[self.detach] = None
+        link.on_closed = self._closed
+
+    def give_back(self) -> None:
+        """Receive no more.  What is on its way is given back before the link goes, or a
+        router would tell who sent it that its consumer was lost."""
+        link = self._link
+        if link.connection is not self._context.engine or link.credit <= 0:
+            self.detach()
+            return
+        link.on_message = None
+        link.flow(-link.credit)
+        self._ends.call_in(ON_ITS_WAY, self.detach)
+        self._context.flush_soon()
+
+    def detach(self) -> None:
+        """Detach it now."""
+        self._ends.cancel()
+        if self._link.connection is self._context.engine:
+            self._link.close()
+            self._context.flush_soon()
+
+    def _closed(self, link: Receiver) -> None:
+        """The bus has detached it, too."""
+        self._ends.cancel()
+        self._context.departing.pop(self.detach, None)

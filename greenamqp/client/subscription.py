@@ -10,6 +10,10 @@ A connection holds so many of them.  :class:`Room` knows who makes room for whom
   there are none, the latest subscription goes to the further connection: a link that
   was used a moment ago is soon wanted again.  Where there is no subscription either,
   the older half of all links that are not in use is detached.
+
+A subscription that goes to a further connection leaves its links when it is up there,
+or after HANDOVER seconds: it is always somewhere, as far as the further connection
+comes up in time.  What is sent to all may come by both; it is known by its id.
 """
 
 from __future__ import annotations
@@ -21,9 +25,8 @@ from oslo_messaging.exceptions import MessageDeliveryFailure
 
 from greenamqp import buses
 from greenamqp.client.context import Context
-from greenamqp.client.receiving import ReceivingLink
+from greenamqp.client.receiving import Leaving, ReceivingLink, Take
 from greenamqp.client.sending import SendingLink
-from greenamqp.engine import Delivery
 from greenamqp.hubs import Steps, Waiter
 
 LOG = logging.getLogger("greenamqp.client")
@@ -55,12 +58,14 @@ class Subscription:
         room: Room,
         sources: typing.Callable[[buses.Addresser], list[buses.Node]],
         window: int,
-        on_message: typing.Callable[[ReceivingLink, Delivery, memoryview], None],
+        on_message: Take,
     ) -> None:
         self.room = room
         self.window = window
         self.on_message = on_message
         self.links: list[ReceivingLink] = []
+        # Those of the connection before, until these are up.
+        self._leaving: list[Leaving] = []
         #: Why the bus at hand cannot do what is asked, or None.
         self.impossible: NotImplementedError | ValueError | None = None
         #: Why a link is not up, or "".
@@ -119,18 +124,20 @@ class Subscription:
         """See :class:`greenamqp.client.receiving.Owner`."""
         return self.room.move(self)
 
-    def detach(self) -> None:
-        """Detach all links, to attach them over another connection."""
+    def give_up(self) -> None:
+        """Give up all links, to attach them over another connection."""
         links = self.links
         self._hold([])
-        for link in links:
-            link.leave()
+        self._leaving += filter(None, [link.leave() for link in links])
 
     def link_attached(self) -> None:
         """One more link is up."""
         if self.attached:
             self.refusal = ""
             self.forbidden = None
+            leaving, self._leaving = self._leaving, []
+            for link in leaving:
+                link.give_back()
             self.wake()
 
     def forbid(self, cause: Exception) -> None:
@@ -198,6 +205,8 @@ class Subscription:
         """Detach all links, for good."""
         self.stopped = True
         self.wake()
+        for old in self._leaving:
+            old.detach()
         links = self.links
         self._hold([])
         for link in links:
@@ -291,7 +300,7 @@ class Room:
         """There is none for a link that sends, or that replies come by.  Returns
         whether others were given up for it."""
         now = self.context.hub.now()
-        if now < self._made_until:
+        if now < self._made_until or self.context.departing:
             return True
         unused = sorted(self._unused(), key=lambda link: link.last_used)
         old = [link for link in unused if link.last_used <= now - LEFT_FOR_ROOM]
@@ -307,7 +316,7 @@ class Room:
         return True
 
     def _give_up(self, subscription: Subscription) -> None:
-        subscription.detach()
+        subscription.give_up()
         self._limit = self.links_held
         self.pass_on(subscription)
 

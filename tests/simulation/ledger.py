@@ -112,8 +112,7 @@ class Ledger:
             if message.fate != "taken":
                 continue
             if message.kind == "fanout":
-                # To make room a subscription goes elsewhere, and is nowhere meanwhile.
-                if message.began > peace_from and not self._plan.most_links:
+                if message.began > peace_from:
                     yield from self._not_everywhere(message, arrivals, servers)
             elif not self._excused(message):
                 had = {each.consumer for each in arrivals}

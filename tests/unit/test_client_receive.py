@@ -26,8 +26,8 @@ class Consumer:
             self._message,
         )
 
-    def _message(self, source, delivery, data):
-        self.got.append((source, source.link, delivery))
+    def _message(self, source, link, delivery, data):
+        self.got.append((source, link, delivery))
         self.bodies.append(self._codec.decode(data).body)
 
     def settle(self, index=0, outcome=ACCEPTED):

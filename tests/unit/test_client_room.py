@@ -6,7 +6,7 @@ from oslo_messaging import Target
 
 from greenamqp.buses import PREDECESSOR
 from greenamqp.client import Destination, subscription
-from greenamqp.client.receiving import ReceivingLink
+from greenamqp.client.receiving import HANDOVER, Leaving
 from greenamqp.client.subscription import LEFT_FOR_ROOM
 from greenamqp.client.turns import MAX_DOUBTFUL
 from greenamqp.connection import life
@@ -229,15 +229,15 @@ def test_what_is_on_its_way_to_a_subscription_that_goes_is_given_back(monkeypatc
         made = consumers(s, 2)
         first = s.peer
         old = first.outbound["b1"]
-        leave = ReceivingLink.leave
+        give_back = Leaving.give_back
 
         def after_one_more(link):
-            if link.address == "b1":
+            if "[b1]" in link._link.name:
                 first.send("b1", Message("late"))
                 first.work()  # before it hears of that
-            leave(link)
+            give_back(link)
 
-        monkeypatch.setattr(ReceivingLink, "leave", after_one_more)
+        monkeypatch.setattr(Leaving, "give_back", after_one_more)
         first.refuse["more"] = FULL
         task = s.notify(destination=Destination.reply("more"))
         s.world.settle()
@@ -248,6 +248,102 @@ def test_what_is_on_its_way_to_a_subscription_that_goes_is_given_back(monkeypatc
         s.world.advance(1)
         assert task.result() is None
         assert not fakes.attached(old)
+
+
+def displaced(s, **further):
+    """Three subscriptions, of which the last one has to go, to a connection that is
+    made so; and a notification that wants the room."""
+    made = consumers(s, 3)
+    s.network.script.append(further)
+    s.peer.refuse["more"] = FULL
+    task = s.notify(destination=Destination.reply("more"))
+    s.world.settle()
+    assert len(living(s)) == 2
+    return made, task
+
+
+def test_a_subscription_that_goes_is_always_somewhere():
+    """What is sent to all in between would miss it."""
+    with fakes.setting() as s:
+        made, task = displaced(s, answer=False)
+        first, further = living(s)
+        # However often room is wanted meanwhile, it is made once.
+        s.world.advance(HANDOVER / 2)
+        assert len(held(s)[0]) == 6
+        first.send("b2", Message("meanwhile"))
+        s.world.settle()
+        assert made[2].bodies == ["meanwhile"]
+        further.answer_links()
+        s.world.settle()
+        assert made[2].subscription.attached
+        further.send("b2", Message("after"))
+        s.world.settle()
+        assert made[2].bodies == ["meanwhile", "after"]
+        made[2].settle()
+        made[2].settle()
+        s.world.settle()
+        assert [outcome for _, outcome in first.outcomes] == [ACCEPTED]
+        first.refuse.clear()
+        s.world.advance(1)
+        assert held(s) == [{"a0", "b0", "a1", "b1"}, {"a2", "b2"}]
+        assert task.result() is None
+
+
+def test_who_needs_the_room_does_not_wait_for_a_bus_that_does_not_answer():
+    with fakes.setting() as s:
+        made, task = displaced(s, answer=False)
+        first = living(s)[0]
+        s.world.advance(HANDOVER + 1)
+        assert held(s)[0] == {"a0", "b0", "a1", "b1"}
+        first.refuse.clear()
+        s.world.advance(1)
+        assert task.result() is None
+        assert not made[2].subscription.attached
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_end_of_what_a_subscription_leaves(lost):
+    with fakes.setting() as s:
+        made, task = displaced(s, answer=False)
+        first, further = living(s)
+        first.refuse.clear()
+        if lost:
+            first.cut()
+        else:
+            s.client.unsubscribe(made[2].subscription)
+        further.answer_links()
+        s.world.advance(5)
+        rest = {"a2", "b2"} if lost else set()
+        assert held(s) in (
+            [{"a0", "b0", "a1", "b1"}, rest],
+            [rest, {"a0", "b0", "a1", "b1"}],
+        )
+        assert task.result() is None
+
+
+def test_what_is_sent_to_all_and_comes_over_both_connections_is_executed_once():
+    with fakes.driver() as s:
+        s.listen(Target(topic="t0", server="s"))
+        listener = s.listen(Target(topic="t1", server="s"))
+        s.network.script.append({"answer": False})
+        s.driver.client.room.make()
+        s.world.settle()
+        first, further = living(s)
+        (name,) = (each for each in held(s)[0] if each == "broadcast.openstack.t1.all")
+        copy = Message('{"request": {}}', id="i" * 32)
+        first.send(name, copy)
+        further.answer_links()
+        further.work()
+        s.world.settle()
+        further.send(name, copy)
+        s.world.settle()
+        polling = s.world.go(listener.poll, timeout=0, batch_size=10)
+        s.world.settle()
+        (incoming,) = polling.result()
+        incoming.acknowledge()
+        s.world.advance(1)
+        outcomes = [[outcome for _, outcome in peer.outcomes] for peer in living(s)]
+        assert outcomes == [[ACCEPTED], [ACCEPTED]]
 
 
 def test_a_subscription_goes_while_the_connection_is_lost():
