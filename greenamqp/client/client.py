@@ -558,7 +558,7 @@ class Client:
     @property
     def connected(self) -> bool:
         """Whether all of its connections are up.  From any thread."""
-        if self.connection.state is not State.UP:
+        if self.connection.state is not State.UP or self.hub.ended:
             return False
         return self._further is None or self._further.connected
 

@@ -193,6 +193,8 @@ class BusConnection:
 
     def why_down(self) -> str:
         """Why it is not up: the failures, or how far the first attempt has come."""
+        if self.hub.ended:
+            return f"{self.where}: the asyncio loop that it belongs to is closed"
         return self.last_failure or f"{self.where}: {self._progress()}"
 
     @property
@@ -215,12 +217,13 @@ class BusConnection:
 
     def describe(self) -> dict[str, typing.Any]:
         """See :func:`greenamqp.describe`."""
-        up = self.state is State.UP
+        state = State.CLOSED if self.hub.ended else self.state
+        up = state is State.UP
         engine = self.engine if up else None
         return {
             "host": str(self.host),
             "virtual_host": self._virtual_host,
-            "state": self.state.value,
+            "state": state.value,
             "up_for": self.hub.now() - self._up_since if up else None,
             "came_up": self._came_up,
             "sent": engine.sent if engine is not None else None,

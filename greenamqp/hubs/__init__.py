@@ -93,7 +93,7 @@ def get(name: str | Hub = "auto") -> Hub:
             if getattr(native.eventlet_loop(), "loop", None) is loop:
                 return get("eventlet")
             for key, other in list(_hubs.items()):
-                if isinstance(other, AsyncioHub) and other.event_loop.is_closed():
+                if other.ended:
                     del _hubs[key]
                     other._let_go()
         return _cached((name, loop), AsyncioHub)

@@ -206,7 +206,7 @@ class AsyncioHub(CoroutineHub):
         return self.run(steps)
 
     def complete(self, steps: Steps[None]) -> None:
-        if self.event_loop.is_closed():
+        if self.ended:
             steps.close()
             self._let_go()  # nobody else will
         else:
@@ -299,7 +299,7 @@ class AsyncioHub(CoroutineHub):
         try:
             self.event_loop.call_soon_threadsafe(self._run_calls)
         except RuntimeError:
-            if not self.event_loop.is_closed():
+            if not self.ended:
                 raise
             self._let_go()  # nobody will ever do it
 

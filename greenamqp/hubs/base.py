@@ -328,6 +328,12 @@ class Hub(abc.ABC):
             self._stop()
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing of it will ever run again in this process, as its asyncio
+        loop is closed.  From any thread."""
+        return False
+
+    @property
     def in_use(self) -> bool:
         """Whether it runs: whether there is a connection."""
         return self._users > 0 and not self.inherited

@@ -35,6 +35,10 @@ class CoroutineHub(Hub):
     #: the loop
     event_loop: asyncio.AbstractEventLoop
 
+    @property
+    def ended(self) -> bool:
+        return self.event_loop.is_closed()
+
     def is_at_home(self) -> bool:
         """Whether a coroutine of the hub's loop calls, not one of another."""
         return asyncio.get_running_loop() is self.event_loop and not self.inherited

@@ -164,6 +164,24 @@ def test_what_outlives_its_loop_lets_go(bus, topic, how):
     assert inode not in leaks.sockets()
 
 
+def test_what_outlives_its_loop_is_closed(bus, topic):
+    if world.current() != "threads":
+        pytest.skip("there the loop is eventlet's, and stays")
+    transport = oslo_messaging.get_rpc_transport(bus.conf(), url=bus.bus.url)
+
+    async def use():
+        await aio.RPCClient(transport, Target(topic=topic)).cast({}, "echo", value=1)
+        assert greenamqp.is_connected(transport)
+
+    asyncio.run(use())
+    assert not greenamqp.is_connected(transport)
+    (connection,) = greenamqp.describe(transport)["connections"]
+    assert connection["state"] == "closed"
+    assert "the asyncio loop that it belongs to is closed" in connection["why_down"]
+    assert connection["up_for"] is None and connection["sent"] is None
+    transport.cleanup()
+
+
 @pytest.mark.parametrize("how", ["cleaned up", "not"])
 def test_what_waits_outlives_its_loop(bus, topic, tmp_path, how):
     """It is for the next transport, in this process or another."""
