@@ -13,7 +13,8 @@ handler that Python runs between two instructions.
 
 Every listener gets its turn: one batch each, round after round, so that a backlog on
 one keeps another waiting for no more than a round.  What a dispatch function raises
-is logged and concerns its own messages only.
+is logged and concerns its own messages only.  Where it is no Exception they go back to
+the bus, and it is raised: SystemExit, or what a green thread is killed by.
 """
 
 from __future__ import annotations
@@ -191,6 +192,11 @@ class Executor(abc.ABC):
             entry.dispatch(messages)
         except Exception:
             LOG.exception("a dispatch function failed")
+        except BaseException:
+            # oslo.messaging's dispatchers do not say what becomes of them.
+            for message in messages:
+                message.requeue()
+            raise
 
     def _wake_waiters(self) -> None:
         for waiter in self._waiters:
@@ -545,7 +551,8 @@ class ThreadingExecutor(PoolExecutor):
         while worker.function is not None:
             try:
                 worker.function()
-            except Exception:
+            except BaseException:
+                # SystemExit, too: it would end this thread, and nobody would know.
                 LOG.exception("a worker failed")
             with self.hub.lock:
                 worker.function = None

@@ -611,6 +611,55 @@ def test_a_pool_callback_that_fails(transports, unique):
     member.stop()
 
 
+def test_a_pool_callback_that_exits_in_a_native_thread(transports, unique):
+    if world.current() != "threads":
+        pytest.skip("there it ends the process")
+    topic = unique()
+    transport = transports("notification")
+    seen = Recorder()
+
+    def exit_once(message):
+        seen.add(message["n"])
+        if len(seen) == 1:
+            raise SystemExit(3)
+
+    member = greenamqp.join_consumer_pool(transport, exit_once, "p", topic)
+    transports("notification")._send_notification(
+        Target(topic=topic), {}, {"n": 1}, version=2.0
+    )
+    assert seen.wait(2) == [1, 1]
+    member.stop()
+
+
+@pytest.mark.needs("requeue")
+@pytest.mark.parametrize(
+    "kind, endpoint",
+    [
+        (greenamqp.get_notification_listener, InfoOnly),
+        (greenamqp.get_batch_notification_listener, InfoBatches),
+    ],
+)
+def test_an_endpoint_that_exits_in_a_native_thread(bus, unique, kind, endpoint, caplog):
+    """That ends neither the process nor the listener: the message comes again."""
+    if world.current() != "threads":
+        pytest.skip("there it ends the process")
+    topic = unique()
+    left = []
+
+    def exit_once(event):
+        if not left:
+            left.append(event)
+            raise SystemExit(3)
+
+    made = endpoint(exit_once)
+    bus.listener([made], [Target(topic=topic)], executor="threading", kind=kind)
+    notifier = bus.notifier([topic])
+    notifier.info({}, "event", {})
+    first, again = made.got.wait(2)
+    assert first == again
+    assert "a worker failed" in caplog.text
+
+
 @pytest.mark.needs("policy", "absent")
 @pytest.mark.proves("policy")
 def test_queue_policy(transports, client, unique):
