@@ -4,7 +4,9 @@
 Where the option ``state_dir`` names a directory, each hub that transports are on
 listens there at ``PID.N.sock``.  Whoever connects gets one JSON object, ``pid`` and
 ``transports``, each as :func:`greenamqp.describe` has it, and the end of the stream.
-Only the user may enter the directory; one that others may enter is not used.
+Only the user may enter the directory; one that others may enter is not used.  Where
+containers share it, a process of another one may have the same number: each N is one
+process's alone, as long as that listens.
 
 All is done in the hub's context, without a thread: under the blocking hub, whenever
 somebody waits.  A child that was forked lets go of it, and has one of its own as soon
@@ -22,7 +24,7 @@ import os
 import socket
 import typing
 
-from greenamqp import private
+from greenamqp import chance, private
 from greenamqp.client import Client
 from greenamqp.hubs import Countdown, Hub, Watch
 from greenamqp.outbox import Outbox
@@ -87,19 +89,19 @@ class _Board:
         self._hub = hub
         self._readers: set[_Reader] = set()
         private.make(directory)
-        name = f"{os.getpid()}.{next(_numbers)}.sock"
-        self._path = os.path.join(directory, name)
-        try:
-            os.unlink(self._path)  # of a process of this number that was killed
-        except FileNotFoundError:
-            pass
         self._socket: typing.Any = _socket.socket(
             socket.AF_UNIX,
             socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
         )
+        # First by a name that nobody looks for: at the others somebody listens, or did.
+        hidden = os.path.join(directory, f".{chance.unique()[:8]}")
         try:
-            self._socket.bind(self._path)
-            self._socket.listen(MOST_READERS)
+            self._socket.bind(hidden)
+            try:
+                self._socket.listen(MOST_READERS)
+                self._path = _take_name(directory, hidden)
+            finally:
+                os.unlink(hidden)
         except OSError:
             self._socket.close()
             raise
@@ -152,6 +154,35 @@ class _Board:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
         self._readers.clear()
+
+
+def _take_name(directory: str, path: str) -> str:
+    """Give what listens at `path` the first of this process's names that is free."""
+    for number in _numbers:
+        name = os.path.join(directory, f"{os.getpid()}.{number}.sock")
+        if not _is_listened_at(name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)  # of a process of this number that was killed
+        with contextlib.suppress(FileExistsError):
+            os.link(path, name)
+            return name
+    raise AssertionError("there is always a next number")
+
+
+def _is_listened_at(path: str) -> bool:
+    probe = _socket.socket(
+        socket.AF_UNIX,
+        socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+    )
+    try:
+        probe.connect(path)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except BlockingIOError:
+        pass  # as many wait as may
+    finally:
+        probe.close()
+    return True
 
 
 class _Reader:

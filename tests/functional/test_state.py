@@ -205,6 +205,33 @@ def test_a_directory_that_others_may_enter_is_not_used(bus, topic, where, caplog
     assert "mode 0700" in caplog.text
 
 
+def test_a_process_of_the_same_number_in_another_container(bus, topic, where):
+    """Each keeps its socket; what one that was killed has left makes place."""
+    os.mkdir(where, 0o700)
+    number = next(state._numbers)
+    left, other, own = (
+        os.path.join(where, f"{os.getpid()}.{number + more}.sock") for more in (1, 2, 3)
+    )
+    options = {"oslo_messaging_amqp": {"state_dir": where}}
+    with socket.socket(socket.AF_UNIX) as killed, socket.socket(socket.AF_UNIX) as peer:
+        killed.bind(left)
+        killed.listen()
+        killed.close()
+        peer.bind(other)
+        peer.listen()
+        transports = [bus.rpc_transport(options=options) for _ in range(2)]
+        for hub in range(2):
+            bus.client(Target(topic=topic), transports[hub]).cast({}, "echo")
+            if hub == 0:
+                assert os.path.exists(left)
+                bus.cleanup(transports[0])
+                assert not os.path.exists(left)
+        assert sorted(os.listdir(where)) == sorted(map(os.path.basename, (other, own)))
+        with socket.socket(socket.AF_UNIX) as reader:
+            reader.connect(other)
+            peer.accept()[0].close()
+
+
 @pytest.mark.skipif(
     world.current() == "eventlet-asyncio",
     reason="in a child of a process in which loops came and went, eventlet's hub finds "
