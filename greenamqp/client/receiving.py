@@ -73,6 +73,9 @@ class Owner(typing.Protocol):
     def forbid(self, cause: Exception) -> None:
         """Asking for a link again is of no use, before somebody changes something."""
 
+    def cannot(self, cause: ValueError) -> None:
+        """Nobody can ask for the link: there is no way to write its address."""
+
 
 class ReceivingLink(WantedLink[Receiver]):
     """See the module.  Hub's context or lock.
@@ -175,6 +178,7 @@ class ReceivingLink(WantedLink[Receiver]):
             self.rest()
         else:
             self._not_subscribed(repr(self.address), error)
+            self._owner.cannot(error)
 
     def _not_declared(self, refused: Refused) -> None:
         if not self._owner.stopped:

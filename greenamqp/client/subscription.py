@@ -97,9 +97,8 @@ class Subscription:
         try:
             sources = self._sources(addresser)
         except (NotImplementedError, ValueError) as exc:
-            self.impossible = exc
             LOG.error("cannot subscribe: %s", exc)
-            self.wake()
+            self.cannot(exc)
             return
         self.impossible = None
         if not self.room.has_room(len(sources)):
@@ -145,6 +144,11 @@ class Subscription:
         if self.room.context.options.fail_fast:
             self.forbidden = cause
             self.wake()
+
+    def cannot(self, cause: NotImplementedError | ValueError) -> None:
+        """See :class:`greenamqp.client.receiving.Owner`."""
+        self.impossible = cause
+        self.wake()
 
     def wake(self) -> None:
         """Have those who wait look again."""

@@ -149,10 +149,14 @@ def test_one_impossible_subscription_does_not_keep_others_away():
 
 def test_a_name_that_is_no_utf8_keeps_no_other_away(caplog):
     with fakes.setting() as s:
-        Consumer(s, "\udc80")
+        bad = Consumer(s, "\udc80")
+        steps = bad.subscription.attaching(s.world.now() + 30)
+        waiting = s.world.go(s.world.run, steps)
         consumer = Consumer(s, "a")
         s.world.settle()
         assert consumer.subscription.attached
+        with pytest.raises(UnicodeEncodeError):
+            waiting.result()  # nobody has to wait for that
         assert "cannot subscribe to '\\udc80'" in caplog.text
         s.lose()
         s.world.settle()
