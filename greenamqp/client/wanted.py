@@ -367,6 +367,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         if self.phase is not Phase.DECLARING:
             self._calm(Phase.WANTED)
         was_up, self._was_up = self._was_up, False
+        if Refused.by_link("", error).permanent:
+            was_up = False  # a router says so after it has attached the link
         LOG.debug(
             "link %s was %s: %s",
             link.name,

@@ -573,6 +573,20 @@ def test_a_link_closed_by_the_peer_is_attached_again(caplog):
         assert s.peer.outbound["a"].credit == 10
 
 
+def test_a_link_that_a_router_attaches_and_forbids_is_refused():
+    """It is not tried again as soon as one that was up, and was lost."""
+    with fakes.setting(link_retry_delay=9) as s:
+        consumer = attached(s, "a")
+        for attaches in 1, 2:
+            assert s.peer.attaches.count("a") == attaches
+            s.peer.outbound["a"].close("amqp:unauthorized-access", "not yours")
+            s.world.settle()
+            s.world.advance(8)
+            assert s.peer.attaches.count("a") == attaches
+            s.world.advance(1)
+        assert consumer.subscription.attached
+
+
 def test_more_links_than_the_peer_allows_are_tried_again(caplog):
     with fakes.setting(link_retry_delay=9, network={"channel_max": 0}) as s:
         names = [f"a{number}" for number in range(LINKS_PER_SESSION)]
