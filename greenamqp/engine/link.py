@@ -473,8 +473,11 @@ class Sender(Link):
 
     def recall(self, handles: set[typing.Any]) -> None:
         """Have these not leave any more, as far as they have not: the peer takes none
-        now, and might later.  Their outcomes do not come; `abandon` is to follow."""
-        if self._pn is None or self.connection.ended:
+        now in a session that was left, and might later.  Their outcomes do not come;
+        `abandon` is to follow."""
+        if self._pn is None or self.connection.ended or not self._session.left:
+            # Where the peer ended link or session nothing leaves anyway; and proton
+            # tells of an abort that it meets after them by an event of a freed link.
             return
         for delivery, handle in self._unsettled.items():
             if handle in handles:

@@ -699,6 +699,41 @@ def test_what_the_peer_has_not_taken_is_recalled(monkeypatch):
     assert taken == [0, 2]
 
 
+@pytest.mark.parametrize("ended", ["session", "link"])
+def test_what_the_peer_ended_itself_is_not_recalled(ended):
+    """proton would tell of it by an event of the link, which is freed by then: the
+    process crashes, or does not yet."""
+
+    def receiving(link):
+        session = capi.lib.pn_link_session(link._pn)
+        capi.lib.pn_session_set_incoming_capacity(session, MAX_FRAME_SIZE)
+        link.accept()
+        link.flow(1000)
+
+    client, server, wire = joined(None, Recorder(receiving))
+    sender = client.create_sender(Terminus("address"))
+    wire.run()
+    receiver = server.handler.links[0]
+    aborted = []
+
+    def detached(link, error):
+        deliveries = list(link._unsettled)
+        link.recall(set(link.handles))
+        aborted.extend(map(capi.lib.pn_delivery_aborted, deliveries))
+        link.abandon()
+
+    sender.on_detached = detached
+    for number in range(3):
+        sender.send(bytes(MAX_FRAME_SIZE * 3), number)
+    wire.run()
+    if ended == "session":
+        capi.lib.pn_session_close(capi.lib.pn_link_session(receiver._pn))
+    else:
+        receiver.close()
+    wire.run()
+    assert aborted == [False, False, False]
+
+
 def test_whether_the_peer_answers_at_all():
     client, server, wire = joined(None, None, {}, {"channel_max": 2})
     asked = []
