@@ -255,6 +255,20 @@ def seconds(value: typing.Any, name: str) -> float | None:
     return value
 
 
+def written_failure(failure: typing.Any) -> str:
+    """`failure`, an exc_info triple, for a reply.
+
+    What JSON cannot write of the exception, such as the bytes that a UnicodeDecodeError
+    is about, is left out: the caller hears of its class and its text all the same.
+    """
+    try:
+        return str(common.serialize_remote_exception(failure))
+    except Exception:
+        kind, raised, trace = failure
+        told = type(kind.__name__, (Exception,), {"__module__": kind.__module__})
+        return str(common.serialize_remote_exception((told, told(str(raised)), trace)))
+
+
 def remote_exception(failure: typing.Any, allowed_modules: list[str]) -> Exception:
     """The exception that `failure` describes.
 

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import typing
 
-from oslo_messaging._drivers import common
-
 from greenamqp.buses.format import (
     BadMessage,
     Format,
@@ -30,6 +28,7 @@ from greenamqp.buses.format import (
     open_envelope,
     remote_exception,
     seconds,
+    written_failure,
 )
 from greenamqp.engine import Message, Received
 
@@ -76,7 +75,7 @@ class PredecessorFormat(Format):
         self, id: typing.Any, reply: typing.Any, failure: typing.Any, unique_id: str
     ) -> Message:
         if failure:
-            data = {"failure": common.serialize_remote_exception(failure)}
+            data = {"failure": written_failure(failure)}
         else:
             data = {"response": reply}
         return Message(dumps(data), correlation_id=id, inferred=True)

@@ -411,12 +411,21 @@ def test_result_that_cannot_be_serialised(bus, target):
 
             return Broken()
 
+        def undecodable(self, ctxt):
+            return b"\xff"
+
+        def undecoded(self, ctxt):
+            return b"\xff".decode()
+
     bus.server(Endpoint(), target)
     client = bus.client(target)
     with pytest.raises(ValueError, match=r"(?i)circular"):
         client.call({}, "circular")
     with pytest.raises(ArithmeticError, match="nothing to see"):
         client.call({}, "broken")
+    for method in ("undecodable", "undecoded"):
+        with pytest.raises(oslo_messaging.RemoteError, match="UnicodeDecodeError.*xff"):
+            client.call({}, method)
     assert client.call({}, "echo", value=1) == 1
 
 

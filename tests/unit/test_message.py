@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from oslo_messaging._drivers import common
 from oslo_serialization import jsonutils
 
-from greenamqp.buses import PREDECESSOR, BadMessage
+from greenamqp.buses import PREDECESSOR, RABBIT, BadMessage
 from greenamqp.buses.format import LONG_TEXT, dumps, loads, quoted
 from greenamqp.engine import Received
 
@@ -250,6 +250,20 @@ def test_a_reply_and_a_failure():
     failure = json.loads(body["failure"])
     assert failure["class"] == "KeyError"
     assert failure["args"] == ["k"]
+
+
+@pytest.mark.parametrize("format", [PREDECESSOR, RABBIT])
+def test_a_failure_that_json_cannot_write(format):
+    """The caller hears of it without that; it is not left to wait for its time-out."""
+    try:
+        b"\xff".decode()
+    except UnicodeDecodeError as exc:
+        exc.kwargs = {"about": object()}
+        made = format.reply("id", None, sys.exc_info(), "unique")
+    _, _, content = format.open_reply(Received(made.body, correlation_id="id"))
+    with pytest.raises(oslo_messaging.RemoteError, match="byte 0xff") as caught:
+        format.result(content, [])
+    assert caught.value.exc_type == "UnicodeDecodeError"
 
 
 # -- coming in

@@ -24,8 +24,6 @@ from __future__ import annotations
 import re
 import typing
 
-from oslo_messaging._drivers import common
-
 from greenamqp.buses.format import (
     BadMessage,
     Format,
@@ -36,6 +34,7 @@ from greenamqp.buses.format import (
     quoted,
     remote_exception,
     seconds,
+    written_failure,
 )
 from greenamqp.engine import Message, Received
 
@@ -145,7 +144,7 @@ class RabbitFormat(Format):
         self, id: typing.Any, reply: typing.Any, failure: typing.Any, unique_id: str
     ) -> Message:
         if failure:
-            reply, failure = None, common.serialize_remote_exception(failure)
+            reply, failure = None, written_failure(failure)
         return self._reply(id, reply, failure or None, True, unique_id)
 
     def heartbeat(self, id: typing.Any, unique_id: str) -> Message:
