@@ -18,7 +18,7 @@ import typing
 
 from greenamqp.connection.diagnosis import GREETING_SIZE, Interrupted, as_lasting
 from greenamqp.connection.guard import GUARD, Charge
-from greenamqp.engine import Connection, capi
+from greenamqp.engine import MIN_TICK, Connection, capi
 from greenamqp.hubs import Hub, Timer, Watch
 
 # One read and one write take up to this much.  Bytes.
@@ -314,7 +314,8 @@ class Pump:
             patience = min((each for each in both if each), default=0)
         if patience and last is not None and self._due is not None:
             blocked = now - (last + self._due) / 2
-            if blocked > patience / 2:
+            # It does not tick more often than that, however short the time-out is.
+            if blocked > max(patience / 2, MIN_TICK):
                 self.hub.was_blocked(blocked, patience)
 
     def _arm(self, deadline: float | None) -> None:

@@ -18,6 +18,7 @@ from greenamqp.engine.capi import (
 )
 from greenamqp.engine.connection import (
     LINKS_PER_SESSION,
+    MIN_TICK,
     Connection,
     Sasl,
     has_cyrus_sasl,
@@ -54,6 +55,7 @@ __all__ = [
     "EXPIRE_NEVER",
     "EXPIRE_WITH_LINK",
     "LINKS_PER_SESSION",
+    "MIN_TICK",
     "MODIFIED",
     "REJECTED",
     "RELEASED",

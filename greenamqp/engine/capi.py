@@ -135,7 +135,6 @@ pn_delivery_update = lib.pn_delivery_update
 pn_delivery_remote_state = lib.pn_delivery_remote_state
 
 # Terminal delivery states (AMQP 1.0 part 3, section 3.4), as proton numbers them.
-RECEIVED: int = lib.PN_RECEIVED
 ACCEPTED: int = lib.PN_ACCEPTED
 REJECTED: int = lib.PN_REJECTED
 RELEASED: int = lib.PN_RELEASED

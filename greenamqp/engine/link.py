@@ -520,10 +520,10 @@ class Sender(Link):
 
     def _delivery_updated(self, delivery: Delivery) -> None:
         state = pn_delivery_remote_state(delivery)
-        if not state and not pn_delivery_settled(delivery):
-            return
-        if state == capi.RECEIVED:
-            return  # section 3.4.1: not terminal, the outcome comes later
+        if not capi.ACCEPTED <= state <= capi.MODIFIED:
+            if not pn_delivery_settled(delivery):
+                return  # section 3.4: not terminal, the outcome comes later
+            state = 0
         handle = self._unsettled.pop(delivery, capi)
         error: typing.Any = None
         if state == capi.REJECTED:

@@ -79,6 +79,14 @@ def test_the_peers_idle_timeout_counts_where_it_is_shorter(caplog):
         assert "idle time-out of 16 s" in warnings(caplog)[0]
 
 
+@pytest.mark.parametrize("idle", [0.004, 0.01, 0.03])
+def test_an_idle_timeout_shorter_than_our_clock_ticks(idle, caplog):
+    with fakes.setting(network={"idle_timeout": idle}) as s:
+        up(s)
+        s.world.advance(1)
+        assert warnings(caplog) == []
+
+
 def test_without_idle_timeouts_there_is_nothing_to_be_late_for(caplog):
     with fakes.setting(idle_timeout=0, network={"idle_timeout": 0}) as s:
         up(s)

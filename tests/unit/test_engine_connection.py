@@ -598,6 +598,27 @@ def test_all_outcomes():
     assert len(outcomes) == 6
 
 
+@pytest.mark.parametrize("state", [capi.lib.PN_RECEIVED, 0x33, 0x34])
+def test_a_state_that_is_no_outcome(state):
+    """Received, or one of a transaction's: the outcome comes later, if it does."""
+    held = []
+    receiving = Receiving(lambda link, delivery: held.append((link, delivery)))
+    client, sender, outcomes, wire = sender_to(receiving)
+    for number in range(2):
+        sender.send(b"\x00\x53\x77\x40", number)
+    wire.run()
+    for _, delivery in held:
+        capi.pn_delivery_update(delivery, state)
+    wire.run()
+    assert outcomes == []
+    (first, delivery), (_, other) = held
+    first.settle(delivery, RELEASED)
+    capi.pn_delivery_settle(other)
+    wire.run()
+    assert sorted(outcomes) == [(0, RELEASED, None), (1, 0, None)]
+    assert sender.unsettled == 0
+
+
 def test_outcomes_may_come_late_and_in_any_order():
     held = []
     receiving = Receiving(lambda link, delivery: held.append((link, delivery)))
