@@ -102,17 +102,21 @@ class _Watch(Watch):
 
 
 def _was_ours(timer: typing.Any, exc: BaseException) -> bool:
-    """Whether a timer that failed was to call us."""
+    """Whether a timer that failed was to call us, or to begin a green thread of ours:
+    not one of the program's that it ended while that waited for us."""
     callbacks = [*getattr(timer, "tpl", ())[:1]]
     traceback = exc.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame
-        if frame.f_globals.get("__name__", "").startswith("greenamqp."):
-            return True
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith("eventlet."):
+            if module.startswith("greenamqp.hubs."):
+                return True
+            break
         callbacks.append(frame.f_locals.get("cb"))
         traceback = traceback.tb_next
     modules = [getattr(callback, "__module__", None) or "" for callback in callbacks]
-    return any(module.startswith("greenamqp.") for module in modules)
+    return any(module.startswith("greenamqp.hubs.") for module in modules)
 
 
 def _throwback(*_error: object) -> None:

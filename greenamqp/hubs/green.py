@@ -123,7 +123,10 @@ class _Worker:
         while self._function is not None:
             try:
                 self._function()
-            except Exception:
+            except (KeyboardInterrupt, SystemExit, greenlet.GreenletExit):
+                raise
+            except BaseException:
+                # Such as a time-out of eventlet's, which an endpoint was left by.
                 LOG.exception("work that came with a message failed")
             self._function = None
             if len(hub._idle) >= IDLE_WORKERS or not hub._users:

@@ -863,6 +863,38 @@ def a_green_thread_that_ends_badly_after_its_wake(env):
         watch.close()
 
 
+@check(LIBRARIES)
+def a_green_thread_that_is_thrown_out_of_its_wait_cuts_nothing_off(env):
+    """A program's, or one that works on a message: no connection is made anew."""
+    revived, left = [], [env.event() for _ in range(3)]
+
+    def times_out(event):
+        try:
+            with env.timeout()(0.01):
+                env.hub.waiter().wait(None)
+        finally:
+            event.set()
+
+    def reviver():
+        revived.append(True)
+
+    env.hub.revivers.append(reviver)
+    env.spawn(lambda: times_out(left[0]))
+    for event in left[1:]:  # one of them to a new worker
+        env.hub.deliver(functools.partial(times_out, event))
+    for event in left:
+        event.wait()
+    for _ in range(5):
+        env.turn()
+    env.hub.revivers.remove(reviver)
+    assert not revived
+    failed = [each for each in env.logged if each.exc_info[0] is env.timeout()]
+    assert len(failed) == 2
+    while len(env.hub._idle) > 1:
+        env.hub._idle.pop().give(None)
+    env.turn()
+
+
 # -- timers
 
 
