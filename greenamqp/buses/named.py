@@ -22,8 +22,8 @@ from greenamqp.buses.base import Service, join
 from greenamqp.buses.routers import RoutableAddresser
 
 # A slash parts exchange and key in Broker-J; in Artemis two colons part address and
-# queue, and "#" and "*" stand for any words.
-_SPECIAL = re.compile(r"[%/:#*]")
+# queue, "#" and "*" stand for any words, and a question mark ends the address.
+_SPECIAL = re.compile(r"[%/:#*?]")
 
 
 def quote(name: str) -> str:
