@@ -161,6 +161,10 @@ class Incoming(base.IncomingMessage):
                 )
             if self._unique_id is not None:
                 self._remember(arrival.queue, self._unique_id, outcome)
+            if outcome == RELEASED and not arrival.settled:
+                # Its sender may have settled it since, and waits for no outcome.
+                settled = arrival.link.is_settled(arrival.delivery)
+                arrival = arrival._replace(settled=settled)
             if outcome == RELEASED and arrival.settled:
                 if not arrival.queue.put_back(arrival):
                     self._client.notices.add(

@@ -267,6 +267,21 @@ def test_what_came_over_a_lost_link_is_left_out_and_said_to_come_again(rig, capl
     assert outcomes(s) == []
 
 
+def test_what_its_sender_settled_meanwhile_is_requeued_here(rig):
+    """The peer waits for no outcome, so it would not come again."""
+    s, listener = rig()
+    send(s, 1)
+    (incoming,) = poll(s, listener)
+    (link,) = s.peer.outbound.values()
+    link.settle_oldest()
+    s.world.settle()
+    do(s, incoming.requeue)
+    (again,) = poll(s, listener)
+    assert numbers([again]) == [1]
+    do(s, again.acknowledge)
+    assert poll(s, listener) == []
+
+
 @pytest.mark.parametrize("end", ["poll", "stop"])
 def test_what_was_sent_settled_is_kept_when_its_link_is_lost(rig, end, caplog):
     """It does not come again: the predecessor sends casts so."""
