@@ -660,18 +660,17 @@ def test_abandoned_messages_are_told_of_no_more():
     assert outcomes == []
 
 
+def with_a_window_of_one_frame(link):
+    """Take a link whose session has room for one frame."""
+    session = capi.lib.pn_link_session(link._pn)
+    capi.lib.pn_session_set_incoming_capacity(session, MAX_FRAME_SIZE)
+    link.accept()
+    link.flow(1000)
+
+
 def test_a_sender_that_is_alone_knows_that_the_peer_takes_nothing(monkeypatch):
     """The peer's window is closed: what it has not read fills it."""
-    links = []
-
-    def receiving(link):
-        session = capi.lib.pn_link_session(link._pn)
-        capi.lib.pn_session_set_incoming_capacity(session, MAX_FRAME_SIZE)
-        link.accept()
-        link.flow(1000)
-        links.append(link)
-
-    client, server, wire = joined(None, Recorder(receiving))
+    client, server, wire = joined(None, Recorder(with_a_window_of_one_frame))
     alone = client.create_sender(Terminus("alone"), own_session=True)
     other = client.create_sender(Terminus("other"))
     wire.run()
@@ -688,13 +687,7 @@ def test_a_sender_that_is_alone_knows_that_the_peer_takes_nothing(monkeypatch):
 
 
 def test_what_the_peer_has_not_taken_is_recalled(monkeypatch):
-    def receiving(link):
-        session = capi.lib.pn_link_session(link._pn)
-        capi.lib.pn_session_set_incoming_capacity(session, MAX_FRAME_SIZE)
-        link.accept()
-        link.flow(1000)
-
-    client, server, wire = joined(None, Recorder(receiving))
+    client, server, wire = joined(None, Recorder(with_a_window_of_one_frame))
     sender = client.create_sender(Terminus("address"))
     wire.run()
     taken, late = [], []
@@ -725,13 +718,7 @@ def test_what_the_peer_ended_itself_is_not_recalled(ended):
     """proton would tell of it by an event of the link, which is freed by then: the
     process crashes, or does not yet."""
 
-    def receiving(link):
-        session = capi.lib.pn_link_session(link._pn)
-        capi.lib.pn_session_set_incoming_capacity(session, MAX_FRAME_SIZE)
-        link.accept()
-        link.flow(1000)
-
-    client, server, wire = joined(None, Recorder(receiving))
+    client, server, wire = joined(None, Recorder(with_a_window_of_one_frame))
     sender = client.create_sender(Terminus("address"))
     wire.run()
     receiver = server.handler.links[0]
