@@ -48,12 +48,16 @@ class Refused(Exception):
 
     :ivar permanent: whether asking again is of no use
     :ivar gone: whether something that was declared before it is not there any more
+    :ivar passing: whether what stands in its way is on its way out
     """
 
-    def __init__(self, reason: str, permanent: bool, gone: bool = False) -> None:
+    def __init__(
+        self, reason: str, permanent: bool, gone: bool = False, passing: bool = False
+    ) -> None:
         super().__init__(reason)
         self.permanent = permanent
         self.gone = gone
+        self.passing = passing
 
     @classmethod
     def by_link(cls, what: str, error: RemoteError | None) -> Refused:

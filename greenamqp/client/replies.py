@@ -12,7 +12,7 @@ from greenamqp.buses import BadMessage, Node, Refused
 from greenamqp.client import notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outgoing import Call, Reply
-from greenamqp.client.wanted import FIRST_PAUSE, WantedLink
+from greenamqp.client.wanted import DECLARED_ANEW, FIRST_PAUSE, WantedLink
 from greenamqp.engine import (
     REJECTED,
     DecodeError,
@@ -29,6 +29,10 @@ LOG = logging.getLogger("greenamqp.client")
 # So many requests that were given up are known, to tell what a reply that nobody waits
 # for is.
 GIVEN_UP = 1000
+
+# So often what replies come from is asked for again where what stands in its way is on
+# its way out: for 7.5 s, with pauses that begin with FIRST_PAUSE and double.
+MOST_PASSING = 4
 
 
 class Replies(WantedLink[Receiver]):
@@ -179,6 +183,11 @@ class Replies(WantedLink[Receiver]):
             LOG.info("%s; they are lost with the connection", self.refusal)
             self._refused = self.node
             self.want()
+            return
+        if refused.passing and self._anew <= DECLARED_ANEW + MOST_PASSING:
+            # The calls that wait may be answered yet: by this name, on another node.
+            LOG.info("%s; it is asked for again", self.refusal)
+            self.rest(self.undeclared_pause)
             return
         LOG.error("%s", self.refusal)
         self._elsewhere()

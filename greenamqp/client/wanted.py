@@ -248,7 +248,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         """How long to rest, for `rest`, after something was not declared.
 
         RabbitMQ says that it has made an exchange, and has not, while it still deletes
-        the one before: for a moment, or for seconds where it is busy."""
+        the one before: for a moment, or for seconds where it is busy.  And for a moment
+        it has queues of a node that stops."""
         beyond = self._anew - DECLARED_ANEW
         if beyond <= 0:
             return None
@@ -334,9 +335,13 @@ class WantedLink(abc.ABC, typing.Generic[L]):
             self._context.declared.update(self.node.declarations)
             self._go_on()
             return
-        self._anew = self._anew + 1 if refused.gone else 0
         if refused.gone:
+            self._anew += 1
             self.forget_declarations()
+        elif refused.passing:
+            self._anew = max(self._anew, DECLARED_ANEW) + 1  # after a pause
+        else:
+            self._anew = 0
         if not 0 < self._anew <= DECLARED_ANEW:
             self._not_declared(refused)
         elif self.link is None:

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -53,6 +54,8 @@ class Terminal:
         """In the child: keys are for it."""
         buses.die_with_parent()
         os.setsid()
+        # What a shell runs in the background ignores it, and so do its children.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def __enter__(self) -> "Terminal":

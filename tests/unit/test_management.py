@@ -12,6 +12,7 @@ from greenamqp.buses import Service, identify
 from greenamqp.buses.rabbitmq.management import Management, binding, exchange, queue
 from greenamqp.client.doubt import IN_DOUBT_FOR
 from greenamqp.client.receiving import RENEW_EVERY
+from greenamqp.client.replies import MOST_PASSING
 from greenamqp.client.wanted import DECLARED_ANEW, FIRST_PAUSE, KNOWN_PATIENCE
 from greenamqp.engine import ACCEPTED, RELEASED, Connection, Message
 from greenamqp.policy import Policies, QueuePolicy
@@ -327,6 +328,8 @@ class Exchanges:
         self.missing = missing
         #: What the names of those end with.
         self.missing_ends = "_fanout"
+        #: How often a queue for replies is told to be of a node that stops.
+        self.stopped = 0
         #: Whether it answers nothing.
         self.mute = False
         self.asked = []
@@ -354,7 +357,10 @@ class Exchanges:
             self._unanswered.append(message)
             return ACCEPTED
         status, body = "204", None
-        if asked.startswith("PUT /exchanges/"):
+        if self.stopped and asked.startswith("PUT /queues/reply_"):
+            self.stopped -= 1
+            status, body = "400", "queue 'it' process is stopped by supervisor"
+        elif asked.startswith("PUT /exchanges/"):
             self.there.add(unquote(message.address.rpartition("/")[2]))
         elif message.subject == "POST":
             exchange = message.body["source"]
@@ -576,6 +582,27 @@ def test_what_was_there_before_is_not_waited_for_long():
         assert other.result() is None
         s.world.go(listener.cleanup)
         s.world.settle()
+
+
+@pytest.mark.parametrize("stopped", [1, MOST_PASSING, MOST_PASSING + 1])
+def test_a_node_that_stops_has_the_queue_for_replies_for_a_while(stopped):
+    """The call that waits is answered, once the queue is made on another node."""
+    with fakes.driver(addressing_mode="rabbit") as s:
+        bus = Exchanges(s)
+        task = s.call(timeout=60)
+        s.world.settle()
+        bus.stopped = stopped
+        s.peer.cut()
+        s.world.advance(5 + 8)  # to connect, and all pauses
+        asked = [each for each in bus.asked if each.startswith("PUT /queues/reply_")]
+        if stopped <= MOST_PASSING:
+            assert not task.done
+            assert asked == (stopped + 2) * asked[:1]
+        else:
+            with pytest.raises(
+                exceptions.MessageDeliveryFailure, match="stopped by supervisor"
+            ):
+                task.result()
 
 
 def test_what_was_there_before_and_went_is_declared():

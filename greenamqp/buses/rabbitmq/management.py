@@ -34,6 +34,10 @@ def quote(name: str) -> str:
 _GONE_STATUS = frozenset(("400", "404"))
 _GONE = re.compile("no (exchange|queue) ")
 
+# A queue of a node that is being stopped, which the others do not know yet: they then
+# know that it is gone with its node.
+_STOPPED = "process is stopped by supervisor"
+
 _Items = tuple[tuple[str, typing.Any], ...]
 _Texts = tuple[tuple[str, str], ...]
 
@@ -171,6 +175,7 @@ class Management(management.Management):
                 f"{declaration.what} was refused ({status}): {reason}",
                 status in _PERMANENT_STATUS,
                 gone=status in _GONE_STATUS and _GONE.match(reason) is not None,
+                passing=_STOPPED in reason,
             )
 
     def _removals(
