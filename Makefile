@@ -86,7 +86,8 @@ $(WORLDS:%=test-%): test-%: $(VENV)/.test
 	$(BIN)/python -m tests.functional.world $* pytest tests/functional \
 	    --ignore=$(PROGRAMS) $(PYTEST)
 
-FIRST_HALF := $(filter-out $(PROGRAMS),$(wildcard tests/functional/test_[a-d]*.py))
+FIRST_HALF := $(filter-out $(PROGRAMS), \
+    tests/functional/aio $(wildcard tests/functional/test_[a-d]*.py))
 
 test-threads-1: $(VENV)/.test
 	$(BIN)/python -m tests.functional.world threads pytest $(FIRST_HALF) $(PYTEST)
