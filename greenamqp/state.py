@@ -89,10 +89,7 @@ class _Board:
         self._hub = hub
         self._readers: set[_Reader] = set()
         private.make(directory)
-        self._socket: typing.Any = _socket.socket(
-            socket.AF_UNIX,
-            socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-        )
+        self._socket = _unix_socket()
         # First by a name that nobody looks for: at the others somebody listens, or did.
         hidden = os.path.join(directory, f".{chance.unique()[:8]}")
         try:
@@ -156,6 +153,13 @@ class _Board:
         self._readers.clear()
 
 
+def _unix_socket() -> typing.Any:
+    return _socket.socket(
+        socket.AF_UNIX,
+        socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+    )
+
+
 def _take_name(directory: str, path: str) -> str:
     """Give what listens at `path` the first of this process's names that is free."""
     for number in _numbers:
@@ -170,10 +174,7 @@ def _take_name(directory: str, path: str) -> str:
 
 
 def _is_listened_at(path: str) -> bool:
-    probe = _socket.socket(
-        socket.AF_UNIX,
-        socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-    )
+    probe = _unix_socket()
     try:
         probe.connect(path)
     except (ConnectionRefusedError, FileNotFoundError):

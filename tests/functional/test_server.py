@@ -590,8 +590,14 @@ def test_join_consumer_pool(transports, unique):
     again.stop()
 
 
-def test_a_pool_callback_that_fails(transports, unique):
-    """Its message is acknowledged by default, and given back on request."""
+@pytest.mark.parametrize(
+    "raised, options", [(RuntimeError, {"requeue_on_error": True}), (SystemExit, {})]
+)
+def test_a_pool_callback_that_fails(transports, unique, raised, options):
+    """Its message is acknowledged by default, and given back on request; one that exits
+    in a native thread gives it back in any case."""
+    if raised is SystemExit and world.current() != "threads":
+        pytest.skip("there it ends the process")
     topic = unique()
     transport = transports("notification")
     seen = Recorder()
@@ -599,31 +605,9 @@ def test_a_pool_callback_that_fails(transports, unique):
     def fail_once(message):
         seen.add(message["n"])
         if len(seen) == 1:
-            raise RuntimeError("the first time")
+            raise raised("the first time")
 
-    member = greenamqp.join_consumer_pool(
-        transport, fail_once, "p", topic, requeue_on_error=True
-    )
-    transports("notification")._send_notification(
-        Target(topic=topic), {}, {"n": 1}, version=2.0
-    )
-    assert seen.wait(2) == [1, 1]
-    member.stop()
-
-
-def test_a_pool_callback_that_exits_in_a_native_thread(transports, unique):
-    if world.current() != "threads":
-        pytest.skip("there it ends the process")
-    topic = unique()
-    transport = transports("notification")
-    seen = Recorder()
-
-    def exit_once(message):
-        seen.add(message["n"])
-        if len(seen) == 1:
-            raise SystemExit(3)
-
-    member = greenamqp.join_consumer_pool(transport, exit_once, "p", topic)
+    member = greenamqp.join_consumer_pool(transport, fail_once, "p", topic, **options)
     transports("notification")._send_notification(
         Target(topic=topic), {}, {"n": 1}, version=2.0
     )
