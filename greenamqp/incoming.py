@@ -335,11 +335,13 @@ class RpcIncoming(Incoming, base.RpcIncomingMessage):
         urgent: bool = True,
     ) -> None:
         hub = self._client.hub
+        assert self._reply_to is not None
+        destination = Destination.reply(self._reply_to)
 
         def post() -> None:
             self._client.post(
                 what,
-                Destination.reply(typing.cast(str, self._reply_to)),
+                destination,
                 lambda format: message,
                 deadline=hub.now() + timeout,
                 retries=retries,

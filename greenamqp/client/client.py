@@ -264,7 +264,7 @@ class Client:
             raise TimeoutError(self._late(call, silence))
         if call.error is not None:
             raise call.error
-        return typing.cast(Reply, call.reply)
+        return call.reply
 
     def post(
         self,
@@ -453,7 +453,7 @@ class Client:
             if hopeless is not None and entry.waiter is not None:
                 entry.failed(str(hopeless), hopeless)
                 return
-            if entry.is_call and self.replies.address is None:
+            if isinstance(entry, Call) and self.replies.address is None:
                 # First of all: it may have links that are not in use detached.
                 self.replies.want()
             link = self._links.get(entry.destination)
@@ -481,8 +481,8 @@ class Client:
         if entry.done and entry.error is None:
             return True
         with self.hub.lock:
-            if entry.is_call:
-                self.replies.forget(typing.cast(Call, entry))
+            if isinstance(entry, Call):
+                self.replies.forget(entry)
             if entry.done:
                 return True
             entry.given_up()
@@ -505,10 +505,10 @@ class Client:
         reason = entry.last_reason
         if not reason and self.context.engine is None:
             reason = self.connection.why_down()
-        if not reason and entry.is_call and self.replies.address is None:
+        if not reason and isinstance(entry, Call) and self.replies.address is None:
             reason = self.replies.refusal
         if not reason:
-            if entry.is_call and entry.attempts:
+            if isinstance(entry, Call) and entry.attempts:
                 reason = silence or "no reply"
             elif entry.attempts and entry.message.expiry_time:
                 reason = (
@@ -603,7 +603,9 @@ class Client:
             context.left_at,
         )
         if self.replies.waiting or any(
-            entry.is_call for link in self._links.values() for entry in link.pending
+            isinstance(entry, Call)
+            for link in self._links.values()
+            for entry in link.pending
         ):
             self.replies.want()
         self.room.restore()

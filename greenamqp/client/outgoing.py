@@ -124,7 +124,7 @@ class Outgoing:
         "wanting_since",
     )
 
-    is_call = False
+    _end = "done"  # for the trace
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class Outgoing:
             if error is not None:
                 self.trace("failed: %s", error)
             else:
-                self.trace("replied" if self.is_call else "done")
+                self.trace(self._end)
         if self.on_end is not None:
             self.on_end(error)
         elif self.waiter is not None:
@@ -278,7 +278,7 @@ class Call(Outgoing):
 
     __slots__ = ("id", "in_doubt", "monitor", "monitor_deadline", "reply")
 
-    is_call = True
+    _end = "replied"
 
     def __init__(
         self,
@@ -307,7 +307,8 @@ class Call(Outgoing):
         )
         self.id: str | None = None
         self.in_doubt = False
-        self.reply: Reply | None = None
+        #: Once it is done without an error.
+        self.reply: Reply
         self.monitor = monitor
         self.monitor_deadline: float | None = None
 

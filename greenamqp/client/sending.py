@@ -140,7 +140,7 @@ class SendingLink(WantedLink[Sender]):
         handles = self.link.handles if self.link is not None else ()
         calls = self._repeats_calls and self._replies.survives
         return all(
-            entry.done or entry.repeatable or (entry.is_call and calls)
+            entry.done or entry.repeatable or (isinstance(entry, Call) and calls)
             for entry in handles
         )
 
@@ -180,7 +180,7 @@ class SendingLink(WantedLink[Sender]):
             return False
         if self._context.engine is None:
             return False  # a signal handler interrupted the telling of the loss
-        return not entry.is_call or self._replies.address is not None
+        return not isinstance(entry, Call) or self._replies.address is not None
 
     def _transmit(self, link: Sender, entry: Outgoing) -> None:
         context = self._context
@@ -195,11 +195,12 @@ class SendingLink(WantedLink[Sender]):
         limited = entry.expires or self.node.message_ttl is not None
         message.ttl = self._ttl(entry) if limited else None
         message.expiry_time = self._expiry_time(entry) if entry.impatient else 0
-        if self.node.durable and (not entry.is_call or self._replies.survives):
+        call = entry if isinstance(entry, Call) else None
+        if self.node.durable and (call is None or self._replies.survives):
             # No request has to outlive the address that its reply goes to.
             message.durable = True
-        if entry.is_call:
-            self._replies.expect(typing.cast(Call, entry))
+        if call is not None:
+            self._replies.expect(call)
         engine = context.engine
         assert engine is not None
         data = engine.codec.encode(message)
@@ -516,11 +517,9 @@ class SendingLink(WantedLink[Sender]):
         if entry.done:
             return
         entry.last_reason = reason
-        if entry.is_call:
-            call = typing.cast(Call, entry)
-            if not call.in_doubt:
-                # No server has it: no reply can come, and none may be waited for.
-                self._replies.forget(call)
+        if isinstance(entry, Call) and not entry.in_doubt:
+            # No server has it: no reply can come, and none may be waited for.
+            self._replies.forget(entry)
         context = self._context
         waits_for_somebody = (context.bus.is_router and entry.impatient) or (
             absent and entry.deadline is None
@@ -542,7 +541,7 @@ class SendingLink(WantedLink[Sender]):
         )
 
     def _resend(self, entry: Outgoing) -> None:
-        if entry.is_call and not entry.done:
+        if isinstance(entry, Call) and not entry.done:
             # It may have gone with the connection, with no call to keep it. While the
             # entry rests here, this link is in use, and none that it makes room of.
             self._replies.want()
@@ -561,15 +560,14 @@ class SendingLink(WantedLink[Sender]):
             if entry.done:
                 continue
             entry.last_reason = reason
-            if entry.is_call and self._replies.survives:
+            if isinstance(entry, Call) and self._replies.survives:
                 # If it arrived its reply will, too.
                 if self._repeats_calls and entry.may_retry():
-                    call = typing.cast(Call, entry)
-                    call.in_doubt = True
+                    entry.in_doubt = True
                     if self.destination.server:
-                        again.append(call)
+                        again.append(entry)
                     else:
-                        self.in_doubt.add(call)
+                        self.in_doubt.add(entry)
                 continue
             if entry.repeatable and entry.may_follow():
                 again.append(entry)
@@ -613,7 +611,7 @@ class SendingLink(WantedLink[Sender]):
     def give_up(self, cause: Exception, calls_only: bool = False) -> None:
         """What somebody waits for is not worth waiting for."""
         for entry in [*self.pending, *self._resting, *self.in_doubt]:
-            if entry.waiter is not None and (entry.is_call or not calls_only):
+            if entry.waiter is not None and (isinstance(entry, Call) or not calls_only):
                 self.withdraw(entry)
                 entry.failed(str(cause), cause)
 

@@ -290,9 +290,6 @@ def _as_message_id(value: MessageId) -> dict[str, typing.Any]:
     return {"type": _ULONG, "u": {"as_ulong": value}}
 
 
-# Which ids _plain can encode.
-_PLAIN_IDS = (str, type(None))
-
 # Section descriptors (AMQP 1.0 part 3, section 3.2) with what proton writes after them
 # when the section is empty.
 _EMPTY_HEADER = b"\x00\x53\x70\x45"
@@ -349,14 +346,15 @@ def _plain(message: Message) -> bytes | None:
     """
     body = message.body
     kind = type(body)
+    message_id, correlation_id = message.id, message.correlation_id
     if not (
         (kind is str or (kind is bytes and message.inferred))
         and message.properties is None
         and message.annotations is None
         and message.subject is None
         and not message.creation_time
-        and type(message.id) in _PLAIN_IDS
-        and type(message.correlation_id) in _PLAIN_IDS
+        and (message_id is None or isinstance(message_id, str))
+        and (correlation_id is None or isinstance(correlation_id, str))
     ):
         return None
     priority = message.priority
@@ -380,21 +378,21 @@ def _plain(message: Message) -> bytes | None:
     # message-id, user-id, to, subject, reply-to, correlation-id, content-type and
     # -encoding, absolute-expiry-time; nulls at the end are left out.
     fields = [
-        _NULL_FIELD if message.id is None else _string(typing.cast(str, message.id)),
+        _NULL_FIELD if message_id is None else _string(message_id),
         _NULL_FIELD,
         _NULL_FIELD if message.address is None else _address(message.address),
         _NULL_FIELD,
         _NULL_FIELD if message.reply_to is None else _address(message.reply_to),
     ]
-    if message.correlation_id is not None:
-        fields.append(_string(typing.cast(str, message.correlation_id)))
+    if correlation_id is not None:
+        fields.append(_string(correlation_id))
     expiry_time = int(message.expiry_time * 1000)
     if (
         expiry_time
         or message.content_type is not None
         or message.content_encoding is not None
     ):
-        if message.correlation_id is None:
+        if correlation_id is None:
             fields.append(_NULL_FIELD)
         fields.append(_symbol(message.content_type))
         fields.append(_symbol(message.content_encoding))

@@ -253,7 +253,8 @@ class Hub(abc.ABC):
             while True:
                 waiter, deadline = send(waiter.wait(deadline))
         except StopIteration as end:
-            return typing.cast(_Result, end.value)
+            result: _Result = end.value
+            return result
         except BaseException:
             # Thrown into the wait by a time-out or kill of the application.
             steps.close()

@@ -59,7 +59,8 @@ class CoroutineHub(Hub):
                 woken = await typing.cast(AwaitableWaiter, waiter).woken(deadline)
                 waiter, deadline = steps.send(woken)
         except StopIteration as end:
-            return typing.cast(_Result, end.value)
+            result: _Result = end.value
+            return result
         except BaseException:
             steps.close()
             raise

@@ -4,6 +4,7 @@
 import re
 
 from greenamqp.client import sending
+from greenamqp.client.outgoing import Call
 from tests import ledger
 from tests.chaos.workers import Stage
 
@@ -33,7 +34,7 @@ class Sent:
         original = sending.SendingLink._transmit
 
         def transmit(self_, link, entry):
-            if entry.attempts and not entry.is_call:
+            if entry.attempts and not isinstance(entry, Call):
                 found = re.search(r'number\\*": (\d+)', str(entry.message.body))
                 assert found is not None
                 self.again.add(int(found[1]))
