@@ -278,9 +278,13 @@ def _compare(arguments: argparse.Namespace) -> int:
                         if pair.side.name not in taken:
                             continue
                         try:
-                            pair.profile(arguments.profile, 5 * seconds)
+                            written = pair.profile(arguments.profile, 5 * seconds)
                         except WorkerFailed as exc:
                             troubles.append(f"{cell}: {exc}")
+                            continue
+                        for role, path in written.items():
+                            print(f"{pair.side.name}, {cell}, CPU of the {role}:")
+                            print(f"  {report.shares(path)}", flush=True)
     results = _results(arguments, kept, sides, samples, troubles, began)
     with open(f"{output}.json", "w") as file:
         json.dump(results, file, indent=1)
@@ -349,6 +353,7 @@ def _results(
     began: datetime.datetime,
 ) -> dict[str, typing.Any]:
     rows = []
+    by_name = {side.name: side for side in sides}
     for (cell, name), taken in samples.items():
         row: dict[str, typing.Any] = {
             "load": cell.load,
@@ -356,7 +361,8 @@ def _results(
             "size": cell.size,
             "targets": cell.targets,
             "side": name,
-            "baseline": next(side.baseline for side in sides if side.name == name),
+            "baseline": by_name[name].baseline,
+            "floors": by_name[name].floors,
             "repeats": len(taken),
             # These two are counts of all repeats, not medians.
             "lost": max(0, *(sample["lost"] for sample in taken), 0)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
+import math
 import pathlib
 import typing
 
@@ -25,7 +27,8 @@ def table(results: Results) -> str:
     for cell, group in itertools.groupby(rows, key=_cell):
         lines.append([f"-- {cell}"])
         for row in group:
-            lines.append(_line(row, by_key.get((cell, row["baseline"]))))
+            floors = [by_key.get((cell, name)) for name in row["floors"]]
+            lines.append(_line(row, by_key.get((cell, row["baseline"])), floors))
     text = aligned(lines)
     notes = [
         "",
@@ -34,6 +37,8 @@ def table(results: Results) -> str:
         "p50, p99, p99.9: microseconds.  us/op: CPU of client and server process "
         "together, whole processes; the bus's apart.",
         "x and %: rate and CPU against the peer under the same scheduler.",
+        "floor: CPU against that of its floors together, "
+        "floor/proton and one of oslo.messaging's.",
         "cs/op: context switches of both processes.  MB, threads: client/server.",
         f"machine: {results['machine']['system']}, {results['machine']['cores']} cores",
     ]
@@ -52,12 +57,13 @@ def _cell(row: Row) -> Cell:
 def _header() -> list[str]:
     return [
         *("side", "ops/s", "±", "x", "p50", "p99", "p99.9"),
-        *("us/op", "±", "%", "client", "server", "bus"),
+        *("us/op", "±", "%", "floor", "client", "server", "bus"),
         *("cs/op", "MB", "threads", "lost", ""),
     ]
 
 
-def _line(row: Row, baseline: Row | None) -> list[str]:
+def _line(row: Row, baseline: Row | None, floors: list[Row | None]) -> list[str]:
+    least = sum(floor["cpu"] if floor else math.nan for floor in floors)
     return [
         row["side"],
         f"{row['rate']:,.0f}",
@@ -67,6 +73,7 @@ def _line(row: Row, baseline: Row | None) -> list[str]:
         f"{row['cpu']:,.0f}",
         _spread(row, "cpu"),
         f"{100 * row['cpu'] / baseline['cpu']:.0f}" if baseline else "",
+        f"{row['cpu'] / least:.2f}" if least > 0 else "",
         *(f"{row[name]:,.0f}" for name in ("client_cpu", "server_cpu")),
         f"{row['bus_cpu']:,.0f}" if row["bus_cpu"] is not None else "",
         f"{row['client_switches'] + row['server_switches']:.2f}",
@@ -98,6 +105,38 @@ def aligned(lines: list[list[str]]) -> str:
         ]
         text += "  ".join(cells).rstrip() + "\n"
     return text
+
+
+def shares(stacks: pathlib.Path) -> str:
+    """Whose code had the CPU, by the innermost call that is not the standard library's:
+    rooms of greenamqp, and packages of others.
+
+    :param stacks: what the profiler of a worker wrote
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    for line in stacks.read_text().splitlines():
+        calls, _, count = line.rpartition(" ")
+        for call in reversed(calls.split(";")):
+            owner = _owner(call.rpartition(" (")[2].rpartition(":")[0])
+            if owner:
+                break
+        counts[owner or "standard library"] += int(count)
+    total = counts.total() or 1
+    return ", ".join(
+        f"{owner} {count / total:.0%}" for owner, count in counts.most_common()
+    )
+
+
+def _owner(path: str) -> str:
+    """The room or package of a file; "" for the standard library's."""
+    _, installed, package = path.rpartition("/site-packages/")
+    if installed:
+        return package.split("/")[0].removesuffix(".py")
+    _, own, module = path.rpartition("/greenamqp/")
+    if own:
+        room, inside, _ = module.partition("/")
+        return f"greenamqp/{room}" if inside else "greenamqp"
+    return "benchmarks" if "/benchmarks/" in path else ""
 
 
 def chart(results: Results, path: pathlib.Path) -> bool:

@@ -165,22 +165,24 @@ class Pair:
         """Whether operations are done only when the server has them."""
         return self.cell.counted and self.side.stack != "nothing"
 
-    def profile(self, folder: pathlib.Path, seconds: float) -> bool:
+    def profile(self, folder: pathlib.Path, seconds: float) -> dict[str, pathlib.Path]:
         """Take a sample with a profiler; writes a file of stacks for each process.
 
-        Returns False where it would see nothing: in native threads.
+        Returns the files by role; none where it would see nothing: in native threads.
         """
         if self.side.hub not in ("eventlet", "gevent") and self.side.stack != "proton":
-            return False
+            return {}
         workers = {"client": self.client, "server": self.server}
         for worker in workers.values():
             worker.ask("profile")
         self.sample(seconds, 0.2)
         name = f"{self.side.name}-{self.cell}".replace("/", "-").replace(", ", "-")
+        written = {}
         for role, worker in workers.items():
             path = folder / f"{name.replace(' ', '')}-{role}.stacks"
             worker.ask("profiled", path=str(path.resolve()))
-        return True
+            written[role] = path
+        return written
 
     def answers(self) -> bool:
         """Whether a call, or a message, goes through now."""

@@ -26,6 +26,8 @@ class Side:
     :param stack: oslo, proton, nothing, or the library of a peer; see the worker
     :param server: stock or own; see the worker
     :param baseline: the name of the side that its figures are set against
+    :param floors: the names of the sides whose CPU together is the least that its own
+        could be
     """
 
     name: str
@@ -35,6 +37,7 @@ class Side:
     stack: str = "oslo"
     server: str = "stock"
     baseline: str = ""
+    floors: tuple[str, ...] = ()
 
     def can(self, cell: Cell) -> str:
         """Why this side has no part in a cell, or an empty string."""
@@ -68,9 +71,22 @@ def _all() -> typing.Iterator[Side]:
     for hub in ("eventlet", "gevent", "threads", "blocking"):
         peer = "threads" if hub == "blocking" else hub
         against = f"predecessor/{peer}"
-        yield Side(f"greenamqp/{hub}", "greenamqp", hub, server="own", baseline=against)
+        yield Side(
+            f"greenamqp/{hub}",
+            "greenamqp",
+            hub,
+            server="own",
+            baseline=against,
+            floors=("floor/proton", "floor/own"),
+        )
         if hub != "blocking":
-            yield Side(f"greenamqp-stock/{hub}", "greenamqp", hub, baseline=against)
+            yield Side(
+                f"greenamqp-stock/{hub}",
+                "greenamqp",
+                hub,
+                baseline=against,
+                floors=("floor/proton", f"floor/oslo-{hub}"),
+            )
     for hub in ("asyncio", "uvloop"):
         yield Side(
             f"greenamqp/{hub}",
@@ -98,8 +114,9 @@ def _all() -> typing.Iterator[Side]:
     for stack, hub in (("rabbitmq-amqp", "threads"), ("aio-pika", "asyncio")):
         yield Side(f"peer/{stack}", "peers", hub, bus="rabbit-amqp", stack=stack)
     yield Side("floor/proton", "greenamqp", "threads", stack="proton")
-    yield Side("floor/oslo-eventlet", "greenamqp", "eventlet", stack="nothing")
-    yield Side("floor/oslo-threads", "greenamqp", "threads", stack="nothing")
+    for hub in ("eventlet", "gevent", "threads"):
+        yield Side(f"floor/oslo-{hub}", "greenamqp", hub, stack="nothing")
+    yield Side("floor/own", "greenamqp", "threads", stack="nothing", server="own")
 
 
 #: All there are, in the order of the table.

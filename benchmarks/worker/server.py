@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The serving process: RPC servers and notification listeners that count."""
 
+import functools
 import itertools
 import select
 import threading
@@ -105,6 +106,17 @@ class BatchEndpoint:
             self._tally.note(message["payload"]["number"])
 
 
+def _dispatch(how, dispatcher, incoming):
+    """What an executor has a worker do for one message."""
+    message = incoming[0]
+    if how == "rpc":
+        message.acknowledge()
+        message.reply(dispatcher.dispatch(message))
+    else:
+        dispatcher.dispatch(message)
+        message.acknowledge()
+
+
 class Servers:
     """All that one serving process offers.
 
@@ -182,6 +194,9 @@ class Servers:
             self._servers.append(server)
 
     def _start_own(self):
+        if self._side.stack == "nothing":
+            self._start_without_executor()
+            return
         import greenamqp
 
         executor = "threading" if self._side.hub == "threads" else self._side.hub
@@ -203,6 +218,19 @@ class Servers:
             server.attach()
         elif executor != "blocking":
             server.start()
+
+    def _start_without_executor(self):
+        """oslo.messaging's dispatchers, called by whoever feeds the listener."""
+        from oslo_messaging import RPCDispatcher
+        from oslo_messaging.notify import dispatcher as notify_dispatcher
+
+        for how, target, endpoints in self._listeners():
+            if how == "rpc":
+                dispatcher = RPCDispatcher(endpoints, None)
+            else:
+                dispatcher = notify_dispatcher.NotificationDispatcher(endpoints, None)
+            listener = self._transport._driver.listen(target, 1, None)
+            listener.start(functools.partial(_dispatch, how, dispatcher))
 
     def stop(self):
         """Stop everything and close the connection."""
