@@ -38,6 +38,7 @@ def main(argv: typing.Sequence[str]) -> int:
     parser.add_argument("--targets", default=",".join(map(str, TARGETS)))
     parser.add_argument("--hubs", default=",".join(_SIDES))
     parser.add_argument("--no-predecessor", action="store_true")
+    parser.add_argument("--no-floor", action="store_true")
     parser.add_argument("--repeats", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="(%(default)s)")
     parser.add_argument(
@@ -46,16 +47,16 @@ def main(argv: typing.Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     kept = compare.environments(arguments)
     hubs = arguments.hubs.split(",")
-    runs = [
-        (f"greenamqp/{hub}", [int(number) for number in arguments.targets.split(",")])
-        for hub in hubs
-    ]
+    targets = [int(number) for number in arguments.targets.split(",")]
+    runs = [(f"greenamqp/{hub}", targets) for hub in hubs]
     if not arguments.no_predecessor:
         runs += [
             (f"predecessor/{hub}", list(PREDECESSOR_TARGETS))
             for hub in hubs
             if hub != "blocking"
         ]
+    if not arguments.no_floor:
+        runs.append(("floor/proton", targets))
     for name, _targets in runs:
         if name not in SIDES:
             parser.error(f"no hub is called {name.split('/')[1]!r}")

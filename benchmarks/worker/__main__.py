@@ -35,7 +35,7 @@ def main():
     side = Side.parse(side_text)
     plan = json.loads(plan_text)
     if side.stack == "proton":
-        _floor(role, side, control)
+        _floor(role, side, control, plan)
     elif side.stack not in ("oslo", "nothing"):
         from peers import STACKS
 
@@ -62,10 +62,10 @@ def main():
         raise SystemExit(f"no such role: {role}")
 
 
-def _floor(role, side, control):
+def _floor(role, side, control, plan):
     import floor
     import profiler
-    from measure import mark
+    from measure import census, mark
     from server import Tally
 
     tally = Tally()
@@ -75,7 +75,8 @@ def _floor(role, side, control):
         return
     handlers["mark"] = lambda: {**mark(), **tally.report()}
     handlers["received"] = tally.received
-    floor.serve(side, control, tally, handlers)
+    handlers["census"] = census
+    floor.serve(side, control, tally, handlers, plan.get("targets", 1))
 
 
 if __name__ == "__main__":

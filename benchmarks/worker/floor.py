@@ -247,22 +247,31 @@ class Peer:
 
 
 class Server(Peer):
-    """Echoes what wants a reply, counts what does not."""
+    """Echoes what wants a reply, counts what does not.
 
-    def __init__(self, side, control, tally):
+    :param idle_links: how many links it has besides, to which nobody sends
+    """
+
+    def __init__(self, side, control, tally, idle_links=0):
         super().__init__(side.url, control)
         self._address = side.topic().encode()
         self._tally = tally
         self._outlets = {}
         self._due = collections.defaultdict(collections.deque)
         self._taken = 0
-        self.ready = False
+        self._attaching = 1 + idle_links
         self._inlet = self.receiver(self._address)
+        for number in range(idle_links):
+            self.receiver(b"%s-%d" % (self._address, number))
+
+    @property
+    def ready(self):
+        """Whether all links are attached."""
+        return not self._attaching
 
     def attached(self, link):
-        if link == self._inlet:
-            lib.pn_link_flow(link, _CREDIT)
-            self.ready = True
+        lib.pn_link_flow(link, _CREDIT)
+        self._attaching -= 1
 
     def delivery(self, link, delivery):
         if not lib.pn_link_is_receiver(link):
@@ -393,13 +402,15 @@ class Client(Peer):
         self._go()
 
 
-def serve(side, control, tally, handlers):
-    """The serving process."""
-    server = Server(side, control, tally)
+def serve(side, control, tally, handlers, targets):
+    """The serving process, with three links for each target, as RPC has them."""
+    began = time.monotonic()
+    server = Server(side, control, tally, 3 * targets - 1)
     server.flush()
     while not server.ready:
         server.turn()
-    control.answer(ready=True, subscribed=0.0, **mark())
+    subscribed = time.monotonic() - began
+    control.answer(ready=True, subscribed=subscribed, **mark())
     while not (server.turn() and control.serve_one(handlers)):
         pass
     server.close()
