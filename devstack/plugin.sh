@@ -16,6 +16,11 @@ function get_transport_url {
     echo "amqp://$(_greenamqp_login)@$(_greenamqp_host):$GREENAMQP_PORT/${1:-}"
 }
 
+# And for notifications, such as nova's.
+function get_notification_url {
+    get_transport_url "$@"
+}
+
 # The embedded broker has every virtual host that is asked for.
 if [[ $GREENAMQP_BUS == embedded ]]; then
     function rpc_backend_add_vhost {

@@ -30,6 +30,7 @@ sudo() {
     if [[ "$*" == "rabbitmqctl version" ]]; then echo "$RABBITMQ"; else told "$@"; fi
 }
 iniset_rpc_backend() { told stock "$@"; }
+get_notification_url() { echo "rabbit://"; }
 exec 3>&1 >&2
 """
 
@@ -122,7 +123,8 @@ def test_services_get_its_url(devstack, settings, url):
     calls = (
         "iniset_rpc_backend nova /etc/nova/nova.conf\n"
         "iniset_rpc_backend nova /etc/nova/cell1.conf DEFAULT nova_cell1\n"
-        "told $(get_transport_url nova_cell0)"
+        "told $(get_transport_url nova_cell0)\n"
+        "told $(get_notification_url)"
     )
     assert devstack(phases("stack pre-install") + "\n" + calls, **settings) == (
         0,
@@ -130,6 +132,7 @@ def test_services_get_its_url(devstack, settings, url):
             f"iniset /etc/nova/nova.conf DEFAULT transport_url {url}",
             f"iniset /etc/nova/cell1.conf DEFAULT transport_url {url}nova_cell1",
             f"{url}nova_cell0",
+            url,
         ],
     )
 
