@@ -20,7 +20,7 @@ from greenamqp.buses.base import Addresser, Bus, Node, Precedence, Service
 from greenamqp.buses.broker_j import BrokerJ, BrokerJAddresser
 from greenamqp.buses.embedded import Embedded
 from greenamqp.buses.format import BadMessage, Format, Request
-from greenamqp.buses.management import Declaration, Management, Refused
+from greenamqp.buses.management import Again, Declaration, Management, Refused
 from greenamqp.buses.predecessor import PREDECESSOR
 from greenamqp.buses.qpidd import LegacyAddresser, Qpidd
 from greenamqp.buses.rabbitmq import RabbitMQ
@@ -42,6 +42,7 @@ __all__ = [
     "PRODUCTS",
     "RABBIT",
     "Addresser",
+    "Again",
     "BadMessage",
     "Bus",
     "Declaration",

@@ -122,7 +122,7 @@ class Management(management.Management):
                 target, name=f"management/{chance.unique()}"
             )
         except LocalProtocolError as exc:
-            self._finish(request, Refused(f"{declaration.what}: {exc}", False))
+            self._finish(request, Refused(f"{declaration.what}: {exc}"))
             return
         self._makers[link] = request
         link.on_attached = self._made
@@ -159,7 +159,7 @@ class Management(management.Management):
             told = _result(answer)
         if not _succeeded(answer):
             raise Refused(
-                f"{declaration.what} with {listed(wanted)} was refused: {told}", False
+                f"{declaration.what} with {listed(wanted)} was refused: {told}"
             )
         try:
             found = json.loads(told)
@@ -193,7 +193,7 @@ class Management(management.Management):
         answer = yield _operation(operation, name, *force)
         told = str(_result(answer))
         if not _succeeded(answer) and not told.startswith(_NOT_THERE):
-            raise Refused(f"{what} {name!r} was not removed: {told}", True)
+            raise Refused(f"{what} {name!r} was not removed: {told}")
 
 
 def _operation(name: str, *arguments: typing.Any) -> Message:

@@ -35,7 +35,7 @@ from oslo_messaging import Target
 
 from greenamqp.buses import management
 from greenamqp.buses.base import Addresser, Bus, Node, Service
-from greenamqp.buses.management import Declarations, Refused, Steps, check_policy
+from greenamqp.buses.management import Again, Declarations, Refused, Steps, check_policy
 from greenamqp.buses.named import NamedAddresser
 from greenamqp.engine import Message
 
@@ -167,7 +167,8 @@ def _check(answer: Message, what: str) -> None:
     if not 200 <= status < 300:
         reason = (answer.properties or {}).get("statusDescription", "no reason given")
         raise Refused(
-            f"{what} was refused ({status}): {reason}", status in _PERMANENT_STATUS
+            f"{what} was refused ({status}): {reason}",
+            Again.NEVER if status in _PERMANENT_STATUS else Again.LATER,
         )
 
 

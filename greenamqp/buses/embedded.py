@@ -59,7 +59,7 @@ class Management(management.Management):
                 name=f"management/{chance.unique()}",
             )
         except LocalProtocolError as exc:
-            batch.one_less(Refused(f"queue {address!r}: {exc}", False))
+            batch.one_less(Refused(f"queue {address!r}: {exc}"))
             return
         link.on_attached = attached
         link.on_detached = detached

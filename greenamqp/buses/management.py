@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import enum
 import functools
 import logging
 import typing
@@ -40,31 +41,39 @@ from greenamqp.engine import (
 
 LOG = logging.getLogger(__name__)
 
-_PERMANENT_CONDITIONS = frozenset(("amqp:unauthorized-access", "amqp:not-allowed"))
+_FORBIDDEN = frozenset(("amqp:unauthorized-access", "amqp:not-allowed"))
+
+
+class Again(enum.Enum):
+    """When it is of use to ask again for what was refused."""
+
+    #: Not before somebody changes something.
+    NEVER = enum.auto()
+    #: At once, and for all that was declared before it: some of that has gone.
+    AT_ONCE = enum.auto()
+    #: After a short pause: what stands in its way is on its way out.
+    SOON = enum.auto()
+    #: After a long one: nothing is known of it.
+    LATER = enum.auto()
+
+    @classmethod
+    def after(cls, error: RemoteError | None) -> Again:
+        """The same for a link that the peer refused or detached."""
+        forbidden = error is not None and error.condition in _FORBIDDEN
+        return cls.NEVER if forbidden else cls.LATER
 
 
 class Refused(Exception):
-    """The broker did not do what was asked; the text says what and why.
+    """The broker did not do what was asked; the text says what and why."""
 
-    :ivar permanent: whether asking again is of no use
-    :ivar gone: whether something that was declared before it is not there any more
-    :ivar passing: whether what stands in its way is on its way out
-    """
-
-    def __init__(
-        self, reason: str, permanent: bool, gone: bool = False, passing: bool = False
-    ) -> None:
+    def __init__(self, reason: str, again: Again = Again.LATER) -> None:
         super().__init__(reason)
-        self.permanent = permanent
-        self.gone = gone
-        self.passing = passing
+        self.again = again
 
     @classmethod
     def by_link(cls, what: str, error: RemoteError | None) -> Refused:
         """It was told by the end of a link."""
-        reason = error or "no reason given"
-        permanent = error is not None and error.condition in _PERMANENT_CONDITIONS
-        return cls(f"{what}: {reason}", permanent)
+        return cls(f"{what}: {error or 'no reason given'}", Again.after(error))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +115,7 @@ def check_policy(
         raise Refused(
             f"{what} exists with {listed(differing)}; the queue policy asks for "
             f"{listed(wanted)}{remark}",
-            True,
+            Again.NEVER,
         )
 
 
@@ -374,7 +383,7 @@ class Management:
                 beside=sender,
             )
         except LocalProtocolError as exc:
-            self._refuse_all(Refused(f"cannot reach {self.node}: {exc}", False))
+            self._refuse_all(Refused(f"cannot reach {self.node}: {exc}"))
             return
         self._sender, self._receiver = sender, receiver
         sender.on_detached = receiver.on_detached = self._detached
@@ -441,7 +450,7 @@ class Management:
             return
         except Exception as exc:  # whatever a broker says, nobody waits for ever
             reason = f"{request.what}: the answer of {self.node} makes no sense: {exc}"
-            self._finish(request, Refused(reason, False))
+            self._finish(request, Refused(reason))
             return
         self._finish(request, None)
 
@@ -451,7 +460,7 @@ class Management:
             self._wanted.pop(declaration, None)
             if refused is not None and declaration.optional:
                 LOG.debug("that is in order: %s", refused)
-                if refused.permanent:
+                if refused.again is Again.NEVER:
                     self._dispensable.add(declaration)
                 refused = None
             if refused is None:

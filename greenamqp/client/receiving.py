@@ -7,7 +7,7 @@ import logging
 import typing
 
 from greenamqp import chance
-from greenamqp.buses import Node, Precedence, Refused
+from greenamqp.buses import Again, Node, Precedence, Refused
 from greenamqp.client import notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.wanted import FIRST_PAUSE, Phase, WantedLink
@@ -183,7 +183,7 @@ class ReceivingLink(WantedLink[Receiver]):
     def _not_declared(self, refused: Refused) -> None:
         if not self._owner.stopped:
             self._not_subscribed(self.address, refused)
-            if refused.permanent:
+            if refused.again is Again.NEVER:
                 self._owner.forbid(refused)
             self.rest(self.undeclared_pause)
 
@@ -230,7 +230,7 @@ class ReceivingLink(WantedLink[Receiver]):
         self._renew_later()
 
     def _renewed(self, refused: Refused | None) -> None:
-        if refused is None or not refused.gone:
+        if refused is None or refused.again is not Again.AT_ONCE:
             return  # what was refused for another reason is seen to next time
         if self.phase is not Phase.UP or self._owner.stopped:
             return
@@ -264,9 +264,8 @@ class ReceivingLink(WantedLink[Receiver]):
                 reason=reason,
                 delay=delay,
             )
-            refused = Refused.by_link(self.address, error)
-            if meant and refused.permanent:
-                self._owner.forbid(refused)
+            if meant and Again.after(error) is Again.NEVER:
+                self._owner.forbid(Refused.by_link(self.address, error))
             self.rest(delay)
 
     def _end_precedence(self) -> None:

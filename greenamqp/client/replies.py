@@ -8,7 +8,7 @@ import logging
 import typing
 
 from greenamqp import chance
-from greenamqp.buses import BadMessage, Node, Refused
+from greenamqp.buses import Again, BadMessage, Node, Refused
 from greenamqp.client import notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.outgoing import Call, Reply
@@ -30,9 +30,9 @@ LOG = logging.getLogger("greenamqp.client")
 # for is.
 GIVEN_UP = 1000
 
-# So often what replies come from is asked for again where what stands in its way is on
-# its way out: for 7.5 s, with pauses that begin with FIRST_PAUSE and double.
-MOST_PASSING = 4
+# So often what replies come from is asked for again soon: for 7.5 s, with pauses that
+# begin with FIRST_PAUSE and double.
+MOST_SOON = 4
 
 
 class Replies(WantedLink[Receiver]):
@@ -184,14 +184,15 @@ class Replies(WantedLink[Receiver]):
             self._refused = self.node
             self.want()
             return
-        if refused.passing and self._anew <= DECLARED_ANEW + MOST_PASSING:
+        soon = self._anew <= DECLARED_ANEW + MOST_SOON
+        if refused.again is Again.SOON and soon:
             # The calls that wait may be answered yet: by this name, on another node.
             LOG.info("%s; it is asked for again", self.refusal)
             self.rest(self.undeclared_pause)
             return
         LOG.error("%s", self.refusal)
         self._elsewhere()
-        if refused.permanent:
+        if refused.again is Again.NEVER:
             self._forbidden(refused)
         self.rest()
 
@@ -237,9 +238,8 @@ class Replies(WantedLink[Receiver]):
         elif was_up:
             self.rest(FIRST_PAUSE)
         else:
-            refused = Refused.by_link("the link for replies", error)
-            if refused.permanent:
-                self._forbidden(refused)
+            if Again.after(error) is Again.NEVER:
+                self._forbidden(Refused.by_link("the link for replies", error))
             self.rest()
 
     # -- replies

@@ -9,7 +9,7 @@ import math
 import typing
 
 from greenamqp import chance
-from greenamqp.buses import Refused
+from greenamqp.buses import Again, Refused
 from greenamqp.client import absence, notices
 from greenamqp.client.context import LINK_NAME, Context
 from greenamqp.client.doubt import CallsInDoubt
@@ -389,8 +389,8 @@ class SendingLink(WantedLink[Sender]):
         self.refusal = f"waiting for the message bus to declare {self.address}"
 
     def _not_declared(self, refused: Refused) -> None:
-        pause = self.undeclared_pause
-        self._refused(str(refused), refused.permanent, pause, refused)
+        never = refused.again is Again.NEVER
+        self._refused(str(refused), never, self.undeclared_pause, refused)
 
     def _redeclared(self) -> None:
         self.refusal = ""

@@ -10,8 +10,8 @@ how they come by one is the same, and written here::
     WANTED       want(), nothing is                        ATTACHING
     DECLARING    it is there                               ATTACHING, or UP
     DECLARING    no answer; it was there before            ATTACHING, or UP
-    DECLARING    what it builds on went meanwhile          DECLARING, or RESTING
-    DECLARING    it is refused                             RESTING
+    DECLARING    it is refused, and Again.AT_ONCE          DECLARING; RESTING in the end
+    DECLARING    it is refused otherwise                   RESTING
     ATTACHING    the peer's Attach                         UP
     ATTACHING    refused, or no room for it                RESTING
     UP           the peer's Detach                         RESTING
@@ -36,7 +36,7 @@ import enum
 import logging
 import typing
 
-from greenamqp.buses import Node, Refused
+from greenamqp.buses import Again, Node, Refused
 from greenamqp.client.context import Context
 from greenamqp.client.pauses import doubled
 from greenamqp.engine import (
@@ -50,9 +50,9 @@ from greenamqp.hubs import Countdown
 
 LOG = logging.getLogger("greenamqp.client")
 
-# How often a declaration is begun anew without a pause because a part of it went: an
-# exchange of RabbitMQ's that removes itself goes with its last queue, also between its
-# own declaration and that of a new queue's binding.
+# How often a declaration is begun anew without a pause, Again.AT_ONCE, before it is as
+# Again.SOON: an exchange of RabbitMQ's that removes itself goes with its last queue,
+# also between its own declaration and that of a new queue's binding.
 DECLARED_ANEW = 3
 
 # What was declared over an earlier connection is waited for so long: RabbitMQ's nodes
@@ -335,10 +335,10 @@ class WantedLink(abc.ABC, typing.Generic[L]):
             self._context.declared.update(self.node.declarations)
             self._go_on()
             return
-        if refused.gone:
+        if refused.again is Again.AT_ONCE:
             self._anew += 1
             self.forget_declarations()
-        elif refused.passing:
+        elif refused.again is Again.SOON:
             self._anew = max(self._anew, DECLARED_ANEW) + 1  # after a pause
         else:
             self._anew = 0
@@ -372,7 +372,7 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         if self.phase is not Phase.DECLARING:
             self._calm(Phase.WANTED)
         was_up, self._was_up = self._was_up, False
-        if Refused.by_link("", error).permanent:
+        if Again.after(error) is Again.NEVER:
             was_up = False  # a router says so after it has attached the link
         LOG.debug(
             "link %s was %s: %s",

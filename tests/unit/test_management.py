@@ -8,11 +8,11 @@ import pytest
 from oslo_messaging import Target, exceptions
 
 from greenamqp import buses
-from greenamqp.buses import Service, identify
+from greenamqp.buses import Again, Service, identify
 from greenamqp.buses.rabbitmq.management import Management, binding, exchange, queue
 from greenamqp.client.doubt import IN_DOUBT_FOR
 from greenamqp.client.receiving import RENEW_EVERY
-from greenamqp.client.replies import MOST_PASSING
+from greenamqp.client.replies import MOST_SOON
 from greenamqp.client.wanted import DECLARED_ANEW, FIRST_PAUSE, KNOWN_PATIENCE
 from greenamqp.engine import ACCEPTED, RELEASED, Connection, Message
 from greenamqp.policy import Policies, QueuePolicy
@@ -185,7 +185,7 @@ def test_what_is_optional_may_be_refused_and_is_asked_for_anew(pair):
     assert len(pair.broker.asked) == 3
     # Not so what somebody needs.
     (refused,) = pair.declare(binding("e", "q", "q"))
-    assert refused.gone
+    assert refused.again is Again.AT_ONCE
 
 
 @pytest.mark.parametrize("answer", ["END", ("403", "no right")])
@@ -258,7 +258,7 @@ def test_a_refusal_is_named(pair):
     pair.broker.answers["/queues/q"] = ("409", "inequivalent arg 'durable'")
     (refused,) = pair.declare(queue("q"), binding("e", "q", ""))
     assert "queue 'q' was refused (409): inequivalent" in str(refused)
-    assert refused.permanent
+    assert refused.again is Again.NEVER
     assert not pair.management.has((queue("q"),))
 
 
@@ -275,7 +275,7 @@ def test_one_that_differs_may_do(pair, caplog):
     assert "exchange 'e' is used as it is: inequivalent arg 'durable'" in caplog.text
     assert "[g] option" in caplog.text
     (refused,) = pair.declare(exchange("f", "topic", may_differ=("durable",)))
-    assert refused.permanent and "'type'" in str(refused)
+    assert refused.again is Again.NEVER and "'type'" in str(refused)
 
 
 def test_a_refusal_names_the_option(pair):
@@ -298,22 +298,24 @@ def test_a_request_that_ends_the_pair_harms_no_other(pair):
     assert pair.broker.pairs == 2
     assert {name: outcomes[name] for name in "abc"} == dict.fromkeys("abc")
     assert "queue 'bad' was refused: amqp:unauthorized-access" in str(outcomes["bad"])
-    assert outcomes["bad"].permanent
+    assert outcomes["bad"].again is Again.NEVER
 
 
 @pytest.mark.parametrize(
-    "status, reason, gone",
+    "status, reason, again",
     [
-        ("400", "no exchange 't_fanout' in vhost '/'", True),
-        ("404", "no queue 'q' in vhost '/'", True),
-        ("400", "bad binding key", False),
-        ("409", "no exchange for that", False),
+        ("400", "no exchange 't_fanout' in vhost '/'", Again.AT_ONCE),
+        ("404", "no queue 'q' in vhost '/'", Again.AT_ONCE),
+        ("400", "queue 'q' process is stopped by supervisor", Again.SOON),
+        ("400", "bad binding key", Again.LATER),
+        ("403", "no right", Again.NEVER),
+        ("409", "no exchange for that", Again.NEVER),
     ],
 )
-def test_a_refusal_tells_what_went_from_what_is_wrong(pair, status, reason, gone):
+def test_a_refusal_tells_when_to_ask_again(pair, status, reason, again):
     pair.broker.answers["/bindings"] = (status, reason)
     (refused,) = pair.declare(exchange("e", "fanout"), binding("e", "q", ""))
-    assert refused.gone is gone
+    assert refused.again is again
 
 
 # -- an exchange that goes with its last queue
@@ -584,7 +586,7 @@ def test_what_was_there_before_is_not_waited_for_long():
         s.world.settle()
 
 
-@pytest.mark.parametrize("stopped", [1, MOST_PASSING, MOST_PASSING + 1])
+@pytest.mark.parametrize("stopped", [1, MOST_SOON, MOST_SOON + 1])
 def test_a_node_that_stops_has_the_queue_for_replies_for_a_while(stopped):
     """The call that waits is answered, once the queue is made on another node."""
     with fakes.driver(addressing_mode="rabbit") as s:
@@ -595,7 +597,7 @@ def test_a_node_that_stops_has_the_queue_for_replies_for_a_while(stopped):
         s.peer.cut()
         s.world.advance(5 + 8)  # to connect, and all pauses
         asked = [each for each in bus.asked if each.startswith("PUT /queues/reply_")]
-        if stopped <= MOST_PASSING:
+        if stopped <= MOST_SOON:
             assert not task.done
             assert asked == (stopped + 2) * asked[:1]
         else:

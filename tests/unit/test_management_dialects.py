@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from greenamqp.buses import artemis, broker_j
+from greenamqp.buses import Again, artemis, broker_j
 from greenamqp.engine import Connection, Message
 from tests.unit.wire import Recorder, Wire
 
@@ -105,7 +105,7 @@ def test_a_link_that_is_refused_is_a_refusal(one):
     one.broker.refused["a::q"] = "amqp:unauthorized-access"
     refused = one.declare(artemis.attached_queue("a", "q"))
     assert "queue 'q' was refused: amqp:unauthorized-access" in str(refused)
-    assert refused.permanent
+    assert refused.again is Again.NEVER
 
 
 def test_a_queue_with_attributes_is_asked_for(one):
@@ -142,7 +142,7 @@ def test_one_that_is_there_is_changed_if_it_may_be(one, ring, agrees):
     else:
         assert "queue 'q' exists with ring-size -1" in str(refused)
         assert "auto-delete True, ring-size 3" in str(refused)
-        assert refused.permanent
+        assert refused.again is Again.NEVER
 
 
 def test_an_operation_that_fails_is_told(one):
@@ -167,7 +167,7 @@ def test_no_right_to_the_node_is_a_refusal_of_policies_alone(one):
     one.broker.refused["activemq.management"] = "amqp:unauthorized-access"
     refused = one.declare(artemis.queue("a", "q", artemis.ANYCAST, WANTED))
     assert "activemq.management was closed: amqp:unauthorized-access" in str(refused)
-    assert refused.permanent
+    assert refused.again is Again.NEVER
     assert one.declare(artemis.attached_queue("a", "q")) is None
 
 
@@ -246,18 +246,24 @@ def test_one_that_exists_must_agree_with_a_policy(two, found, differing):
         assert refused is None
     else:
         assert f"queue 'q' exists with {differing};" in str(refused)
-        assert refused.permanent
+        assert refused.again is Again.NEVER
 
 
 @pytest.mark.parametrize(
-    "code, permanent", [(400, True), (403, True), (404, False), (500, False)]
+    "code, again",
+    [
+        (400, Again.NEVER),
+        (403, Again.NEVER),
+        (404, Again.LATER),
+        (500, Again.LATER),
+    ],
 )
-def test_a_refusal_is_told(two, code, permanent):
+def test_a_refusal_is_told(two, code, again):
     two.broker.answer = lambda message: status(code, "this is why")
     for declaration in (broker_j.queue("q"), broker_j.binding("e", "q")):
         refused = two.declare(declaration)
         assert f"was refused ({code}): this is why" in str(refused)
-        assert refused.permanent == permanent
+        assert refused.again is again
 
 
 def test_an_answer_without_a_status_is_no_success(two):

@@ -16,7 +16,7 @@ import typing
 import urllib.parse
 
 from greenamqp.buses import management
-from greenamqp.buses.management import Refused, Seen, Steps
+from greenamqp.buses.management import Again, Refused, Seen, Steps
 from greenamqp.engine import Message, Receiver, Terminus
 
 LOG = logging.getLogger(__name__)
@@ -143,6 +143,14 @@ def is_binding(declaration: management.Declaration) -> bool:
     return isinstance(declaration, Declaration) and declaration.path == "/bindings"
 
 
+def _again(status: str, reason: str) -> Again:
+    if status in _PERMANENT_STATUS:
+        return Again.NEVER
+    if status in _GONE_STATUS and _GONE.match(reason):
+        return Again.AT_ONCE
+    return Again.SOON if _STOPPED in reason else Again.LATER
+
+
 class Management(management.Management):
     """See the module."""
 
@@ -173,9 +181,7 @@ class Management(management.Management):
         else:
             raise Refused(
                 f"{declaration.what} was refused ({status}): {reason}",
-                status in _PERMANENT_STATUS,
-                gone=status in _GONE_STATUS and _GONE.match(reason) is not None,
-                passing=_STOPPED in reason,
+                _again(status, reason),
             )
 
     def _removals(
@@ -213,7 +219,7 @@ class Management(management.Management):
         status = answer.subject or ""
         if not status.startswith("2") and status != "404":
             raise Refused(
-                f"{declaration.what} was not removed ({status}): {answer.body}", True
+                f"{declaration.what} was not removed ({status}): {answer.body}"
             )
 
     def _removal(self, name: str) -> Steps:
