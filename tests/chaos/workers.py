@@ -23,8 +23,7 @@ from typing import Any, NoReturn
 from greenamqp import hubs
 from greenamqp.connection import failover
 from greenamqp.hubs import native
-from tests.chaos import nursery
-from tests.functional import world
+from tests.functional import nursery, world
 
 #: Seconds that anything may take that will certainly happen.
 WAIT = 90
@@ -37,7 +36,9 @@ class Worker:
     """
 
     def __init__(self, world_name: str, scenario: str, **params: Any) -> None:
-        self._process = nursery.fork(world_name, scenario=scenario, params=params)
+        self._process = nursery.fork(
+            world_name, "tests.chaos.workers:play", scenario=scenario, params=params
+        )
         #: (level, text) of what greenamqp logged there, as far as it was heard.
         self.log: list[tuple[str, str]] = []
         self._heard: collections.deque[dict[str, Any]] = collections.deque()
@@ -58,11 +59,8 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
         self._reader.join(WAIT)
-        self._process.stdout.close()
-        self._process.stderr.close()
+        self._process.close()
 
     @property
     def pid(self) -> int:

@@ -413,6 +413,9 @@ class SimHub(GreenHub):
         # found several hubs at work it would take the first in memory.
         return self.world.loop if self.busy else None
 
+    def may_log(self) -> bool:
+        return self.dead or super().may_log()
+
     def _start(self) -> None:
         pass  # no other native thread calls in
 

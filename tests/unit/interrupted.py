@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""What a signal handler or finalizer may do, checked in one process under one hub.
 
-Run as ``python -m tests.unit.interrupted HUB URL [CHECK]``, each check in a process of
-its own.  Prints ``ok`` at the end, or fails with a traceback.
+Each check is `run` in a process of its own, which prints ``ok`` at the end, or fails
+with a traceback.
 
 In valgrind, beside a broker and a process that answers::
 
     greenamqp broker
     python -m tests.functional.peer amqp://127.0.0.1 /dev/null interruptions peer
-    PYTHONMALLOC=malloc valgrind --error-limit=no python -m tests.unit.interrupted \
-        eventlet amqp://127.0.0.1 casts_at_random_instants
+    PYTHONMALLOC=malloc valgrind --error-limit=no python -m tests.functional.world \
+        eventlet tests.unit.interrupted eventlet amqp://127.0.0.1 \
+        casts_at_random_instants
 
 A handler is called at a place that is chosen: in the midst of a computation, in the
 engine, or where the hub waits for descriptors, in a call as well as in a sleep.  None
@@ -33,10 +34,13 @@ import types
 import typing
 import warnings
 
+from tests.functional import world
+
 #: Seconds that nothing takes, however slow the machine.
 FAR = 60.0
 
-HUBS = ("threads", "blocking", "eventlet", "eventlet-asyncio", "gevent")
+#: Each with the world that it is of.
+HUBS = {"blocking": "threads", **{name: name for name in world.WORLDS}}
 
 #: Where the handler is called.
 COMPUTING, IN_CALL, IN_SLEEP, IN_ENGINE = "computing", "call", "sleep", "engine"
@@ -914,32 +918,16 @@ def finalizers_of_public_objects(env: Env) -> None:
     assert env.problems.seen == [], env.problems.seen
 
 
+#: The main thread, in a process that runs a check.
 MAIN = 0
-
-
-def prepare(hub: str) -> None:
-    """Choose the hub's world, and import what all checks need."""
-    global MAIN
-    import _thread
-
-    MAIN = _thread.get_ident()
-    if hub == "eventlet-asyncio":
-        os.environ["EVENTLET_HUB"] = "asyncio"
-    if hub.startswith("eventlet"):
-        import eventlet
-
-        eventlet.monkey_patch()
-    elif hub == "gevent":
-        from gevent import monkey
-
-        monkey.patch_all()
-    from oslo_messaging import conffixture  # noqa: F401
-
-    import greenamqp.driver  # noqa: F401
 
 
 def run(hub: str, url: str, name: str) -> None:
     """Run one check."""
+    global MAIN
+    from greenamqp.hubs import native
+
+    MAIN = native.original("_thread", "get_ident")()
     faulthandler.enable()
     faulthandler.dump_traceback_later(2 * FAR, exit=True)
     env = Env(hub, url)
@@ -948,33 +936,5 @@ def run(hub: str, url: str, name: str) -> None:
     print("ok", flush=True)
 
 
-def serve(hub: str, url: str) -> None:
-    """Run each check that a line of the standard input names, in a child of its own
-    whose output goes to the file that is named after it; print its exit status.
-
-    What all of them import is imported once: that takes longer than most checks."""
-    fork, wait = os.fork, os.waitpid  # before the hub's library puts its own there
-    prepare(hub)
-    for line in sys.stdin:
-        name, output = line.split()
-        child = fork()
-        if not child:
-            file = os.open(output, os.O_WRONLY | os.O_CREAT)
-            os.dup2(file, 1)
-            os.dup2(file, 2)
-            run(hub, url, name)
-            return
-        print(os.waitstatus_to_exitcode(wait(child, 0)[1]), flush=True)
-
-
-def main(hub: str, url: str, *names: str) -> None:
-    """Run one check, or those that the standard input names."""
-    if not names:
-        serve(hub, url)
-        return
-    prepare(hub)
-    run(hub, url, *names)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(*sys.argv[1:])

@@ -29,6 +29,9 @@ from greenamqp.engine import connection as connection_module
 from greenamqp.engine.connection import MAX_FRAME_SIZE
 from tests.unit.wire import RawPeer, Recorder, Wire, accepted, joined
 
+#: A message whose body is null.
+EMPTY = b"\x00\x53\x77\x40"
+
 
 class Receiving:
     """The server's side of a link that receives: keeps messages, settles by order."""
@@ -37,11 +40,9 @@ class Receiving:
         self.outcome = outcome or (lambda link, delivery: link.settle(delivery))
         self.credit = credit
         self.messages = []
-        self.detached = []
 
     def __call__(self, link):
         link.accept()
-        link.on_detached = lambda link, error: self.detached.append(error)
         if link.is_sender:
             return
         link.on_message = self._message
@@ -62,6 +63,33 @@ def sender_to(server_side, **options):
     )
     wire.run()
     return client, sender, outcomes, wire
+
+
+def link_and_peer(kind="sender", **options):
+    """(a link of that kind, the other end of it, the wire)."""
+    client, server, wire = joined()
+    link = getattr(client, f"create_{kind}")(Terminus("a"), **options)
+    wire.run()
+    return link, server.handler.links[0], wire
+
+
+def send(sender, count, wire):
+    """So many messages, each by its number."""
+    for number in range(count):
+        sender.send(EMPTY, number)
+    wire.run()
+
+
+def unsettled(count):
+    """So many messages that their receiver has and does not settle.
+
+    (their sender, the list of their outcomes, the wire, of each its link and delivery)
+    """
+    held = []
+    receiving = Receiving(lambda link, delivery: held.append((link, delivery)))
+    _, sender, outcomes, wire = sender_to(receiving)
+    send(sender, count, wire)
+    return sender, outcomes, wire, held
 
 
 # -- the connection
@@ -407,11 +435,8 @@ def test_a_refused_link(kind):
 
 @pytest.mark.parametrize("closer", ["client", "server"])
 def test_detaching(closer):
-    server_side = Recorder()
-    client, server, wire = joined(None, server_side)
-    link = client.create_sender(Terminus("a"))
-    wire.run()
-    peer = server_side.links[0]
+    link, peer, wire = link_and_peer()
+    client, server = link.connection, peer.connection
     heard = []
     link.on_detached = peer.on_detached = lambda link, error: heard.append(
         (link, str(error))
@@ -427,14 +452,11 @@ def test_detaching(closer):
 
 @pytest.mark.parametrize("kind", ["sender", "receiver"])
 def test_who_closes_hears_when_the_peer_has_closed_too(kind):
-    server_side = Recorder()
-    client, server, wire = joined(None, server_side)
-    link = getattr(client, f"create_{kind}")(Terminus("a"))
-    wire.run()
+    link, _, wire = link_and_peer(kind)
     heard = []
     link.on_closed = heard.append
     link.close()
-    client.process(wire.now)
+    link.connection.process(wire.now)
     assert heard == [], "the peer knows nothing of it yet"
     wire.run()
     assert heard == [link]
@@ -475,11 +497,8 @@ def test_a_link_may_be_accepted_later():
 
 
 def test_settle_modes_are_the_peers():
-    server_side = Recorder()
-    client, _, wire = joined(None, server_side)
-    link = client.create_receiver(Terminus("a"), settle_mode=SettleMode.SETTLED)
-    wire.run()
-    assert server_side.links[0].remote_settle_mode is SettleMode.SETTLED
+    link, peer, _ = link_and_peer("receiver", settle_mode=SettleMode.SETTLED)
+    assert peer.remote_settle_mode is SettleMode.SETTLED
     assert link.remote_settle_mode is SettleMode.SETTLED
 
 
@@ -510,9 +529,7 @@ def test_each_delivery_of_a_link_has_a_tag_of_its_own():
         link.settle(delivery)
 
     client, sender, outcomes, wire = sender_to(Receiving(outcome))
-    for number in range(300):
-        sender.send(b"\x00\x53\x77\x40", number)
-    wire.run()
+    send(sender, 300, wire)
     assert len(set(tags)) == len(tags) == len(outcomes) == 300
 
 
@@ -526,7 +543,7 @@ def test_a_description_is_no_longer_than_a_frame_of_any_peer():
     client, sender, outcomes, wire = sender_to(
         Receiving(reject), client_options={"max_frame_size": 512}
     )
-    sender.send(b"\x00\x53\x77\x40", 1)
+    sender.send(EMPTY, 1)
     wire.run()
     ((handle, outcome, error),) = outcomes
     assert (handle, outcome) == (1, REJECTED)
@@ -558,9 +575,7 @@ def test_outcomes_that_are_ready_together_are_one_frame():
     """A disposition names a range (AMQP 1.0 part 2, section 2.7.6)."""
     client, sender, outcomes, wire = sender_to(Receiving())
     wire.log[1].clear()
-    for number in range(100):
-        sender.send(b"\x00\x53\x77\x40", number)
-    wire.run()
+    send(sender, 100, wire)
     assert outcomes == [(number, ACCEPTED, None) for number in range(100)]
     assert b"".join(wire.log[1]).count(b"\x00\x53\x15") == 1
 
@@ -582,9 +597,7 @@ def test_all_outcomes():
     )
     receiving = Receiving(lambda link, delivery: link.settle(delivery, **next(answers)))
     client, sender, outcomes, wire = sender_to(receiving)
-    for number in range(6):
-        sender.send(b"\x00\x53\x77\x40", number)
-    wire.run()
+    send(sender, 6, wire)
     # Those with details may overtake those without, which go out in ranges.
     found = {handle: (outcome, error) for handle, outcome, error in outcomes}
     assert found[0] == (ACCEPTED, None)
@@ -601,12 +614,7 @@ def test_all_outcomes():
 @pytest.mark.parametrize("state", [capi.lib.PN_RECEIVED, 0x33, 0x34])
 def test_a_state_that_is_no_outcome(state):
     """Received, or one of a transaction's: the outcome comes later, if it does."""
-    held = []
-    receiving = Receiving(lambda link, delivery: held.append((link, delivery)))
-    client, sender, outcomes, wire = sender_to(receiving)
-    for number in range(2):
-        sender.send(b"\x00\x53\x77\x40", number)
-    wire.run()
+    sender, outcomes, wire, held = unsettled(2)
     for _, delivery in held:
         capi.pn_delivery_update(delivery, state)
     wire.run()
@@ -620,12 +628,7 @@ def test_a_state_that_is_no_outcome(state):
 
 
 def test_outcomes_may_come_late_and_in_any_order():
-    held = []
-    receiving = Receiving(lambda link, delivery: held.append((link, delivery)))
-    client, sender, outcomes, wire = sender_to(receiving)
-    for number in range(10):
-        sender.send(b"\x00\x53\x77\x40", number)
-    wire.run()
+    sender, outcomes, wire, held = unsettled(10)
     assert outcomes == []
     for link, delivery in held[::2] + held[::-2]:
         link.settle(delivery)
@@ -639,20 +642,15 @@ def test_a_settled_message_has_no_outcome():
         lambda link, delivery: presettled.append(link.presettled(delivery))
     )
     client, sender, outcomes, wire = sender_to(receiving)
-    sender.send(b"\x00\x53\x77\x40", "handle", settled=True)
-    sender.send(b"\x00\x53\x77\x40", "other")
+    sender.send(EMPTY, "handle", settled=True)
+    sender.send(EMPTY, "other")
     wire.run()
     assert presettled == [True, False]
     assert outcomes == [] and sender.unsettled == 1
 
 
 def test_abandoned_messages_are_told_of_no_more():
-    held = []
-    receiving = Receiving(lambda link, delivery: held.append((link, delivery)))
-    client, sender, outcomes, wire = sender_to(receiving)
-    for number in range(3):
-        sender.send(b"\x00\x53\x77\x40", number)
-    wire.run()
+    sender, outcomes, wire, held = unsettled(3)
     assert sender.abandon() == [0, 1, 2]
     for link, delivery in held:
         link.settle(delivery)
@@ -676,10 +674,10 @@ def test_a_sender_that_is_alone_knows_that_the_peer_takes_nothing(monkeypatch):
     wire.run()
     monkeypatch.setattr(Receiver, "_delivery_updated", lambda link, delivery: None)
     for sender in (alone, other):
-        sender.send(b"\x00\x53\x77\x40", "taken")
+        sender.send(EMPTY, "taken")
         wire.run()
         assert not sender.held_back
-        sender.send(b"\x00\x53\x77\x40", "stays here")
+        sender.send(EMPTY, "stays here")
         wire.run()
     assert alone.held_back
     # Others may have sent what fills this one's window.
@@ -797,17 +795,13 @@ def test_a_message_that_nobody_takes_is_released():
     client, sender, outcomes, wire = sender_to(
         lambda link: (link.accept(), link.flow(1))
     )
-    sender.send(b"\x00\x53\x77\x40", "h")
+    sender.send(EMPTY, "h")
     wire.run()
     assert outcomes == [("h", RELEASED, None)]
 
 
 def test_settling_on_a_link_that_is_gone():
-    held = []
-    receiving = Receiving(lambda link, delivery: held.append((link, delivery)))
-    client, sender, outcomes, wire = sender_to(receiving)
-    sender.send(b"\x00\x53\x77\x40", "h")
-    wire.run()
+    sender, _, wire, held = unsettled(1)
     sender.close()
     wire.run()
     link, delivery = held[0]
@@ -851,34 +845,30 @@ def test_large_messages_of_several_links_interleave():
 
 def test_nothing_is_sent_without_credit():
     client, sender, outcomes, wire = sender_to(Receiving(credit=2))
-    sender.send(b"\x00\x53\x77\x40", 1)
-    sender.send(b"\x00\x53\x77\x40", 2)
+    sender.send(EMPTY, 1)
+    sender.send(EMPTY, 2)
     with pytest.raises(LocalProtocolError, match="no credit"):
-        sender.send(b"\x00\x53\x77\x40", 3)
+        sender.send(EMPTY, 3)
 
 
 def test_credit_is_told_of():
-    server_side = Recorder()
-    client, _, wire = joined(None, server_side)
+    client, server, wire = joined()
     sender = client.create_sender(Terminus("a"))
     credits = []
     sender.on_credit = lambda link: credits.append(link.credit)
     wire.run()
     assert credits == []
-    server_side.links[0].flow(3)
+    (peer,) = server.handler.links
+    peer.flow(3)
     wire.run()
     assert credits[-1] == 3
-    server_side.links[0].flow(2)
+    peer.flow(2)
     wire.run()
     assert credits[-1] == 5
 
 
 def test_credit_on_a_closed_link_does_nothing():
-    server_side = Recorder()
-    client, _, wire = joined(None, server_side)
-    client.create_sender(Terminus("a"))
-    wire.run()
-    link = server_side.links[0]
+    _, link, wire = link_and_peer()
     link.close()
     link.flow(10)
     assert link.credit == 0 or link.state is LinkState.DETACHED
@@ -901,7 +891,7 @@ def test_drain_gives_credit_back():
 
     def use_one(link):
         if link.credit == 10:
-            link.send(b"\x00\x53\x77\x40", None)
+            link.send(EMPTY, None)
         link.drained()
 
     link.on_drain = use_one
@@ -912,15 +902,12 @@ def test_drain_gives_credit_back():
 
 
 def test_a_receiver_takes_its_credit_back():
-    client, server, wire = joined()
-    sender = client.create_sender(Terminus("a"))
-    wire.run()
-    link = server.handler.links[0]
+    sender, link, wire = link_and_peer()
     given_back = []
     link.on_drained = lambda link, credit: given_back.append(credit)
     link.flow(10)
     wire.run()
-    sender.send(b"\x00\x53\x77\x40", None)
+    sender.send(EMPTY, None)
     link.drain()
     wire.run()
     assert (sender.credit, link.credit, given_back) == (0, 0, [9])
@@ -932,10 +919,7 @@ def test_a_receiver_takes_its_credit_back():
 
 
 def test_draining_a_link_that_is_gone_does_nothing():
-    client, server, wire = joined()
-    client.create_sender(Terminus("a"))
-    wire.run()
-    link = server.handler.links[0]
+    _, link, wire = link_and_peer()
     link.close()
     link.drain()
     wire.run()

@@ -2,14 +2,12 @@
 """Signal handlers and finalizers that use the driver: see
 :mod:`tests.unit.interrupted`, which runs each check in a process of its own."""
 
-import contextlib
-import functools
 import subprocess
 import sys
 
 import pytest
 
-from tests.functional import buses
+from tests.functional import buses, nursery
 from tests.unit import interrupted
 
 
@@ -38,42 +36,23 @@ def url(tmp_path_factory):
         broker.stop()
 
 
-@pytest.fixture(scope="module")
-def run(url, tmp_path_factory):
-    """Run a check under a hub, in a process of its own; returns its exit status and
-    what it wrote."""
-    folder = tmp_path_factory.mktemp("checks")
-    with contextlib.ExitStack() as stack:
-
-        @functools.cache
-        def serving(hub):
-            process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "tests.unit.interrupted"]
-                + [hub, url],
-                cwd=buses.ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            stack.callback(process.communicate)  # closes its input, which ends it
-            return process
-
-        def run(hub, check):
-            output = folder / f"{hub}-{check}"
-            process = serving(hub)
-            print(check, output, file=process.stdin, flush=True)
-            status = process.stdout.readline().strip()
-            return status, output.read_text()
-
-        yield run
-
-
 @pytest.mark.parametrize("hub", interrupted.HUBS)
 @pytest.mark.parametrize("check", interrupted.CHECKS)
-def test_interrupted(run, hub, check):
+def test_interrupted(url, hub, check):
     library = hub.partition("-")[0]
     if library in ("eventlet", "gevent"):
         pytest.importorskip(library)
-    status, said = run(hub, check)
-    assert status == "0", f"{status}\n{said}"
+    process = nursery.fork(
+        interrupted.HUBS[hub],
+        "tests.unit.interrupted:run",
+        hub=hub,
+        url=url,
+        name=check,
+    )
+    said = process.stdout.read()
+    status = process.wait()
+    process.stderr.seek(0)
+    errors = process.stderr.read()
+    process.close()
+    assert status == 0, f"{status}\n{said}{errors}"
     assert said.endswith("ok\n"), said

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes that are forked from one that has imported what they need.
 
-Most of what a short scenario costs would be its imports.  For each world there is one
-process, started when it is first asked for, that patches itself, imports, and then only
-forks: it has no thread, no hub and no connection.
+Most of what a short test in a process of its own costs would be its imports.  For each
+world there is one process, started when it is first asked for, that patches itself,
+imports, and then only forks: it has no thread, no hub and no connection.
 
-    python -m tests.functional.world WORLD tests.chaos.nursery FD
+    python -m tests.functional.world WORLD tests.functional.nursery FD
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import array
 import atexit
 import contextlib
 import faulthandler
+import importlib
 import json
 import os
 import select
@@ -58,7 +59,7 @@ class Child:
 
     def _told(self, timeout: float | None) -> int:
         if not select.select([self._status], [], [], timeout)[0]:
-            raise subprocess.TimeoutExpired("a scenario", timeout or 0)
+            raise subprocess.TimeoutExpired("a forked process", timeout or 0)
         return int(os.read(self._status, _NUMBER))
 
     def wait(self, timeout: float | None = None) -> int:
@@ -73,15 +74,23 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def close(self) -> None:
+        """Close all files, once it has ended."""
+        with contextlib.suppress(OSError):
+            self.stdin.close()
+        self.stdout.close()
+        self.stderr.close()
+
 
 _nurseries: dict[str, socket.socket] = {}
 
 
-def fork(world_name: str, **request: Any) -> Child:
-    """A process of this world that plays `request`: see tests.chaos.workers.  For
+def fork(world_name: str, function: str, **params: Any) -> Child:
+    """A process of this world that calls `function`, "module:name", with `params`.  For
     tests, which have one thread that calls this."""
     if world_name not in _nurseries:
         _nurseries[world_name] = _start(world_name)
+    request = {"function": function, "params": params}
     return Child(_nurseries[world_name], request)
 
 
@@ -91,7 +100,7 @@ def _start(world_name: str) -> socket.socket:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "tests.functional.world", world_name),
-            *("tests.chaos.nursery", fd),
+            *("tests.functional.nursery", fd),
         ],
         env=buses.plain_environment() | {"PYTHONUNBUFFERED": "1"},
         cwd=buses.ROOT,
@@ -110,8 +119,8 @@ def _start(world_name: str) -> socket.socket:
 
 
 def serve(fd: int) -> None:
-    """Fork for each request of the socket.  Returns in the children, with what was
-    asked for played, and at the end of the socket."""
+    """Fork for each request of the socket.  Returns in the children, when the function
+    has, and at the end of the socket."""
     if world.current() == "threads":
         # As a service there does, before it imports anything else.
         from oslo_service import backend
@@ -120,7 +129,6 @@ def serve(fd: int) -> None:
     from oslo_messaging import conffixture  # noqa: F401
 
     import greenamqp.driver  # noqa: F401
-    from tests.chaos import workers
 
     fork = native.original("os", "fork")
     waitpid = native.original("os", "waitpid")
@@ -129,6 +137,9 @@ def serve(fd: int) -> None:
         text, fds = _received(requests)
         if not text:
             break
+        request = json.loads(text)
+        module, _, name = request["function"].partition(":")
+        function = getattr(importlib.import_module(module), name)
         if fork():
             for each in fds:
                 os.close(each)
@@ -153,7 +164,7 @@ def serve(fd: int) -> None:
             os.dup2(each, number)
         for each in fds:
             os.close(each)
-        workers.play(**json.loads(text))
+        function(**request["params"])
         return
     with contextlib.suppress(ChildProcessError):
         while True:
