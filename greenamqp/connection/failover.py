@@ -36,13 +36,9 @@ class Host:
 class Hosts:
     """The hosts of a URL, in turn.  Begins at a random one, to share the load."""
 
-    def __init__(
-        self,
-        hosts: typing.Sequence[Host],
-        choose: typing.Callable[[int], int] = chance.below,
-    ) -> None:
+    def __init__(self, hosts: typing.Sequence[Host]) -> None:
         self._hosts = list(hosts)
-        self._index = choose(len(self._hosts))
+        self._index = chance.below(len(self._hosts))
 
     def __len__(self) -> int:
         return len(self._hosts)
@@ -74,18 +70,12 @@ class Backoff:
     """
 
     def __init__(
-        self,
-        hosts: int,
-        interval: float,
-        step: float,
-        maximum: float,
-        jitter: typing.Callable[[], float] = chance.share,
+        self, hosts: int, interval: float, step: float, maximum: float
     ) -> None:
         self._hosts = hosts
         self._interval = interval
         self._step = step
         self._maximum = maximum
-        self._jitter = jitter
         self._failures = 0
         self._pause = 0.0
         # Whether all hosts of the round so far refused the connection.
@@ -114,5 +104,5 @@ class Backoff:
         if self._refused:
             pause = min(pause, MAX_REFUSED_PAUSE)
         self._refused = True
-        self._pause = pause * (0.5 + 0.5 * self._jitter())
+        self._pause = pause * (0.5 + 0.5 * chance.share())
         return self._pause

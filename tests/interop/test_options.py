@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of both drivers, compared as oslo.config has them."""
 
+import inspect
 import json
 import pathlib
 import re
@@ -13,28 +14,9 @@ from tests.unit.test_options import DEVIATIONS, PREDECESSOR
 
 MIGRATION = pathlib.Path(__file__).parents[2] / "docs" / "migration.rst"
 
-#: Prints the predecessor's options; run by its own Python.
-DUMP = """
-import json
-from oslo_messaging._drivers.amqp1_driver import opts
-print(json.dumps({
-    opt.dest: {
-        "kind": type(opt).__name__,
-        "default": opt.default,
-        "min": getattr(opt.type, "min", None),
-        "max": getattr(opt.type, "max", None),
-        "secret": bool(opt.secret),
-        "old names": sorted(
-            f"{old.group}/{old.name or opt.name}" for old in opt.deprecated_opts
-        ),
-    }
-    for opt in opts.amqp1_opts
-}))
-"""
-
 
 def described(opt) -> dict:
-    """An option of ours in the same words."""
+    """An option of ours, or of the predecessor's."""
     return {
         "kind": type(opt).__name__,
         "default": opt.default,
@@ -45,6 +27,16 @@ def described(opt) -> dict:
             f"{old.group}/{old.name or opt.name}" for old in opt.deprecated_opts
         ),
     }
+
+
+#: Prints the predecessor's options; run by its own Python.
+DUMP = f"""
+import inspect
+import json
+from oslo_messaging._drivers.amqp1_driver import opts
+{inspect.getsource(described)}
+print(json.dumps({{opt.dest: described(opt) for opt in opts.amqp1_opts}}))
+"""
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,11 @@ def options(**overrides: typing.Any) -> typing.Any:
     return conf(**overrides).oslo_messaging_amqp
 
 
+def pauses(instants: typing.Iterable[float]) -> list[float]:
+    """Seconds from each of these instants to the next."""
+    return [after - before for before, after in itertools.pairwise(instants)]
+
+
 class _Timer(Timer):
     def __init__(self, callback: typing.Callable[[], None]) -> None:
         self.callback: typing.Callable[[], None] | None = callback
@@ -751,6 +756,19 @@ class Setting(typing.NamedTuple):
 
         deadline = self.world.now() + timeout
         return self.world.go(call)
+
+    def called(self, *args: typing.Any, **options: typing.Any) -> tuple[Task, Received]:
+        """A call that the peer has received and accepted; with what the peer got."""
+        task = self.call(*args, **options)
+        self.world.settle()
+        assert not task.done
+        return task, self.peer.received[-1]
+
+    def answered(self, task: Task, request: Received) -> None:
+        """The peer replies to a call, which returns that."""
+        self.peer.reply(request, "answer")
+        self.world.settle()
+        assert task.result() == "answer"
 
     def post(
         self,

@@ -226,10 +226,7 @@ def test_drain_of_a_long_queue(bus, monkeypatch):
     sending = bus.client()
     send(bus, sending.sender("q"), *["x" * 300] * 50)
     raw = bus.raw()
-    receiver = raw.session().receiver("r")
-    receiver.source.address = "q"
-    receiver.open()
-    raw.run()
+    receiver = raw.receiver("q")
     receiver.drain(100)
     for _ in range(100):
         raw.run()
@@ -553,10 +550,7 @@ def test_external():
 
 def test_messages_without_credit_cost_the_link(bus):
     raw = bus.raw()
-    link = raw.session().sender("s")
-    link.target.address = "broadcast.x"
-    link.open()
-    raw.run()
+    link = raw.sender("broadcast.x")
     assert link.credit == 500
     # proton keeps to its credit; a flow that we never sent makes it send more.
     for number in range(500):
@@ -626,10 +620,7 @@ def test_a_broken_connection_is_told_why_and_leaves_nothing(bus):
 def test_addresses_that_are_not_utf8(bus):
     raw = bus.raw()
     raw.patch = lambda data: data.replace(b"PATCH", b"\xff\xfe\xfd\xfc\xfb")
-    link = raw.session().sender("s")
-    link.target.address = "PATCH"
-    link.open()
-    raw.run()
+    raw.sender("PATCH")
     assert raw.peer.engine.failed is not None
     assert send(bus, bus.client().sender("q"), "x") == [("x", ACCEPTED, None)]
 
@@ -660,10 +651,7 @@ def test_a_source_without_address_is_refused(bus):
 
 def test_a_message_too_large_for_a_consumer_waits_for_another(bus):
     raw = bus.raw()
-    link = raw.session().receiver("r")
-    link.source.address = "q"
-    link.max_message_size = 1000
-    link.open()
+    link = raw.receiver("q", max_message_size=1000)
     link.flow(10)
     raw.run()
     client = bus.client()
@@ -1159,10 +1147,7 @@ def test_router_addresses_go_with_their_links(router):
 
 def test_router_receiver_that_takes_less(router):
     raw = router.raw()
-    link = raw.session().receiver("r")
-    link.source.address = "x"
-    link.max_message_size = 1000
-    link.open()
+    link = raw.receiver("x", max_message_size=1000)
     link.flow(10)
     raw.run()
     sender = router.client().sender("x")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import proton
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -27,6 +26,7 @@ from greenamqp.broker.store import (
     Queue,
     Usage,
 )
+from tests.unit.bus import decoded, message
 
 
 class Clock:
@@ -60,16 +60,6 @@ class Taker:
     @property
     def bodies(self) -> list[object]:
         return [decoded(data).body for data in self.data]
-
-
-def message(body: object, **fields) -> bytes:
-    return bytes(proton.Message(body=body, **fields).encode())
-
-
-def decoded(data: bytes) -> proton.Message:
-    made = proton.Message()
-    made.decode(data)
-    return made
 
 
 @pytest.fixture

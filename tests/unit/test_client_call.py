@@ -23,35 +23,20 @@ def reply_link(s):
     return link
 
 
-def called(s, *args, **options):
-    """A call that the peer has received and accepted; with what the peer got."""
-    task = s.call(*args, **options)
-    s.world.settle()
-    assert not task.done
-    return task, s.peer.received[-1]
-
-
-def answered(s, task, request):
-    """The peer replies to a call, which returns that."""
-    s.peer.reply(request, "answer")
-    s.world.settle()
-    assert task.result() == "answer"
-
-
 # -- the ordinary case
 
 
 def test_a_call_returns_its_reply():
     with fakes.setting() as s:
-        task, request = called(s, "question")
+        task, request = s.called("question")
         assert request.message.body == "question"
-        answered(s, task, request)
+        s.answered(task, request)
         assert s.client.replies.waiting == {}
 
 
 def test_replies_are_accepted():
     with fakes.setting() as s:
-        task, request = called(s)
+        task, request = s.called()
         handle = s.peer.reply(request, "answer")
         s.world.settle()
         assert s.peer.outcomes == [(handle, ACCEPTED)]
@@ -63,7 +48,7 @@ def test_reply_and_outcome_come_in_any_order(reply_first, settled):
     with fakes.setting() as s:
         s.up()
         s.peer.outcome = lambda message: None
-        task, request = called(s)
+        task, request = s.called()
         steps = [
             lambda: s.peer.settle(request, ACCEPTED),
             lambda: s.peer.reply(request, "answer", settled=settled),
@@ -92,7 +77,7 @@ def test_one_reply_link_for_all_calls_and_none_without_calls():
         s.up()
         assert s.peer.outbound == {}
         for destination in ("a", "b", "a"):
-            task, request = called(s, destination=Destination.reply(destination))
+            task, request = s.called(destination=Destination.reply(destination))
             s.peer.reply(request, "answer")
             s.world.settle()
             task.result()
@@ -109,15 +94,15 @@ def test_a_call_waits_for_the_reply_link():
         s.peer.answer_links()
         s.world.settle()
         (request,) = s.peer.received
-        answered(s, task, request)
+        s.answered(task, request)
 
 
 def test_a_call_sent_settled():
     with fakes.setting() as s:
         s.up()
-        task, request = called(s, settled=True)
+        task, request = s.called(settled=True)
         assert request.settled
-        answered(s, task, request)
+        s.answered(task, request)
 
 
 def test_a_retried_call_takes_no_late_reply_to_an_earlier_attempt():
@@ -144,7 +129,7 @@ def test_a_retried_call_takes_no_late_reply_to_an_earlier_attempt():
 
 def test_no_reply_in_time():
     with fakes.setting() as s:
-        task, request = called(s, timeout=10)
+        task, request = s.called(timeout=10)
         s.world.advance(11)
         with pytest.raises(TimeoutError, match="RPC call to topic=t.*no reply"):
             task.result()
@@ -153,9 +138,9 @@ def test_no_reply_in_time():
 
 def test_a_late_reply_disturbs_nobody(caplog):
     with fakes.setting() as s:
-        task, request = called(s, timeout=10)
+        task, request = s.called(timeout=10)
         s.world.advance(11)
-        other, second = called(s, timeout=10)
+        other, second = s.called(timeout=10)
         s.peer.reply(request, "late")
         s.world.settle()
         assert "came after its call had been given up" in caplog.text
@@ -168,7 +153,7 @@ def test_a_late_reply_disturbs_nobody(caplog):
 def test_a_reply_that_comes_twice_is_no_news(caplog):
     """A server's message bus may not have heard that it was accepted."""
     with fakes.setting() as s:
-        task, request = called(s)
+        task, request = s.called()
         for _ in range(2):
             s.peer.reply(request, "answer")
             s.world.settle()
@@ -181,7 +166,7 @@ def test_those_that_were_given_up_are_not_known_for_ever(monkeypatch, caplog):
     with fakes.setting() as s:
         requests = []
         for _ in range(4):
-            task, request = called(s, timeout=10)
+            task, request = s.called(timeout=10)
             s.world.advance(11)
             requests.append(request)
         for request in requests:
@@ -195,30 +180,30 @@ def test_those_that_were_given_up_are_not_known_for_ever(monkeypatch, caplog):
 )
 def test_a_reply_for_nobody(stranger, caplog):
     with fakes.setting(reply_link_credit=2) as s:
-        task, request = called(s)
+        task, request = s.called()
         for _ in range(20):  # each returns its credit
             s.peer.send(
                 request.message.reply_to, Message("{}", correlation_id=stranger)
             )
             s.world.settle()
         assert "not made here" in caplog.text
-        answered(s, task, request)
+        s.answered(task, request)
 
 
 def test_a_reply_that_is_no_message():
     with fakes.setting(reply_link_credit=2) as s:
-        task, request = called(s)
+        task, request = s.called()
         for _ in range(20):
             s.peer.send(request.message.reply_to, b"\x00Sw\xa1\x02\xff\xfe")
             s.world.settle()
         assert {outcome for _, outcome in s.peer.outcomes} == {REJECTED}
         assert not task.done
-        answered(s, task, request)
+        s.answered(task, request)
 
 
 def test_a_second_reply_to_the_same_call():
     with fakes.setting() as s:
-        task, request = called(s)
+        task, request = s.called()
         s.peer.reply(request, "first")
         s.peer.reply(request, "second")
         s.world.settle()
@@ -230,7 +215,7 @@ def test_a_second_reply_to_the_same_call():
 
 def test_heartbeats_keep_a_call_alive_to_its_deadline():
     with fakes.setting() as s:
-        task, request = called(s, timeout=100, monitor=5)
+        task, request = s.called(timeout=100, monitor=5)
         for _ in range(24):
             s.world.advance(4)
             s.peer.reply(request, None)
@@ -245,7 +230,7 @@ def test_heartbeats_keep_a_call_alive_to_its_deadline():
 
 def test_without_heartbeats_a_monitored_call_ends_early():
     with fakes.setting() as s:
-        task, request = called(s, timeout=100, monitor=5)
+        task, request = s.called(timeout=100, monitor=5)
         s.world.advance(4)
         s.peer.reply(request, None)
         s.world.advance(4.5)
@@ -258,7 +243,7 @@ def test_without_heartbeats_a_monitored_call_ends_early():
 
 def test_a_monitored_call_ends_at_its_deadline():
     with fakes.setting() as s:
-        task, request = called(s, timeout=8, monitor=5)
+        task, request = s.called(timeout=8, monitor=5)
         s.world.advance(4)
         s.peer.reply(request, None)
         s.world.advance(4.5)
@@ -314,11 +299,11 @@ def test_what_came_before_a_call_was_accepted_is_not_its_end():
 
 def test_a_heartbeat_is_no_reply_to_a_call_without_monitor():
     with fakes.setting() as s:
-        task, request = called(s, timeout=10)
+        task, request = s.called(timeout=10)
         s.peer.reply(request, None)
         s.world.advance(5)
         assert not task.done
-        answered(s, task, request)
+        s.answered(task, request)
 
 
 # -- credit
@@ -341,7 +326,7 @@ def test_the_reply_link_has_credit_for_every_call_that_waits(window):
                     s.peer.reply(request, "answer")
                 s.world.settle()
             else:
-                waiting.append(called(s))
+                waiting.append(s.called())
             assert reply_link(s).credit >= len(waiting)
         for _, request in waiting:
             s.peer.reply(request, "answer")
@@ -351,7 +336,7 @@ def test_the_reply_link_has_credit_for_every_call_that_waits(window):
 
 def test_the_window_is_the_option_while_few_calls_wait():
     with fakes.setting(reply_link_credit=40) as s:
-        task, request = called(s)
+        task, request = s.called()
         assert reply_link(s).credit == 40
         lowest = 40
         for _ in range(100):
@@ -366,13 +351,13 @@ def test_the_window_is_the_option_while_few_calls_wait():
 
 def test_credit_for_many_callers_does_not_stay_for_ever():
     with fakes.setting(reply_link_credit=5) as s:
-        tasks = [called(s) for _ in range(100)]
+        tasks = [s.called() for _ in range(100)]
         assert reply_link(s).credit >= 100
         for _, request in tasks:
             s.peer.reply(request, "answer")
             s.world.settle()
         for _ in range(500):
-            task, request = called(s)
+            task, request = s.called()
             s.peer.reply(request, "answer")
             s.world.settle()
         assert reply_link(s).credit <= 5
@@ -383,7 +368,7 @@ def test_credit_for_many_callers_does_not_stay_for_ever():
 
 def test_an_accepted_call_fails_at_once_when_its_reply_cannot_come():
     with fakes.setting() as s:
-        task, request = called(s)
+        task, request = s.called()
         s.lose()
         with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
             task.result()
@@ -396,7 +381,7 @@ def test_a_call_that_may_have_arrived_is_not_sent_again(settled):
     with fakes.setting() as s:
         s.up()
         s.peer.outcome = lambda message: None
-        task, request = called(s, settled=settled)
+        task, request = s.called(settled=settled)
         s.lose()
         with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
             task.result()
@@ -415,7 +400,7 @@ def test_a_call_that_did_not_leave_is_sent_with_the_new_reply_address():
         s.lose()
         (request,) = s.peer.received
         assert request.message.reply_to not in old
-        answered(s, task, request)
+        s.answered(task, request)
 
 
 def test_a_call_at_rest_is_sent_with_the_new_reply_address():
@@ -426,7 +411,7 @@ def test_a_call_at_rest_is_sent_with_the_new_reply_address():
         s.world.settle()
         s.lose()
         (request,) = s.peer.received
-        answered(s, task, request)
+        s.answered(task, request)
 
 
 def test_a_call_that_rests_is_tried_again_with_the_next_connection():
@@ -441,19 +426,19 @@ def test_a_call_that_rests_is_tried_again_with_the_next_connection():
         s.world.advance(2)
         assert s.client.connection.state is State.UP
         (request,) = s.peer.received
-        answered(s, task, request)
+        s.answered(task, request)
 
 
 def test_the_reply_link_comes_back_only_when_it_is_needed():
     with fakes.setting() as s:
-        task, request = called(s)
+        task, request = s.called()
         s.peer.reply(request, "answer")
         s.world.settle()
         task.result()
         s.lose()
         assert s.peer.outbound == {}
-        task, request = called(s)
-        answered(s, task, request)
+        task, request = s.called()
+        s.answered(task, request)
 
 
 # -- a link is lost
@@ -461,16 +446,16 @@ def test_the_reply_link_comes_back_only_when_it_is_needed():
 
 def test_a_reply_comes_though_the_link_of_the_request_is_gone():
     with fakes.setting() as s:
-        task, request = called(s)
+        task, request = s.called()
         s.peer.inbound[ADDRESS].close("amqp:resource-deleted", "server left")
         s.world.settle()
         assert not task.done
-        answered(s, task, request)
+        s.answered(task, request)
 
 
 def test_the_reply_link_is_closed_by_the_peer():
     with fakes.setting(link_retry_delay=6) as s:
-        task, request = called(s)
+        task, request = s.called()
         reply_link(s).close("amqp:resource-deleted", "temporary queue gone")
         s.world.settle()
         with pytest.raises(
@@ -483,12 +468,12 @@ def test_the_reply_link_is_closed_by_the_peer():
         assert s.peer.received == []
         s.world.advance(FIRST_PAUSE / 2)
         (request,) = s.peer.received
-        answered(s, next_one, request)
+        s.answered(next_one, request)
 
 
 def test_a_reply_that_the_peer_aborts_returns_its_credit(caplog):
     with fakes.setting(reply_link_credit=2) as s:
-        task, request = called(s)
+        task, request = s.called()
         for _ in range(10):
             abort = s.peer.begin(request.message.reply_to, 100_000)
             s.world.settle()
@@ -496,18 +481,18 @@ def test_a_reply_that_the_peer_aborts_returns_its_credit(caplog):
             s.world.settle()
             assert reply_link(s).credit >= 1
         assert "a reply was lost" in caplog.text
-        answered(s, task, request)
+        s.answered(task, request)
 
 
 def test_a_new_connection_does_not_wait_for_the_old_ones_reply_link():
     with fakes.setting(link_retry_delay=100) as s:
-        first, _ = called(s)
+        first, _ = s.called()
         reply_link(s).close()
         s.world.settle()
         assert first.done
         s.lose()
-        task, request = called(s)
-        answered(s, task, request)
+        task, request = s.called()
+        s.answered(task, request)
 
 
 def test_the_reply_link_is_refused():
@@ -521,13 +506,13 @@ def test_the_reply_link_is_refused():
         assert s.peer.attaches.count("") <= 4
         del s.peer.refuse[""]
         s.world.advance(10)
-        task, request = called(s)
-        answered(s, task, request)
+        task, request = s.called()
+        s.answered(task, request)
 
 
 def test_close_with_a_reply_link_that_waits_to_be_attached_again():
     with fakes.setting() as s:
-        called(s)
+        s.called()
         reply_link(s).close()
         s.world.settle()
         # setting() looks for what is left.
@@ -535,8 +520,8 @@ def test_close_with_a_reply_link_that_waits_to_be_attached_again():
 
 def test_a_heartbeat_is_not_taken_for_the_reply_before_it():
     with fakes.setting() as s:
-        first, first_request = called(s)
-        second, second_request = called(s)
+        first, first_request = s.called()
+        second, second_request = s.called()
         s.peer.reply(first_request, "first")
         s.peer.reply(second_request, None)
         s.world.settle()

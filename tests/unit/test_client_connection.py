@@ -21,14 +21,7 @@ from tests.unit import fakes
 TWO_HOSTS = (Host("one", 5672), Host("two", 5673))
 
 
-@pytest.fixture(autouse=True)
-def first_host_first(monkeypatch):
-    monkeypatch.setattr(
-        "greenamqp.connection.failover.Hosts.__init__.__defaults__", (lambda n: 0,)
-    )
-    monkeypatch.setattr(
-        "greenamqp.connection.failover.Backoff.__init__.__defaults__", (lambda: 1.0,)
-    )
+pytestmark = pytest.mark.usefixtures("no_chance")
 
 
 # -- IDLE
@@ -102,8 +95,7 @@ def test_pauses_grow_by_the_backoff_up_to_the_maximum():
         s.network.default = "Connection refused"
         s.client.subscribe(lambda _: [Node("a")], 10, lambda *a: None)
         s.world.advance(60)
-        instants = [at for at, _, _ in s.network.attempts]
-        pauses = [after - at for at, after in zip(instants, instants[1:], strict=False)]
+        pauses = fakes.pauses(at for at, _, _ in s.network.attempts)
         assert pauses[:5] == [2, 5, 8, 9, 9]
 
 

@@ -26,64 +26,49 @@ def s():
         yield made
 
 
-def called(s, destination=ANY, **options):
-    """A call that the peer has received, with what it got."""
-    task = s.call(destination=destination, **options)
-    s.world.settle()
-    assert not task.done
-    return task, s.peer.received[-1]
-
-
-def answered(s, task, request):
-    """Whether a reply to this request reaches its caller."""
-    s.peer.reply(request, "answer")
-    s.world.settle()
-    return task.result() == "answer"
-
-
 # -- the address
 
 
 @pytest.mark.parametrize("destination", [ANY, ONE])
 def test_an_accepted_call_waits_on_at_the_same_address(s, destination):
-    task, request = called(s, destination)
+    task, request = s.called(destination=destination)
     s.lose()
     assert request.message.reply_to in s.peer.attaches
     assert s.peer.received == []
-    assert answered(s, task, request)
+    s.answered(task, request)
     # And so do those that come after it.
-    assert called(s)[1].message.reply_to == request.message.reply_to
+    assert s.called()[1].message.reply_to == request.message.reply_to
 
 
 @pytest.mark.parametrize("how", ["link", "session"])
 def test_a_call_waits_on_when_its_link_alone_is_gone(s, how):
-    task, request = called(s)
+    task, request = s.called()
     link = s.peer.outbound[request.message.reply_to]
     if how == "link":
         link.close("amqp:link:detach-forced", "an operator")
     else:
         link._proton.session.close()
     s.world.advance(FIRST_PAUSE)
-    assert answered(s, task, request)
+    s.answered(task, request)
 
 
 def test_an_address_may_outlive_its_link_and_not_its_connection():
     with fakes.setting(network={"product": "Apache Qpid Broker-J Core"}) as s:
         s.up()
-        task, request = called(s)
+        task, request = s.called()
         for _ in range(3):
             s.peer.outbound[request.message.reply_to].close("amqp:link:detach-forced")
             s.world.advance(FIRST_PAUSE)
-        assert answered(s, task, request)
-        task, request = called(s)
+        s.answered(task, request)
+        task, request = s.called()
         s.lose()
         with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
             task.result()
-        assert called(s)[1].message.reply_to != request.message.reply_to
+        assert s.called()[1].message.reply_to != request.message.reply_to
 
 
 def test_a_call_that_waits_for_its_address_ends_at_its_deadline(s):
-    task, request = called(s, timeout=20)
+    task, request = s.called(timeout=20)
     s.network.default = "refused"
     s.peer.cut()
     s.world.advance(19)
@@ -94,19 +79,19 @@ def test_a_call_that_waits_for_its_address_ends_at_its_deadline(s):
 
 
 def test_an_address_that_the_bus_no_longer_knows_is_replaced(s):
-    task, request = called(s)
+    task, request = s.called()
     gone = request.message.reply_to
     s.network.default = KEEPS | {"refuse": {gone: ("amqp:not-found", "gone")}}
     s.lose()
     with pytest.raises(exceptions.MessageDeliveryFailure, match="gone"):
         task.result()
-    task, request = called(s)
+    task, request = s.called()
     assert request.message.reply_to != gone
-    assert answered(s, task, request)
+    s.answered(task, request)
 
 
 def test_an_address_that_is_refused_for_now_is_asked_for_again(s):
-    task, request = called(s)
+    task, request = s.called()
     address = request.message.reply_to
     locked = ("amqp:resource-locked", "belongs to another connection")
     s.network.default = KEEPS | {"refuse": {address: locked}}
@@ -114,11 +99,11 @@ def test_an_address_that_is_refused_for_now_is_asked_for_again(s):
     assert not task.done
     s.peer.refuse.clear()
     s.world.advance(7)
-    assert answered(s, task, request)
+    s.answered(task, request)
 
 
 def test_another_bus_does_not_have_the_replies(s):
-    task, _ = called(s)
+    task, _ = s.called()
     s.network.default = {}
     s.lose()
     with pytest.raises(exceptions.MessageDeliveryFailure, match="cannot be had"):
@@ -131,12 +116,12 @@ def test_another_bus_does_not_have_the_replies(s):
 @pytest.mark.parametrize("destination", [ANY, ONE])
 def test_a_request_is_sent_again_as_the_same(s, destination):
     s.peer.outcome = lambda message: None
-    task, first = called(s, destination)
+    task, first = s.called(destination=destination)
     s.lose()
     (again,) = s.peer.received
     assert again.message.id == first.message.id
     assert again.message.reply_to == first.message.reply_to
-    assert answered(s, task, first)
+    s.answered(task, first)
 
 
 def reconnect(s):
@@ -149,10 +134,10 @@ def reconnect(s):
 
 def test_a_request_that_any_server_may_get_waits_for_its_reply_first(s):
     s.peer.outcome = lambda message: None
-    task, first = called(s, ANY)
+    task, first = s.called(destination=ANY)
     reconnect(s)
     assert s.peer.received == []
-    assert answered(s, task, first)
+    s.answered(task, first)
     s.world.advance(IN_DOUBT_FOR)
     assert s.peer.received == []
 
@@ -160,7 +145,7 @@ def test_a_request_that_any_server_may_get_waits_for_its_reply_first(s):
 def test_what_is_in_doubt_waits_for_where_replies_come(s):
     """The reply may be there already."""
     s.peer.outcome = lambda message: None
-    task, first = called(s, ANY)
+    task, first = s.called(destination=ANY)
     replies = first.message.reply_to
     s.network.default = KEEPS | {"refuse": {replies: ("amqp:internal-error", "")}}
     s.lose()
@@ -172,12 +157,12 @@ def test_what_is_in_doubt_waits_for_where_replies_come(s):
     s.world.advance(IN_DOUBT_FOR)
     (again,) = s.peer.received
     assert again.message.id == first.message.id
-    assert answered(s, task, first)
+    s.answered(task, first)
 
 
 def test_what_is_in_doubt_is_still_when_the_connection_is_lost_once_more(s):
     s.peer.outcome = lambda message: None
-    task, first = called(s, ANY)
+    task, first = s.called(destination=ANY)
     s.network.default = KEEPS | {"outcome": lambda message: None}
     reconnect(s)
     reconnect(s)
@@ -185,22 +170,22 @@ def test_what_is_in_doubt_is_still_when_the_connection_is_lost_once_more(s):
     s.world.advance(IN_DOUBT_FOR)
     (again,) = s.peer.received
     assert again.message.id == first.message.id
-    assert answered(s, task, first)
+    s.answered(task, first)
 
 
 def test_a_request_that_any_server_may_get_is_not_sent_again_if_not_wanted():
     with fakes.setting(network=KEEPS, repeat_calls=False) as s:
         s.up()
         s.peer.outcome = lambda message: None
-        task, first = called(s, ANY)
+        task, first = s.called(destination=ANY)
         s.lose()
         assert s.peer.received == []
-        assert answered(s, task, first)
+        s.answered(task, first)
 
 
 def test_what_is_in_doubt_ends_by_its_time_out(s):
     s.peer.outcome = lambda message: None
-    task, _ = called(s, ANY, timeout=IN_DOUBT_FOR / 2)
+    task, _ = s.called(destination=ANY, timeout=IN_DOUBT_FOR / 2)
     s.lose()
     with pytest.raises(TimeoutError):
         task.result()
@@ -210,16 +195,16 @@ def test_what_is_in_doubt_ends_by_its_time_out(s):
 
 def test_a_request_without_retries_is_not_sent_again(s):
     s.peer.outcome = lambda message: None
-    task, first = called(s, ONE, retries=0)
+    task, first = s.called(destination=ONE, retries=0)
     s.lose()
     assert s.peer.received == []
-    assert answered(s, task, first)
+    s.answered(task, first)
 
 
 def test_what_has_its_reply_is_not_sent_again(s):
     s.peer.outcome = lambda message: None
-    task, first = called(s, ONE)
-    assert answered(s, task, first)
+    task, first = s.called(destination=ONE)
+    s.answered(task, first)
     s.lose()
     assert s.peer.received == []
 
@@ -227,12 +212,12 @@ def test_what_has_its_reply_is_not_sent_again(s):
 def test_a_request_in_doubt_that_comes_back_keeps_its_id(s):
     """The first one may be at work: whichever is replied to, it is this call."""
     s.peer.outcome = lambda message: None
-    task, first = called(s, ONE)
+    task, first = s.called(destination=ONE)
     s.network.default = KEEPS | {"outcome": lambda message: RELEASED}
     s.lose()
     assert {each.message.id for each in s.peer.received} == {first.message.id}
     assert len(s.peer.received) > 1
-    assert answered(s, task, first)
+    s.answered(task, first)
 
 
 # -- replies
@@ -310,8 +295,8 @@ def test_a_reply_to_an_address_that_goes_with_its_connection_asks_for_no_outcome
 
 
 def test_the_second_copy_of_a_reply_disturbs_nobody(s, caplog):
-    task, request = called(s)
-    assert answered(s, task, request)
+    task, request = s.called()
+    s.answered(task, request)
     s.peer.send(
         request.message.reply_to, Message("again", correlation_id=request.message.id)
     )
@@ -328,11 +313,11 @@ def test_where_none_may_be_made_replies_come_from_what_goes_with_its_link():
     with fakes.setting(network=artemis) as s:
         s.up()
         for _ in range(2):
-            task, request = called(s)
+            task, request = s.called()
             assert s.peer.outbound[request.message.reply_to].remote_source.dynamic
-            assert answered(s, task, request)
+            s.answered(task, request)
             s.lose()
-        task, request = called(s)
+        task, request = s.called()
         s.lose()
         with pytest.raises(exceptions.MessageDeliveryFailure, match="unknown"):
             task.result()

@@ -879,10 +879,7 @@ def test_drain_gives_credit_back():
     server = accepted(Recorder())
     raw = RawPeer(server)
     raw.run()
-    receiver = raw.session().receiver("r")
-    receiver.source.address = "a"
-    receiver.open()
-    raw.run()
+    receiver = raw.receiver("a")
     receiver.drain(10)
     raw.run()
     assert receiver.credit == 0

@@ -88,10 +88,7 @@ def test_links_and_sessions_that_come_and_go_leave_nothing(kind, end):
 def test_a_link_that_is_suspended_is_over():
     handler = Taker()
     peer = raw(handler)
-    link = peer.session().sender("s")
-    link.target.address = "a"
-    link.open()
-    peer.run()
+    link = peer.sender("a")
     link.detach()
     peer.run()
     assert handler.detached == ["None"]
@@ -134,10 +131,9 @@ def test_text_that_is_not_utf8(where):
     peer = RawPeer(engine, container="PATCH" if where == "container" else "raw")
     peer.patch = lambda data: data.replace(b"PATCH", b"\xff\xfe\xfd\xfc\xfb")
     peer.run()
-    link = peer.session().sender("PATCH" if where == "name" else "s")
-    link.target.address = "PATCH" if where == "address" else "a"
-    link.open()
-    peer.run()
+    peer.sender(
+        "PATCH" if where == "address" else "a", "PATCH" if where == "name" else "s"
+    )
     if where == "container":
         with pytest.raises(RemoteProtocolError, match="UnicodeDecodeError"):
             _ = engine.remote_container
@@ -176,10 +172,7 @@ def test_a_message_larger_than_allowed_costs_the_link():
 def test_a_message_that_never_ends_is_cut_off():
     handler = Taker()
     peer = raw(handler, max_message_size=100_000, max_frame_size=1024)
-    link = peer.session().sender("s")
-    link.target.address = "a"
-    link.open()
-    peer.run()
+    link = peer.sender("a")
     link.delivery("tag")
     for _ in range(1000):
         link.send(bytes(1000))
@@ -211,10 +204,7 @@ def test_aborted_messages_are_told_of_and_forgotten():
     dropped = []
     handler = Taker()
     peer = raw(handler)
-    link = peer.session().sender("s")
-    link.target.address = "a"
-    link.open()
-    peer.run()
+    link = peer.sender("a")
     handler.links[0].on_aborted = dropped.append
     for tag in "abc":
         delivery = link.delivery(tag)

@@ -3,26 +3,30 @@
 
 import pytest
 
+from greenamqp import chance
 from greenamqp.connection.failover import Backoff, Host, Hosts
+
+pytestmark = pytest.mark.usefixtures("no_chance")
 
 HOSTS = [Host("one", 1), Host("two", 2), Host("three", 3)]
 
 
-def backoff(hosts=1, interval=1, step=2, maximum=30, jitter=lambda: 1.0):
-    return Backoff(hosts, interval, step, maximum, jitter)
+def backoff(hosts=1, interval=1, step=2, maximum=30):
+    return Backoff(hosts, interval, step, maximum)
 
 
-def test_hosts_begin_where_chance_wants_and_come_all_in_turn():
-    hosts = Hosts(HOSTS, choose=lambda count: count - 1)
+def test_hosts_begin_where_chance_wants_and_come_all_in_turn(monkeypatch):
+    monkeypatch.setattr(chance, "below", lambda count: count - 1)
+    hosts = Hosts(HOSTS)
     assert len(hosts) == 3
     names = [hosts.current.hostname] + [hosts.advance().hostname for _ in range(4)]
     assert names == ["three", "one", "two", "three", "one"]
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_every_host_may_be_the_first(host):
-    first = Hosts(HOSTS, choose=lambda count: HOSTS.index(host) % count).current
-    assert first is host
+def test_every_host_may_be_the_first(host, monkeypatch):
+    monkeypatch.setattr(chance, "below", lambda count: HOSTS.index(host) % count)
+    assert Hosts(HOSTS).current is host
 
 
 def test_a_host_shows_no_password_and_brackets_ipv6():
@@ -52,12 +56,14 @@ def test_a_round_of_hosts_has_no_pause_within():
     assert [pauses.next_pause() for _ in range(7)] == [0, 0, 1, 0, 0, 3, 0]
 
 
-@pytest.mark.parametrize("chance", [0.0, 0.25, 1.0])
-def test_half_of_a_pause_is_random(chance):
-    assert backoff(interval=8, jitter=lambda: chance).next_pause() == 4 + 4 * chance
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_half_of_a_pause_is_random(share, monkeypatch):
+    monkeypatch.setattr(chance, "share", lambda: share)
+    assert backoff(interval=8).next_pause() == 4 + 4 * share
 
 
-def test_pauses_differ_between_clients():
+def test_pauses_differ_between_clients(monkeypatch):
+    monkeypatch.undo()
     assert len({Backoff(1, 10, 0, 10).next_pause() for _ in range(20)}) > 1
 
 

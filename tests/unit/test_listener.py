@@ -483,12 +483,18 @@ def test_a_cast_gets_no_reply(rig):
     assert outcomes(s) == [ACCEPTED]
 
 
-def test_heartbeats(rig):
+def monitored(rig, seconds=9, reply_to="me"):
+    """A request whose caller wants to hear of the work on it."""
     s, listener = rig(rpc=True)
-    body = {"request": {"n": 1}, "context": {}, "call_monitor_timeout": 9}
-    s.peer.send(ANY, Message(json.dumps(body), id="the id", reply_to="me"))
+    body = {"request": {"n": 1}, "context": {}, "call_monitor_timeout": seconds}
+    s.peer.send(ANY, Message(json.dumps(body), id="the id", reply_to=reply_to))
     s.world.settle()
     (incoming,) = poll(s, listener)
+    return s, incoming
+
+
+def test_heartbeats(rig):
+    s, incoming = monitored(rig)
     assert incoming.client_timeout == 9
     do(s, incoming.heartbeat)
     (beat,) = s.peer.received
@@ -501,11 +507,7 @@ def test_heartbeats(rig):
 @pytest.mark.parametrize("end", ["reply", "requeue"])
 def test_heartbeats_end_with_the_work(rig, end):
     """The server's thread that sends them goes on for as long as it can."""
-    s, listener = rig(rpc=True)
-    body = {"request": {"n": 1}, "context": {}, "call_monitor_timeout": 9}
-    s.peer.send(ANY, Message(json.dumps(body), id="the id", reply_to="me"))
-    s.world.settle()
-    (incoming,) = poll(s, listener)
+    s, incoming = monitored(rig)
     do(s, getattr(incoming, end))
     sent = len(s.peer.received)
     with pytest.raises(RuntimeError, match="not worked on any more"):
@@ -514,11 +516,7 @@ def test_heartbeats_end_with_the_work(rig, end):
 
 
 def test_a_heartbeat_for_nobody(rig, caplog):
-    s, listener = rig(rpc=True)
-    body = {"request": {"n": 1}, "context": {}, "call_monitor_timeout": 9}
-    s.peer.send(ANY, Message(json.dumps(body)))
-    s.world.settle()
-    (incoming,) = poll(s, listener)
+    s, incoming = monitored(rig, reply_to=None)
     assert incoming.client_timeout is None
     do(s, incoming.heartbeat)
     assert "names no reply address" in caplog.text
@@ -526,11 +524,7 @@ def test_a_heartbeat_for_nobody(rig, caplog):
 
 
 def test_a_stale_heartbeat_is_not_sent(rig):
-    s, listener = rig(rpc=True)
-    body = {"request": {"n": 1}, "context": {}, "call_monitor_timeout": 5}
-    s.peer.send(ANY, Message(json.dumps(body), id="1", reply_to="me"))
-    s.world.settle()
-    (incoming,) = poll(s, listener)
+    s, incoming = monitored(rig, seconds=5)
     s.peer.credit = 0
     do(s, incoming.heartbeat)
     s.world.advance(10)

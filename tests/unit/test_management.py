@@ -14,10 +14,10 @@ from greenamqp.client.doubt import IN_DOUBT_FOR
 from greenamqp.client.receiving import RENEW_EVERY
 from greenamqp.client.replies import MOST_SOON
 from greenamqp.client.wanted import DECLARED_ANEW, FIRST_PAUSE, KNOWN_PATIENCE
-from greenamqp.engine import ACCEPTED, RELEASED, Connection, Message
+from greenamqp.engine import ACCEPTED, RELEASED, Message
 from greenamqp.policy import Policies, QueuePolicy
 from tests.unit import fakes
-from tests.unit.wire import Recorder, Wire
+from tests.unit.wire import Recorder, joined
 
 
 def addresser(version="4.0.5", policies=None, **options):
@@ -152,17 +152,9 @@ class Broker(Recorder):
 class Pair:
     def __init__(self):
         self.broker = Broker()
-        self.client = Connection("client", Recorder())
-        self.server = Connection("server", self.broker, server=True)
-        self.client.open()
-        self.server.open()
-        self.wire = Wire(self.client, self.server, 100.0)
-        self.run()
+        self.client, _, wire = joined(None, self.broker)
+        self.run = wire.run
         self.management = Management(self.client, lambda: None)
-
-    def run(self):
-        while self.wire.step():
-            pass
 
     def declare(self, *declarations):
         outcome = []

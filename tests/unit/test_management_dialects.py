@@ -6,8 +6,8 @@ import json
 import pytest
 
 from greenamqp.buses import Again, artemis, broker_j
-from greenamqp.engine import Connection, Message
-from tests.unit.wire import Recorder, Wire
+from greenamqp.engine import Message
+from tests.unit.wire import Recorder, joined
 
 
 class Broker(Recorder):
@@ -49,17 +49,9 @@ class Broker(Recorder):
 class Pair:
     def __init__(self, dialect):
         self.broker = Broker()
-        self.client = Connection("client", Recorder())
-        self.server = Connection("server", self.broker, server=True)
-        self.client.open()
-        self.server.open()
-        self.wire = Wire(self.client, self.server, 100.0)
-        self.run()
+        self.client, _, wire = joined(None, self.broker)
+        self.run = wire.run
         self.management = dialect.Management(self.client, lambda: None)
-
-    def run(self):
-        while self.wire.step():
-            pass
 
     def declare(self, *declarations):
         outcomes = []

@@ -144,7 +144,7 @@ def test_texts_may_hold_braces(lines):
         assert [text for _, text in lines()] == ["the link to {a} was closed: {} %s"]
 
 
-def test_with_other_hosts_a_silent_one_is_given_up_sooner(monkeypatch):
+def test_with_other_hosts_a_silent_one_is_given_up_sooner(monkeypatch, no_chance):
     """A send that waits as long as it does by default gets past a host that is silent
     from the first byte on."""
 
@@ -155,9 +155,6 @@ def test_with_other_hosts_a_silent_one_is_given_up_sooner(monkeypatch):
 
     whole = fakes.Peer
     hosts = [fakes.Host("one", 1), fakes.Host("two", 2)]
-    monkeypatch.setattr(
-        "greenamqp.connection.failover.Hosts.__init__.__defaults__", (lambda n: 0,)
-    )
     with fakes.setting(hosts, idle_timeout=0) as s:
         monkeypatch.setattr(fakes, "Peer", Silent)
         task = s.notify(

@@ -144,6 +144,25 @@ class RawPeer:
         session.open()
         return session
 
+    def sender(self, address: str, name: str = "s") -> proton.Sender:
+        """A link that sends there, attached."""
+        link = self.session().sender(name)
+        link.target.address = address
+        link.open()
+        self.run()
+        return link
+
+    def receiver(
+        self, address: str, name: str = "r", *, max_message_size: int = 0
+    ) -> proton.Receiver:
+        """A link that receives from there, attached."""
+        link = self.session().receiver(name)
+        link.source.address = address
+        link.max_message_size = max_message_size
+        link.open()
+        self.run()
+        return link
+
     def run(self, now: float = 1.0) -> None:
         """Move bytes until neither end has more to say."""
         moved = True
