@@ -15,7 +15,7 @@ from greenamqp.broker.peer import Peer
 from greenamqp.broker.settings import Settings
 from greenamqp.connection import tls
 from greenamqp.connection.pump import Pump, Stream
-from greenamqp.hubs import Countdown, Hub, Timer, Waiter, Watch
+from greenamqp.hubs import Countdown, Hub, Waiter, Watch
 
 LOG = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ class Server:
         self.connections: dict[_Accepted, None] = {}
         self._listening: typing.Any = None  # a _socket.socket
         self._watch: Watch | None = None
-        self._maintenance: Timer | None = None
-        self._pause: Timer | None = None
+        self._next_maintenance = Countdown(hub)
+        self._pause = Countdown(hub)
         self._drained: Waiter | None = None
         self._refused = 0
 
@@ -144,9 +144,7 @@ class Server:
 
     def _take_no_more(self) -> None:
         self._stop_listening()
-        if self._maintenance is not None:
-            self._maintenance.cancel()
-            self._maintenance = None
+        self._next_maintenance.cancel()
         for handshake in self._handshakes:
             handshake.cancel()
         self._handshakes.clear()
@@ -164,7 +162,8 @@ class Server:
         for stream in self._handshakes.values():
             os.close(stream.detach())
         self._handshakes.clear()
-        self._watch = self._pause = self._maintenance = None
+        self._watch = None
+        self._pause = self._next_maintenance = Countdown(self.hub)  # not the parent's
 
     def drop_connections(self) -> int:
         """Cut all connections without a word; returns how many."""
@@ -186,9 +185,7 @@ class Server:
 
     def _stop_listening(self) -> None:
         self.hub.holders.pop(self, None)
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
+        self._pause.cancel()
         if self._watch is not None:
             self._watch.close()
             self._watch = None
@@ -257,10 +254,9 @@ class Server:
         assert self._watch is not None
         self._watch.close()
         self._watch = None
-        self._pause = self.hub.call_at(self.hub.now() + _ACCEPT_PAUSE, self._resume)
+        self._pause.call_in(_ACCEPT_PAUSE, self._resume)
 
     def _resume(self) -> None:
-        self._pause = None
         if self._listening is not None:
             self._watch = self.hub.watch(self._listening.fileno(), self._acceptable)
 
@@ -269,7 +265,7 @@ class Server:
         self.core.maintain(begin)
         end = self.hub.now()
         pause = max(_MAINTENANCE, (end - begin) / _MAINTENANCE_SHARE)
-        self._maintenance = self.hub.call_at(end + pause, self._maintain)
+        self._next_maintenance.call_at(end + pause, self._maintain)
 
 
 def _name(address: typing.Any) -> str:

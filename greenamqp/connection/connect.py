@@ -17,7 +17,7 @@ import typing
 
 from greenamqp.connection import diagnosis, tls
 from greenamqp.connection.pump import Stream
-from greenamqp.hubs import Hub, Timer, Watch
+from greenamqp.hubs import Countdown, Hub, Watch
 
 Done = typing.Callable[["Stream | None", "str | None"], None]
 
@@ -73,8 +73,10 @@ class Attempt:
         first = "getting the password" if password else "looking its name up"
         self.stages = [(first, hub.now())]
         self._deadline = deadline
-        self._timer: Timer | None = hub.call_at(deadline, self._timed_out)
-        self._step_timer: Timer | None = None
+        self._ends = Countdown(hub)
+        self._ends.call_at(deadline, self._timed_out)
+        # The share of the address at hand.
+        self._share_ends = Countdown(hub)
         hub.holders[self] = None
         hub.offload(self._resolve, self._resolved)
 
@@ -95,7 +97,8 @@ class Attempt:
         """See :class:`greenamqp.hubs.base.Holder`."""
         stream = self._socket if self._tls_stream is None else self._tls_stream
         self._done = self._socket = self._tls_stream = None
-        self._handshake = self._watch = self._timer = self._step_timer = None
+        self._handshake = self._watch = None
+        self._ends = self._share_ends = Countdown(self._hub)  # not the parent's
         if stream is not None:
             os.close(stream.detach())
 
@@ -104,7 +107,7 @@ class Attempt:
         self._done = None
         self._hub.holders.pop(self, None)
         self._drop_socket()
-        self._stop_timer()
+        self._ends.cancel()
         if self._handshake is not None:
             self._handshake.cancel()
             self._handshake = None
@@ -160,11 +163,10 @@ class Attempt:
         if self._addresses:
             now = self._hub.now()
             share = (self._deadline - now) / (len(self._addresses) + 1)
-            self._step_timer = self._hub.call_at(now + share, self._no_answer)
+            self._share_ends.call_at(now + share, self._no_answer)
 
     def _no_answer(self) -> None:
         """This address gets no more time."""
-        self._step_timer = None
         self._reason = self._leave_handshake() or os.strerror(errno.ETIMEDOUT)
         self._drop_socket()
         self._next_address()
@@ -211,7 +213,6 @@ class Attempt:
             self._finish(stream if error is None else None, error)
 
     def _timed_out(self) -> None:
-        self._timer = None
         self._finish(None, self._leave_handshake() or "no answer in time")
 
     def _leave_handshake(self) -> str | None:
@@ -228,16 +229,14 @@ class Attempt:
         done, self._done = self._done, None
         self._hub.holders.pop(self, None)
         self._drop_socket()
-        self._stop_timer()
+        self._ends.cancel()
         if done is not None:
             done(stream, reason)
         elif stream is not None:
             stream.close()
 
     def _drop_watch(self) -> None:
-        if self._step_timer is not None:
-            self._step_timer.cancel()
-            self._step_timer = None
+        self._share_ends.cancel()
         if self._watch is not None:
             self._watch.close()
             self._watch = None
@@ -248,11 +247,6 @@ class Attempt:
             self._hub.unwatch(self._socket.fileno())
             self._socket.close()
             self._socket = None
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def prepare(sock: typing.Any) -> None:

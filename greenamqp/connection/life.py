@@ -29,7 +29,7 @@ from greenamqp.engine import (
     RemoteError,
     client_connection,
 )
-from greenamqp.hubs import Hub, Steps, Timer, Waiter
+from greenamqp.hubs import Countdown, Hub, Steps, Waiter
 
 # Both rooms above the engine log by this name: an operator reads one story.
 LOG = logging.getLogger("greenamqp.client")
@@ -135,11 +135,12 @@ class BusConnection:
         self._links_per_session = LINKS_PER_SESSION
         self._pump: Pump | None = None
         self._attempt: connect.Attempt | None = None
-        self._timer: Timer | None = None
+        # Until the next attempt, or the end of the time for the Open frame.
+        self._timer = Countdown(hub)
         self._closed_waiter: Waiter | None = None
         # Engines and streams that were given up, to be let go of before long.
         self._discarded: list[tuple[Connection, Pump | None]] = []
-        self._discard_timer: Timer | None = None
+        self._next_discard = Countdown(hub)
         # When the connection came up.
         self._up_since = 0.0
         self._came_up = 0
@@ -277,7 +278,7 @@ class BusConnection:
 
         :param waiter: woken when the peer has answered
         """
-        self._stop_timer()
+        self._timer.cancel()
         pump = self._pump
         if pump is not None and not pump.closed:
             self._closed_waiter = waiter
@@ -288,7 +289,7 @@ class BusConnection:
     def stop(self) -> None:
         """It is wanted no longer: no attempt goes on, and none begins."""
         self.state = State.CLOSED
-        self._stop_timer()
+        self._timer.cancel()
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
@@ -322,7 +323,6 @@ class BusConnection:
     def _connect(self) -> None:
         if self.state not in (State.IDLE, State.WAITING):
             return  # a second timer: a signal handler raised before the first was known
-        self._timer = None
         self.state = State.CONNECTING
         if self._down_since is None:
             self._down_since = self.hub.now()
@@ -376,7 +376,7 @@ class BusConnection:
         self.state = State.OPENING
         self.stages.append(("opening", self.hub.now()))
         self._refused_links = 0
-        self._timer = self.hub.call_at(self._attempt_until, self._opening_timed_out)
+        self._timer.call_at(self._attempt_until, self._opening_timed_out)
         self.engine = self._new_engine(attempt.password if attempt else None)
         self._pump = Pump(
             self.hub,
@@ -471,8 +471,7 @@ class BusConnection:
         return self.engine.sasl_mechanism if self.engine is not None else None
 
     def _opening_timed_out(self) -> None:
-        self._timer = None
-        if self._pump is not None:
+        if self._pump is not None and self.state is State.OPENING:
             self._pump.abort("no answer to the Open frame in time")
 
     # -- the engine's handler
@@ -491,7 +490,7 @@ class BusConnection:
                 LOG.warning(
                     "heartbeat_guard does nothing over TLS, as to %s", self.where
                 )
-        self._stop_timer()
+        self._timer.cancel()
         self._up_since = self.hub.now()
         self._came_up += 1
         self._down_before, self._down_since = self._time_down, None
@@ -520,10 +519,9 @@ class BusConnection:
         self._vhost_prefixed.add(host)
         self._avoided.clear()
         self.state = State.WAITING
-        self._stop_timer()
         connection.close()
         self._discard_engine()
-        self._timer = self.hub.call_at(self.hub.now(), self._connect)
+        self._timer.call_in(0, self._connect)
         return True
 
     def connection_closed(
@@ -585,9 +583,8 @@ class BusConnection:
             pause = self._backoff.next_pause(lasted, refused)
             self._avoided.pop(host, None)
             self._hosts.advance()
-        self._stop_timer()
         # First of all: whatever interrupts the rest, somebody goes on.
-        self._timer = self.hub.call_at(self.hub.now() + pause, self._connect)
+        self._timer.call_in(pause, self._connect)
         self.state = State.WAITING
         if was_up:
             self._down_since = self.hub.now()
@@ -607,9 +604,7 @@ class BusConnection:
         """See Hub.cut_off: whatever the state, and however much of what led to it was
         done, something drives what comes next."""
         if self._discarded:
-            if self._discard_timer is not None:
-                self._discard_timer.cancel()
-            self._discard_timer = self.hub.call_at(self.hub.now(), self._empty_bin)
+            self._next_discard.call_in(0, self._empty_bin)
         if self.state in (State.IDLE, State.CLOSED):
             return
         if self._attempt is not None:
@@ -633,13 +628,11 @@ class BusConnection:
         # signal handler comes in between.
         self._discarded += [(engine, pump)]
         self.engine = self._pump = None
-        if self._discard_timer is None:
-            self._discard_timer = self.hub.call_at(self.hub.now(), self._empty_bin)
+        if not self._next_discard.runs:
+            self._next_discard.call_in(0, self._empty_bin)
 
     def _empty_bin(self) -> None:
-        if self._discard_timer is not None:
-            self._discard_timer.cancel()
-            self._discard_timer = None
+        self._next_discard.cancel()
         while self._discarded:
             engine, pump = self._discarded[0]
             if pump is not None:
@@ -647,8 +640,3 @@ class BusConnection:
                 pump.close()
             del self._discarded[0]
             engine.destroy()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

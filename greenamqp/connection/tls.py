@@ -30,7 +30,7 @@ import ssl
 import typing
 
 from greenamqp.connection import diagnosis
-from greenamqp.hubs import Hub, Timer, Watch
+from greenamqp.hubs import Countdown, Hub, Watch
 
 # The most that one TLS record takes on the wire: 5 bytes of header, 2**14 of content,
 # 2048 of expansion (RFC 5246, 6.2.3; TLS 1.3 allows less).  A reader's buffer must
@@ -492,9 +492,9 @@ class Handshake:
         self._hub = hub
         self._stream = stream
         self._done: typing.Callable[[str | None], None] | None = done
-        self._timer: Timer | None = (
-            hub.call_at(deadline, self._timed_out) if deadline < math.inf else None
-        )
+        self._ends = Countdown(hub)
+        if deadline < math.inf:
+            self._ends.call_at(deadline, self._timed_out)
         self._watch: Watch | None = hub.watch(stream.fileno(), self._step)
         # Not at once: `done` must not be called before its owner has this object.
         hub.call_at(hub.now(), self._step)
@@ -520,7 +520,6 @@ class Handshake:
             self._watch.want_write(self._step if self._stream.wants_write else None)
 
     def _timed_out(self) -> None:
-        self._timer = None
         self._finish(diagnosis.handshake_late(self._stream.greeting))
 
     def _finish(self, error: str | None) -> None:
@@ -533,9 +532,7 @@ class Handshake:
         done(error)
 
     def _let_go(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._ends.cancel()
         if self._watch is not None:
             self._watch.close()
             self._watch = None

@@ -30,7 +30,7 @@ from greenamqp import buses, fork
 from greenamqp.buses.format import Format, dumps, loads
 from greenamqp.client import Client, Destination, Outgoing, Rejected
 from greenamqp.engine import Message
-from greenamqp.hubs import Steps, Timer, Waiter, logs
+from greenamqp.hubs import Countdown, Hub, Steps, Waiter, logs
 from greenamqp.outbox.directory import Directory
 from greenamqp.outbox.disk import NOTHING, Disk, Done
 from greenamqp.outbox.store import Letter
@@ -91,10 +91,10 @@ class _Lane:
     :ivar more: whether the file may have more of them
     :ivar puts: letters that are being written
     :ivar flights: letters on their way
-    :ivar rest: set during a pause
+    :ivar rest: runs during a pause
     """
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, hub: Hub) -> None:
         self.destination = destination
         self.name = _name_of(destination)
         self.letters: collections.deque[Letter] = collections.deque()
@@ -102,7 +102,7 @@ class _Lane:
         self.puts = 0
         self.flights: set[_Flight] = set()
         self.pause = _FIRST_PAUSE
-        self.rest: Timer | None = None
+        self.rest = Countdown(hub)
 
 
 class Outbox:
@@ -133,7 +133,7 @@ class Outbox:
         # Whether it has been looked for the first time, and who waits for that.
         self._opened = False
         self._openers: list[Waiter] = []
-        self._look_timer: Timer | None = None
+        self._next_look = Countdown(self._hub)
         self._closed = False
         # Whether operators know that something waits.
         self._told = False
@@ -172,9 +172,9 @@ class Outbox:
             if self._closed:
                 return
             self._closed = True
-            for timer in (self._look_timer, *(each.rest for each in self._all_lanes())):
-                if timer is not None:
-                    timer.cancel()
+            self._next_look.cancel()
+            for lane in self._all_lanes():
+                lane.rest.cancel()
             self._openers.append(waiter)
             if not self._busy:
                 self._work_last()
@@ -314,7 +314,7 @@ class Outbox:
     def _lane(self, destination: Destination) -> _Lane:
         lane = self._lanes.get(destination)
         if lane is None:
-            lane = self._lanes[destination] = _Lane(destination)
+            lane = self._lanes[destination] = _Lane(destination, self._hub)
             if not self._told:
                 self._told = True
                 _log(
@@ -334,7 +334,7 @@ class Outbox:
         wanting = [
             lane.name
             for lane in self._lanes.values()
-            if lane.more and not (lane.letters or lane.flights or lane.rest)
+            if lane.more and not (lane.letters or lane.flights or lane.rest.runs)
         ]
         if not (self._puts or self._removed or wanting or self._look):
             return
@@ -398,9 +398,7 @@ class Outbox:
                 for opener in openers:
                     opener.wake()
                 if look:
-                    self._look_timer = self._hub.call_at(
-                        self._hub.now() + LOOK_INTERVAL, self._look_again
-                    )
+                    self._next_look.call_in(LOOK_INTERVAL, self._look_again)
                 for lane in self._all_lanes():
                     self._advance(lane)
                 self._work()
@@ -503,7 +501,7 @@ class Outbox:
 
     def _advance(self, lane: _Lane) -> None:
         """Send the next one, if none is on its way."""
-        if lane.flights or lane.rest is not None or self._closed:
+        if lane.flights or lane.rest.runs or self._closed:
             return
         if lane.letters:
             letter = lane.letters.popleft()
@@ -557,15 +555,12 @@ class Outbox:
             self._work()
 
     def _rest(self, lane: _Lane) -> None:
-        if lane.rest is None and not self._closed:
-            lane.rest = self._hub.call_at(
-                self._hub.now() + lane.pause, functools.partial(self._rested, lane)
-            )
+        if not (lane.rest.runs or self._closed):
+            lane.rest.call_in(lane.pause, functools.partial(self._rested, lane))
             lane.pause = min(2 * lane.pause, _LONGEST_PAUSE)
 
     def _rested(self, lane: _Lane) -> None:
         with self._hub.lock:
-            lane.rest = None
             self._advance(lane)
             self._work()
 
