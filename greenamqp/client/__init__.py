@@ -16,7 +16,8 @@ under way as the delivery promises say:
 All methods may be called from any thread or green thread that the hub knows; what
 happens inside the hub's context or under its lock is marked as such.
 
-It knows nothing of sockets, hosts or logins: those are the connection's.
+It knows nothing of sockets, hosts or logins: those are the connection's.  All of it
+logs by one name, for where in it something is logged is nobody's business.
 
 Within: ``client`` (what the driver asks), ``outgoing`` (a message on its way),
 ``wanted`` (the life of a link, with its table), ``sending``, ``receiving`` and

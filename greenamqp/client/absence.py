@@ -44,6 +44,9 @@ FANOUT_PATIENCE = 0.25
 
 OUTCOME_TIME = 1.0
 
+#: Why what waits for credit fails.
+NO_CREDIT = "the message bus gives no credit: is there a consumer?"
+
 
 def patience(entry: Outgoing, node: Node) -> float | None:
     """How long this one waits while nobody is there; None: its own time-out."""
@@ -54,11 +57,11 @@ def patience(entry: Outgoing, node: Node) -> float | None:
     return ENDURANCE if entry.deadline is None else None
 
 
-def conclude(entry: Outgoing, node: Node, address: str | None, reason: str) -> None:
+def conclude(entry: Outgoing, node: Node, address: str | None) -> None:
     """It has waited that long."""
     if entry.mandatory:
         entry.undeliverable(address)
     elif node.may_be_unheard:
         entry.accepted()
     else:
-        entry.failed(reason)
+        entry.failed(NO_CREDIT)

@@ -9,7 +9,7 @@ import typing
 
 from greenamqp import buses, chance, interrupts
 from greenamqp.buses import Format
-from greenamqp.client import notices, observer
+from greenamqp.client import absence, notices, observer
 from greenamqp.client.context import Context
 from greenamqp.client.copies import Known
 from greenamqp.client.outgoing import Call, Compose, Destination, Outgoing, Reply
@@ -26,7 +26,6 @@ from greenamqp.engine import Connection
 from greenamqp.hubs import Countdown, Hub, Steps, Waiter, logs
 from greenamqp.policy import Policies
 
-# One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.client")
 
 # How often replies that nobody waits for are looked through for old ones.  Seconds.
@@ -518,7 +517,7 @@ class Client:
             elif entry.attempts:
                 reason = "no outcome from the message bus: it may still arrive"
             else:
-                reason = "the message bus gives no credit: is there a consumer?"
+                reason = absence.NO_CREDIT
         return reason
 
     def _sweep_unattended(self) -> None:

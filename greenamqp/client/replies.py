@@ -23,7 +23,6 @@ from greenamqp.engine import (
     SessionStalled,
 )
 
-# One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.client")
 
 # So many requests that were given up are known, to tell what a reply that nobody waits

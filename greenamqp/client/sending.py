@@ -28,7 +28,6 @@ from greenamqp.engine import (
 )
 from greenamqp.hubs import Countdown, Timer
 
-# One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.client")
 
 # A message that the peer released is sent again after this pause, twice as long each
@@ -52,9 +51,6 @@ _PERMANENT = frozenset(
         "amqp:precondition-failed",
     )
 )
-
-
-_NOBODY = "the message bus gives no credit: is there a consumer?"
 
 
 class SendingLink(WantedLink[Sender]):
@@ -316,7 +312,7 @@ class SendingLink(WantedLink[Sender]):
             if patience is not None:
                 until = self._wanting_since(entry, now) + patience
                 if until <= now:
-                    absence.conclude(entry, self.node, self.address, _NOBODY)
+                    absence.conclude(entry, self.node, self.address)
                     continue
                 upcoming = until if upcoming is None else min(until, upcoming)
         self._sweep()
@@ -446,7 +442,7 @@ class SendingLink(WantedLink[Sender]):
         :param cause: what the bus said, or None
         """
         self.refusal = reason
-        absent = getattr(cause, "condition", "") == "amqp:not-found"
+        absent = isinstance(cause, RemoteError) and cause.condition == "amqp:not-found"
         for entry in list(self.pending):
             if entry.done:
                 continue

@@ -37,7 +37,6 @@ from greenamqp.client.pursuit import Pursuits
 from greenamqp.engine import Connection, Link, Sender
 from greenamqp.hubs import Countdown, Hub
 
-# One name for all of the room: where in it something is logged is nobody's business.
 LOG = logging.getLogger("greenamqp.client")
 
 

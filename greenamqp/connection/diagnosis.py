@@ -12,18 +12,16 @@ import ssl
 import typing
 
 from greenamqp.engine import BEARER, sasl_offer
+from greenamqp.engine.sasl import AMQP_HEADER, SASL_HEADER
 
 # So much of a peer's first bytes is kept until its Open frame comes: its protocol
 # headers and the SASL frames, of which none has more than 512 bytes.
 GREETING_SIZE = 2048
 
-_SASL_HEADER = b"AMQP\x03\x01\x00\x00"
-_AMQP_HEADER = b"AMQP\x00\x01\x00\x00"
-
 # What begins with these bytes is no AMQP 1.0 peer, or not in the way that was asked.
 _PROTOCOLS: tuple[tuple[bytes, str], ...] = (
-    (_AMQP_HEADER, "AMQP 1.0"),
-    (_SASL_HEADER, "AMQP 1.0"),
+    (AMQP_HEADER, "AMQP 1.0"),
+    (SASL_HEADER, "AMQP 1.0"),
     (b"AMQP\x02\x01\x00\x00", "AMQP 1.0 with its own negotiation of TLS"),
     (b"AMQP\x00\x00\x09\x01", "AMQP 0-9-1"),
     (b"AMQP\x01\x01\x00\x09", "AMQP 0-9"),
@@ -191,7 +189,7 @@ def tls_failed(exc: ssl.SSLError) -> str:
 def wants_no_sasl(greeting: bytes, allowed: typing.Sequence[str]) -> bool:
     """Whether a peer may let a client in without SASL that has no credentials: it
     answered with plain AMQP, or offers none of the mechanisms `allowed`."""
-    if greeting.startswith(_AMQP_HEADER):
+    if greeting.startswith(AMQP_HEADER):
         return True
     offer = sasl_offer(greeting)
     return offer is not None and not set(offer) & set(allowed)
@@ -235,15 +233,15 @@ def opening_failed(
             "the peer wants TLS on this port, and was spoken to in the clear: use "
             "amqps:// or ssl=true, or its port without TLS"
         )
-    if not greeting.startswith((_SASL_HEADER, _AMQP_HEADER)):
-        if _SASL_HEADER.startswith(greeting) or _AMQP_HEADER.startswith(greeting):
+    if not greeting.startswith((SASL_HEADER, AMQP_HEADER)):
+        if SASL_HEADER.startswith(greeting) or AMQP_HEADER.startswith(greeting):
             return reason  # cut off within its header
         return Lasting(f"the peer is no AMQP 1.0 server: {_what(greeting)}")
     if not sasl:
-        if greeting.startswith(_SASL_HEADER):
+        if greeting.startswith(SASL_HEADER):
             return Lasting("the peer wants a login by SASL")
         return reason
-    if greeting.startswith(_AMQP_HEADER):
+    if greeting.startswith(AMQP_HEADER):
         return Lasting(
             "the peer takes no login: it answered the request for SASL with plain "
             "AMQP 1.0"

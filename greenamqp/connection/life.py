@@ -352,7 +352,7 @@ class BusConnection:
         if self.state is State.OPENING:
             assert self._pump is not None
             return self._explain("connected, and no answer to the Open frame yet")
-        stage = getattr(self._attempt, "stage", "not connected")
+        stage = self._attempt.stage if self._attempt is not None else "not connected"
         return f"still {stage}"
 
     def _connected(self, stream: Stream | None, reason: str | None) -> None:

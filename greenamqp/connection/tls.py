@@ -25,7 +25,6 @@ after monkey patching, as its setters recurse without end when it is patched lat
 from __future__ import annotations
 
 import math
-import os
 import ssl
 import typing
 
@@ -178,8 +177,6 @@ def _readable(path: str, what: str) -> None:
         raise TlsSetupError(
             f"the {what} file {path!r} cannot be read: {reason or exc}"
         ) from None
-    if os.path.isdir(path):  # pragma: no cover - open() refuses it on Linux
-        raise TlsSetupError(f"the {what} file {path!r} is a directory")
 
 
 def client_stream(

@@ -677,6 +677,7 @@ class _Attempt:
     address = "the only one"
     has_others = False
     password = None
+    stage = "connecting"
 
     def __init__(self, network: Network) -> None:
         self._network = network

@@ -605,7 +605,7 @@ def test_late_while_the_first_attempt_runs():
     with fakes.setting() as s:
         s.network.delay = 100.0
         task = s.notify()
-        assert "bus:5672: still not connected" in late(s, task)
+        assert "bus:5672: still connecting" in late(s, task)
 
 
 def test_links_that_are_not_in_use_make_room_where_a_router_allows_no_more():
