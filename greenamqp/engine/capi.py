@@ -79,9 +79,7 @@ REQUIRED = (
     "pn_message_get_content_encoding pn_message_set_content_encoding "
     "pn_message_get_ttl pn_message_set_ttl pn_message_get_priority "
     "pn_message_set_priority pn_message_is_durable pn_message_set_durable "
-    "pn_message_get_delivery_count pn_message_is_first_acquirer "
     "pn_message_get_expiry_time pn_message_set_expiry_time "
-    "pn_message_get_creation_time pn_message_set_creation_time "
     "pn_message_is_inferred pn_message_set_inferred "
     "pn_data_clear pn_data_rewind pn_data_next pn_data_type "
     "pn_data_put_string pn_data_put_binary "
@@ -180,10 +178,10 @@ class DecodeError(ValueError):
 class Message:
     """The fields of an AMQP message that the driver reads or sets.
 
-    ``ttl`` is in seconds (None: not given), ``expiry_time`` and ``creation_time``
-    in seconds since the epoch (0: not given).  ``body`` is str (amqp-value
-    string), bytes (amqp-value binary or data sections), None (amqp-value null or
-    no body) or, for the rare other types, what proton's own Message gives.
+    ``ttl`` is in seconds (None: not given), ``expiry_time`` in seconds since the
+    epoch (0: not given).  ``body`` is str (amqp-value string), bytes (amqp-value
+    binary or data sections), None (amqp-value null or no body) or, for the rare
+    other types, what proton's own Message gives.
     """
 
     __slots__ = (
@@ -193,11 +191,8 @@ class Message:
         "content_encoding",
         "content_type",
         "correlation_id",
-        "creation_time",
-        "delivery_count",
         "durable",
         "expiry_time",
-        "first_acquirer",
         "id",
         "inferred",
         "priority",
@@ -225,7 +220,6 @@ class Message:
         properties: dict[str, typing.Any] | None = None,
         annotations: dict[typing.Any, typing.Any] | None = None,
         expiry_time: float = 0,
-        creation_time: float = 0,
     ) -> None:
         self.body = body
         self.id = id
@@ -242,9 +236,6 @@ class Message:
         self.properties = properties
         self.annotations = annotations
         self.expiry_time = expiry_time
-        self.creation_time = creation_time
-        self.delivery_count = 0
-        self.first_acquirer = False
 
     def __repr__(self) -> str:
         # The body may hold credentials of the application: it is not shown.
@@ -352,7 +343,6 @@ def _plain(message: Message) -> bytes | None:
         and message.properties is None
         and message.annotations is None
         and message.subject is None
-        and not message.creation_time
         and (message_id is None or isinstance(message_id, str))
         and (correlation_id is None or isinstance(correlation_id, str))
     ):
@@ -471,8 +461,6 @@ class Codec:
             lib.pn_message_set_content_encoding(msg, message.content_encoding.encode())
         if message.expiry_time:
             lib.pn_message_set_expiry_time(msg, int(message.expiry_time * 1000))
-        if message.creation_time:
-            lib.pn_message_set_creation_time(msg, int(message.creation_time * 1000))
         if message.properties:
             Data(lib.pn_message_properties(msg)).put_object(message.properties)
         if message.annotations:
@@ -586,10 +574,7 @@ class Codec:
         message.ttl = ttl / 1000 if ttl else None
         message.durable = lib.pn_message_is_durable(msg)
         message.priority = lib.pn_message_get_priority(msg)
-        message.delivery_count = lib.pn_message_get_delivery_count(msg)
-        message.first_acquirer = lib.pn_message_is_first_acquirer(msg)
         message.expiry_time = lib.pn_message_get_expiry_time(msg) / 1000
-        message.creation_time = lib.pn_message_get_creation_time(msg) / 1000
         message.inferred = lib.pn_message_is_inferred(msg)
         message.properties = _mapping(lib.pn_message_properties(msg))
         message.annotations = _mapping(lib.pn_message_annotations(msg))

@@ -24,7 +24,7 @@ from proton.utils import BlockingConnection
 from greenamqp.broker import Broker
 from greenamqp.connection import tls
 from greenamqp.engine import LinkState, Sasl, Terminus, capi, client_connection
-from tests.unit.bus import message
+from tests.unit.bus import decoded, message
 from tests.unit.wire import Recorder
 
 # Only so that a test that would hang fails instead.  Seconds.
@@ -287,7 +287,7 @@ def test_what_a_broken_connection_held_is_delivered_again(broker, client):
     assert broker.depth("q") == 1
     lost.close()
     (data,) = client.receive("q", 1)
-    assert client.engine.codec.decode(data).delivery_count == 1
+    assert decoded(data).delivery_count == 1
 
 
 def test_messages_of_many_sizes(client):

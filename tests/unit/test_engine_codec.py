@@ -66,7 +66,6 @@ fields = st.fixed_dictionaries(
         "annotations": st.none()
         | st.dictionaries(annotation_keys, values, min_size=1, max_size=4),
         "expiry_time": st.integers(0, 2**52).map(float),
-        "creation_time": st.integers(0, 2**52).map(float),
     }
 )
 
@@ -166,15 +165,6 @@ def test_no_body_is_sent_as_null():
     other = proton.Message()
     other.decode(data)
     assert other.body is None and other.subject == "s"
-
-
-def test_delivery_count_and_first_acquirer_are_read():
-    message = proton.Message(body="x")
-    message.delivery_count = 3
-    message.first_acquirer = True
-    decoded = Codec().decode(bytes(message.encode()))
-    assert decoded.delivery_count == 3
-    assert decoded.first_acquirer is True
 
 
 def test_a_ttl_is_never_rounded_to_none():
