@@ -40,6 +40,15 @@ def depth(bus: Bus, address: str) -> int:
     return getattr(found, "plain", found).depth if found is not None else 0
 
 
+def lose(client, receiver, how: str) -> None:
+    """The receiver goes, or its connection does."""
+    if how == "detach":
+        receiver.link.close()
+        client.bus.run()
+    else:
+        getattr(client, how)()
+
+
 # -- queues
 
 
@@ -139,11 +148,7 @@ def test_what_a_lost_consumer_held_goes_to_another(bus, how):
     send(bus, other.sender("q"), 1, 2, 3)
     assert receiver.bodies == [1, 2, 3]
     receiver.settle(1)
-    if how == "detach":
-        receiver.link.close()
-        bus.run()
-    else:
-        getattr(lost, how)()
+    lose(lost, receiver, how)
     found = other.receiver("q").messages
     assert [m.body for m in found] == [1, 3]
     assert [m.delivery_count for m in found] == ([1, 1] if how == "cut" else [0, 0])
@@ -408,11 +413,7 @@ def test_a_dynamic_node_goes_with_its_link(bus, how, timeout):
     receiver = client.receiver(None, dynamic=True, timeout=timeout)
     address = receiver.link.remote_source.address
     anonymous = other.sender(None)
-    if how == "detach":
-        receiver.link.close()
-        bus.run()
-    else:
-        getattr(client, how)()
+    lose(client, receiver, how)
     assert send(bus, anonymous, "late", address=address) == [("late", RELEASED, None)]
     late = other.sender(address)
     assert "amqp:not-found" in other.detached(late)[0]
@@ -923,11 +924,7 @@ def test_router_consumer_lost(router, how):
     receiver = lost.receiver("x", take=hold)
     sender = client.sender("x")
     send(router, sender, "m")
-    if how == "detach":
-        receiver.link.close()
-        router.run()
-    else:
-        getattr(lost, how)()
+    lose(lost, receiver, how)
     assert sender.context == [("m", MODIFIED, {"failed": True, "undeliverable": False})]
 
 

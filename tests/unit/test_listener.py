@@ -87,31 +87,36 @@ def test_poll_gives_what_is_there(rig):
     assert poll(s, listener) == []
 
 
-def test_poll_waits_for_the_first_message(rig):
+FULL = {"batch_size": 3, "batch_timeout": 5}
+
+
+@pytest.mark.parametrize(
+    "arguments, steps, given",
+    [
+        # The first message, or the end of the time.
+        ({"timeout": 10}, [(9, ()), (0, (1,))], [1]),
+        ({"timeout": 10}, [(9, ()), (2, ())], []),
+        ({}, [(100_000, ()), (0, (1,))], [1]),
+        # A batch that is full.
+        ({"timeout": None} | FULL, [(1, (0,)), (1, (1,)), (1, (2,))], [0, 1, 2]),
+        ({"timeout": 100} | FULL, [(1, (0,)), (1, (1,)), (1, (2,))], [0, 1, 2]),
+        # One that is not is given after batch_timeout.
+        ({"timeout": None} | FULL, [(3, (1,)), (4, (2,)), (2, ())], [1, 2]),
+        ({"timeout": 4} | FULL, [(3, (1,)), (4, (2,)), (2, ())], [1, 2]),
+        ({"timeout": 100} | FULL, [(3, (1,)), (4, (2,)), (2, ())], [1, 2]),
+        # Without that it waits as long as the poll.
+        ({"timeout": 10, "batch_size": 3}, [(0, (1,)), (9, ()), (2, ())], [1]),
+    ],
+)
+def test_when_a_poll_returns(rig, arguments, steps, given):
+    """Each step: so many seconds later these messages come."""
     s, listener = rig()
-    task = s.world.go(listener.poll, timeout=10)
-    s.world.advance(9)
-    assert not task.done
-    send(s, 1)
-    assert numbers(task.result()) == [1]
-
-
-def test_poll_waits_no_longer_than_it_may(rig):
-    s, listener = rig()
-    task = s.world.go(listener.poll, timeout=10)
-    s.world.advance(9)
-    assert not task.done
-    s.world.advance(2)
-    assert task.result() == []
-
-
-def test_poll_without_a_timeout_waits_for_ever(rig):
-    s, listener = rig()
-    task = s.world.go(listener.poll)
-    s.world.advance(100_000)
-    assert not task.done
-    send(s, 1)
-    assert numbers(task.result()) == [1]
+    task = s.world.go(listener.poll, **arguments)
+    for seconds, sent in steps:
+        assert not task.done
+        s.world.advance(seconds)
+        send(s, *sent)
+    assert numbers(task.result()) == given
 
 
 @pytest.mark.parametrize("ever", [1e30, math.inf, math.nan])
@@ -123,40 +128,6 @@ def test_a_poll_for_ever_is_as_long_as_a_timer_can_wait(rig, ever):
         assert max(s.world.waiting.values()) == s.world.now() + MAX_WAIT
         send(s, number)
     assert numbers(task.result()) == [1, 2]
-
-
-@pytest.mark.parametrize("timeout", [None, 100])
-def test_a_batch_is_given_when_it_is_full(rig, timeout):
-    s, listener = rig()
-    task = s.world.go(listener.poll, timeout=timeout, batch_size=3, batch_timeout=5)
-    for number in range(3):
-        assert not task.done
-        s.world.advance(1)
-        send(s, number)
-    assert numbers(task.result()) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("timeout", [None, 4, 100])
-def test_a_batch_that_is_not_full_is_given_after_batch_timeout(rig, timeout):
-    s, listener = rig()
-    task = s.world.go(listener.poll, timeout=timeout, batch_size=3, batch_timeout=5)
-    s.world.advance(3)
-    send(s, 1)
-    s.world.advance(4)
-    send(s, 2)
-    assert not task.done
-    s.world.advance(2)
-    assert numbers(task.result()) == [1, 2]
-
-
-def test_a_batch_without_batch_timeout_waits_as_long_as_the_poll(rig):
-    s, listener = rig()
-    task = s.world.go(listener.poll, timeout=10, batch_size=3)
-    send(s, 1)
-    s.world.advance(9)
-    assert not task.done
-    s.world.advance(2)
-    assert numbers(task.result()) == [1]
 
 
 def test_a_batch_is_never_larger_than_the_credit(rig):
@@ -213,21 +184,16 @@ def test_only_what_may_come_again_is_acknowledged_later(rpc):
         do(s, listener.cleanup)
 
 
-def test_acknowledged(rig):
+@pytest.mark.parametrize(
+    "method, outcome", [("acknowledge", ACCEPTED), ("requeue", RELEASED)]
+)
+def test_what_becomes_of_a_message(rig, method, outcome):
     s, listener = rig()
     (handle,) = send(s, 1)
     (incoming,) = poll(s, listener)
     assert s.peer.outcomes == []
-    do(s, incoming.acknowledge)
-    assert s.peer.outcomes == [(handle, ACCEPTED)]
-
-
-def test_requeued(rig):
-    s, listener = rig()
-    (handle,) = send(s, 1)
-    (incoming,) = poll(s, listener)
-    do(s, incoming.requeue)
-    assert s.peer.outcomes == [(handle, RELEASED)]
+    do(s, getattr(incoming, method))
+    assert s.peer.outcomes == [(handle, outcome)]
 
 
 def test_the_first_word_counts(rig):
@@ -412,11 +378,17 @@ def test_a_request_says_who_it_is():
 # -- RPC
 
 
-def test_a_reply(rig):
+def requested(rig, **fields):
+    """A request that a server has in its hands."""
     s, listener = rig(rpc=True)
-    s.peer.send(ANY, request(1, id="the id", reply_to="me"))
+    s.peer.send(ANY, request(1, **fields))
     s.world.settle()
     (incoming,) = poll(s, listener)
+    return s, incoming
+
+
+def test_a_reply(rig):
+    s, incoming = requested(rig, id="the id", reply_to="me")
     do(s, incoming.reply, {"answer": 42})
     (reply,) = s.peer.received
     assert reply.address == "me"
@@ -426,19 +398,13 @@ def test_a_reply(rig):
 
 @pytest.mark.parametrize("message_id", ["text", 7, b"binary"])
 def test_the_callers_id_comes_back_as_it_was(rig, message_id):
-    s, listener = rig(rpc=True)
-    s.peer.send(ANY, request(1, id=message_id, reply_to="me"))
-    s.world.settle()
-    (incoming,) = poll(s, listener)
+    s, incoming = requested(rig, id=message_id, reply_to="me")
     do(s, incoming.reply)
     assert s.peer.received[0].message.correlation_id == message_id
 
 
 def test_a_failure(rig):
-    s, listener = rig(rpc=True)
-    s.peer.send(ANY, request(1, reply_to="me"))
-    s.world.settle()
-    (incoming,) = poll(s, listener)
+    s, incoming = requested(rig, reply_to="me")
     try:
         raise ValueError("the reason")
     except ValueError as exc:
@@ -450,10 +416,7 @@ def test_a_failure(rig):
 
 @pytest.mark.parametrize("reply_to", ["me", None])
 def test_a_request_that_is_requeued(rig, reply_to):
-    s, listener = rig(rpc=True)
-    s.peer.send(ANY, request(1, reply_to=reply_to))
-    s.world.settle()
-    (incoming,) = poll(s, listener)
+    s, incoming = requested(rig, reply_to=reply_to)
     do(s, incoming.requeue)
     assert outcomes(s) == [RELEASED]
 
@@ -474,9 +437,7 @@ def test_a_reply_address_that_is_longer_than_any(rig, caplog):
 
 
 def test_a_cast_gets_no_reply(rig):
-    s, listener = rig(rpc=True)
-    send(s, 1, address=ANY)
-    (incoming,) = poll(s, listener)
+    s, incoming = requested(rig)
     do(s, incoming.reply, "ignored")
     do(s, incoming.acknowledge)
     assert s.peer.received == []
@@ -665,75 +626,46 @@ def test_bad_messages_return_their_credit(rig):
 
 
 def test_the_callback_gets_lists_of_messages(rig):
-    s, listener = rig()
-    got = []
-    listener.start(got.append)
-    send(s, 1)
-    send(s, 2, 3)
-    assert [numbers(messages) for messages in got] == [[1], [2], [3]]
-
-
-def test_what_came_before_the_start_is_given_as_well(rig):
+    """What came before the start as well."""
     s, listener = rig()
     send(s, 1, 2)
     got = []
     listener.start(got.append)
     s.world.settle()
-    assert [numbers(messages) for messages in got] == [[1], [2]]
-
-
-def test_a_full_batch_is_given_at_once(rig):
-    s, listener = rig(batch_size=3, batch_timeout=100)
-    got = []
-    listener.start(got.append)
-    send(s, 1, 2)
-    assert got == []
-    send(s, 3, 4)
-    assert [numbers(messages) for messages in got] == [[1, 2, 3]]
-
-
-def test_a_batch_that_is_not_full_waits_for_its_timeout(rig):
-    s, listener = rig(batch_size=3, batch_timeout=7)
-    got = []
-    listener.start(got.append)
-    send(s, 1)
-    s.world.advance(5)
-    send(s, 2)
-    s.world.advance(1)
-    assert got == []
-    s.world.advance(2)
-    assert [numbers(messages) for messages in got] == [[1, 2]]
-    # The next one has the whole time for itself.
     send(s, 3)
-    s.world.advance(6)
-    assert len(got) == 1
-    s.world.advance(2)
-    assert numbers(got[1]) == [3]
+    send(s, 4, 5)
+    assert [numbers(messages) for messages in got] == [[1], [2], [3], [4], [5]]
 
 
-def test_the_rest_of_a_batch_waits_from_when_it_is_the_first(rig):
-    s, listener = rig(batch_size=2, batch_timeout=7)
+@pytest.mark.parametrize(
+    "size, timeout, steps",
+    [
+        # It is full: at once.
+        (3, 100, [(0, [1, 2], []), (0, [3, 4], [[1, 2, 3]])]),
+        # It is not: after its time.  The next one has the whole time for itself.
+        (
+            *(3, 7),
+            [
+                *((0, [1], []), (5, [2], []), (1, [], []), (2, [], [[1, 2]])),
+                *((0, [3], []), (6, [], []), (2, [], [[3]])),
+            ],
+        ),
+        # The rest of one waits from when it is the first.
+        (2, 7, [(0, [1], []), (6, [2, 3], [[1, 2]]), (6, [], []), (2, [], [[3]])]),
+        # Without a time only full ones.
+        (3, None, [(0, [1, 2], []), (100_000, [], []), (0, [3], [[1, 2, 3]])]),
+    ],
+)
+def test_when_a_batch_is_given(rig, size, timeout, steps):
+    """Each step: so many seconds later these messages come, and those are given."""
+    s, listener = rig(batch_size=size, batch_timeout=timeout)
     got = []
     listener.start(got.append)
-    send(s, 1)
-    s.world.advance(6)
-    send(s, 2, 3)
-    assert [numbers(messages) for messages in got] == [[1, 2]]
-    s.world.advance(6)
-    assert len(got) == 1
-    s.world.advance(2)
-    assert numbers(got[1]) == [3]
-
-
-def test_without_batch_timeout_only_full_batches_are_given(rig):
-    s, listener = rig(batch_size=3)
-    got = []
-    listener.start(got.append)
-    send(s, 1, 2)
-    s.world.advance(100_000)
-    assert got == []
-    send(s, 3)
-    assert [numbers(messages) for messages in got] == [[1, 2, 3]]
+    for seconds, sent, given in steps:
+        s.world.advance(seconds)
+        send(s, *sent)
+        assert [numbers(messages) for messages in got] == given
+        got.clear()
 
 
 def test_one_call_at_a_time(rig):
