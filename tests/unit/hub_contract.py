@@ -88,8 +88,6 @@ class Env:
 
     #: whether there are green threads
     green = False
-    #: whether callers can run at the same time at all
-    concurrent = True
 
     @property
     def one_thread(self):
@@ -104,7 +102,7 @@ class Env:
 
     def spawn(self, function: typing.Callable[[], object]) -> object:
         """Run `function` as an application would, beside the caller."""
-        raise NotImplementedError
+        return self.native(function)
 
     def native(self, function: typing.Callable[[], object]) -> typing.Callable:
         """Run `function` in a native thread of its own; returns what joins it."""
@@ -128,6 +126,12 @@ class Env:
     def pair(self) -> contextlib.AbstractContextManager[tuple]:
         """Two ends of a stream."""
         return pair()
+
+    def close(self, *watches) -> None:
+        """From outside the hub's context."""
+        with self.hub.lock:
+            for watch in watches:
+                watch.close()
 
     def event(self) -> Event:
         return Event(self.hub)
@@ -355,16 +359,6 @@ class AsyncioEnv(Env):
         self._await(asyncio.sleep(0))
 
     outside = pause
-
-
-class ThreadsEnv(Env):
-    def spawn(self, function):
-        self.native(function)
-
-
-class BlockingEnv(Env):
-    def spawn(self, function):
-        self.native(function)
 
 
 @contextlib.contextmanager
@@ -1007,9 +1001,7 @@ def a_readable_fd_is_told_until_it_is_read(env):
         done.wait()
         env.turn()
         assert told == [b"a", b"b", b"c"]
-        with env.hub.lock:
-            watch.close()
-            watch.close()
+        env.close(watch, watch)
         other.send(b"d")
         env.turn()
         env.turn()
@@ -1163,8 +1155,7 @@ def descriptors_above_1023(env):
         writable.wait()
         other.send(b"x")
         done.wait()
-        with env.hub.lock:
-            watch.close()
+        env.close(watch)
         os.close(fd)
 
 
@@ -1191,59 +1182,49 @@ def a_descriptor_number_used_again(env):
             watch = env.hub.watch(fd, readable)
             other.send(b"x")
             done.wait()
-            with env.hub.lock:
-                watch.close()
+            env.close(watch)
             assert first == []
         os.close(fd)
 
 
-@check()
-def a_callback_closes_the_watch_of_another_that_is_due(env):
+def _one_ends_what_others_are_due_for(env, begin, end):
+    """Of several descriptors that are due one is told, which ends that for all."""
     with contextlib.ExitStack() as stack:
         pairs = [stack.enter_context(env.pair()) for _ in range(4)]
         called = []
         watches = []
 
-        def readable(index):
-            called.append(index)
+        def told():
+            called.append(True)
             for watch in watches:
-                watch.close()
+                end(watch)
 
         with env.hub.lock:
-            watches += [
-                env.hub.watch(one.fileno(), functools.partial(readable, index))
-                for index, (one, _) in enumerate(pairs)
-            ]
-            for _, other in pairs:
-                other.send(b"x")
+            watches += [begin(one, other, told) for one, other in pairs]
         env.turn()
         env.turn()
         assert len(called) == 1, called
+        assert env.errors == []
+        env.close(*watches)
+
+
+@check()
+def a_callback_closes_the_watch_of_another_that_is_due(env):
+    def begin(one, other, readable):
+        other.send(b"x")
+        return env.hub.watch(one.fileno(), readable)
+
+    _one_ends_what_others_are_due_for(env, begin, lambda watch: watch.close())
 
 
 @check()
 def a_callback_ends_the_wish_to_write_of_another_that_is_due(env):
-    with contextlib.ExitStack() as stack:
-        pairs = [stack.enter_context(env.pair()) for _ in range(4)]
-        called = []
-        watches = []
+    def begin(one, other, writable):
+        watch = env.hub.watch(one.fileno(), lambda: None)
+        watch.want_write(writable)
+        return watch
 
-        def writable(index):
-            called.append(index)
-            for watch in watches:
-                watch.want_write(None)
-
-        with env.hub.lock:
-            for index, (one, _) in enumerate(pairs):
-                watch = env.hub.watch(one.fileno(), lambda: None)
-                watch.want_write(functools.partial(writable, index))
-                watches.append(watch)
-        env.turn()
-        env.turn()
-        assert len(called) == 1, called
-        with env.hub.lock:
-            for watch in watches:
-                watch.close()
+    _one_ends_what_others_are_due_for(env, begin, lambda watch: watch.want_write(None))
 
 
 # -- other threads
@@ -2022,9 +2003,7 @@ def an_exception_in_a_callback_harms_nobody(env):
                 env.turn()
             env.turn()
             assert pump.flushed > flushed
-        with env.hub.lock:
-            for watch in watches:
-                watch.close()
+        env.close(*watches)
     env.later(0, lambda: {}["on purpose"])
     both = env.event()
     env.hub.call_inside(lambda: {}["on purpose"])
@@ -2072,8 +2051,7 @@ def leads(env) -> typing.Iterator[typing.Callable[[], typing.Hashable]]:
         until(lambda: reader() == env.hub.current())
         yield reader
     finally:
-        with env.hub.lock:
-            watch.close()
+        env.close(watch)
         one.close()
         other.close()
 
@@ -2110,8 +2088,7 @@ def the_hubs_own_thread_reads_when_nobody_waits(env):
                 )
                 other.send(b"x")
                 assert read.acquire(timeout=FAR)
-                with env.hub.lock:
-                    watch.close()
+                env.close(watch)
             env.later(0, callback)
             assert read.acquire(timeout=FAR)
             env.hub.call_inside(callback)
@@ -2144,8 +2121,7 @@ def who_follows_is_served_when_the_leader_has_gone(env):
                 )
                 other.send(b"x")
                 assert asleep.acquire(timeout=FAR)
-                with env.hub.lock:
-                    watch.close()
+                env.close(watch)
 
 
 @check(("threads",))
@@ -2398,8 +2374,7 @@ def timers_and_watches_run_while_others_wait(env):
         watch = env.hub.watch(one.fileno(), readable)
         other.send(b"x")
         assert done.wait(env.hub.now() + FAR)
-        with env.hub.lock:
-            watch.close()
+        env.close(watch)
 
 
 @check(tuple(hub for hub in HUBS if hub not in LOOPS))
@@ -2484,8 +2459,8 @@ class _Errors(logging.Handler):
 _ENVS = {
     "eventlet": EventletEnv,
     "gevent": GeventEnv,
-    "threads": ThreadsEnv,
-    "blocking": BlockingEnv,
+    "threads": Env,
+    "blocking": Env,
     "simulated": SimulatedEnv,
     "asyncio": AsyncioEnv,
 }
