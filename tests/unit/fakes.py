@@ -613,6 +613,14 @@ class Peer:
         assert received.link.settle(received.delivery, outcome, **extra)
 
 
+class Silent(Peer):
+    """It says nothing, from the first byte on."""
+
+    def work(self) -> bool:
+        self.silent = True
+        return super().work()
+
+
 class Network:
     """What a client connects through, in place of real sockets.
 

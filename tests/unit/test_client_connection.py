@@ -162,12 +162,7 @@ def test_a_stream_that_comes_when_nobody_wants_it_is_closed():
 
 
 def test_no_answer_to_the_open_frame(monkeypatch):
-    class Silent(fakes.Peer):
-        def work(self):
-            self.silent = True
-            return super().work()
-
-    monkeypatch.setattr(fakes, "Peer", Silent)
+    monkeypatch.setattr(fakes, "Peer", fakes.Silent)
     with fakes.setting(idle_timeout=0) as s:
         task = s.notify()
         s.world.advance(life.CONNECT_TIMEOUT - 1)

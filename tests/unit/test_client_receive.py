@@ -45,6 +45,18 @@ def attached(s, *addresses, **options):
     return consumer
 
 
+def pool(addresser):
+    """What a bus may have no way to make."""
+    return addresser.notification_sources([Target(topic="t")], "pool")
+
+
+def arrived(s, count):
+    """Messages that the consumer of "a" has got; returns their handles."""
+    handles = [s.peer.send("a", Message(str(number))) for number in range(count)]
+    s.world.settle()
+    return handles
+
+
 # -- attaching
 
 
@@ -63,9 +75,7 @@ def test_links_are_attached_and_then_given_their_credit():
 def test_messages_arrive_in_order():
     with fakes.setting() as s:
         consumer = attached(s, "a", window=100)
-        for number in range(100):
-            s.peer.send("a", Message(str(number)))
-        s.world.settle()
+        arrived(s, 100)
         assert consumer.bodies == [str(number) for number in range(100)]
 
 
@@ -110,9 +120,6 @@ def test_waiting_for_the_links_ends_with_the_messenger():
 
 
 def test_what_the_bus_cannot_do_is_said():
-    def pool(addresser):
-        return addresser.notification_sources([Target(topic="t")], "pool")
-
     with fakes.setting(network={"product": "qpid-cpp"}) as s:
         consumer = Consumer(s, sources=pool)
         task = s.world.go(s.world.run, consumer.subscription.attaching(None))
@@ -124,9 +131,6 @@ def test_what_the_bus_cannot_do_is_said():
 
 
 def test_another_bus_may_be_able_to_do_it():
-    def pool(addresser):
-        return addresser.notification_sources([Target(topic="t")], "pool")
-
     with fakes.setting() as s:
         s.network.script = [{"product": "qpid-cpp"}, {"product": "greenamqp"}]
         consumer = Consumer(s, sources=pool)
@@ -137,9 +141,6 @@ def test_another_bus_may_be_able_to_do_it():
 
 
 def test_one_impossible_subscription_does_not_keep_others_away():
-    def pool(addresser):
-        return addresser.notification_sources([Target(topic="t")], "pool")
-
     with fakes.setting(network={"product": "qpid-cpp"}) as s:
         Consumer(s, sources=pool)
         consumer = Consumer(s, "a")
@@ -195,9 +196,7 @@ def test_less_than_half_comes_back_where_the_peer_has_none():
     with fakes.setting() as s:
         consumer = attached(s, "a", window=10)
         link = s.peer.outbound["a"]
-        for number in range(10):
-            s.peer.send("a", Message(str(number)))
-        s.world.settle()
+        arrived(s, 10)
         assert consumer.settle() and consumer.settle()
         s.world.settle()
         assert link.credit == 0
@@ -217,9 +216,7 @@ def test_less_than_half_comes_back_where_the_peer_has_none():
 def test_no_credit_comes_back_from_who_has_stopped():
     with fakes.setting() as s:
         consumer = attached(s, "a", window=10)
-        for number in range(10):
-            s.peer.send("a", Message(str(number)))
-        s.world.settle()
+        arrived(s, 10)
         assert consumer.settle()
         consumer.subscription.stop()
         assert consumer.settle()
@@ -243,8 +240,7 @@ def test_each_outcome_is_told_and_returns_credit(outcome):
 def test_messages_may_be_settled_in_any_order():
     with fakes.setting() as s:
         consumer = attached(s, "a", window=8)
-        handles = [s.peer.send("a", Message("x")) for _ in range(8)]
-        s.world.settle()
+        handles = arrived(s, 8)
         for index in (7, 0, 3, 3, 0, 1, 1, 0):
             handle = handles.pop(index)
             assert consumer.settle(index)
@@ -302,13 +298,6 @@ def patient():
     with fakes.setting(network={"product": "RabbitMQ"}) as s:
         s.world.punctual = True
         yield s
-
-
-def arrived(s, count):
-    """Messages that the consumer of "a" has got; returns their handles."""
-    handles = [s.peer.send("a", Message("x")) for _ in range(count)]
-    s.world.settle()
-    return handles
 
 
 def acknowledge(s, consumer, count):
@@ -465,9 +454,7 @@ def test_a_subscription_names_its_address_as_the_new_bus_wants_it():
 def test_what_was_received_before_the_loss_cannot_be_settled_after_it():
     with fakes.setting() as s:
         consumer = attached(s, "a", window=4)
-        for _ in range(4):
-            s.peer.send("a", Message("x"))
-        s.world.settle()
+        arrived(s, 4)
         s.lose()
         s.peer.send("a", Message("new"))
         s.world.settle()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Declarations, and a client in front of a bus that wants them."""
 
+import contextlib
 import types
 from urllib.parse import unquote
 
@@ -370,20 +371,29 @@ class Exchanges:
         return ACCEPTED
 
 
+@contextlib.contextmanager
+def rabbit(kind=Exchanges, *args, addressing_mode="rabbit", **options):
+    """A driver, and what a RabbitMQ answers it."""
+    with fakes.driver(addressing_mode=addressing_mode, **options) as s:
+        yield s, kind(s, *args)
+
+
+def clean_up(s, listener):
+    s.world.go(listener.cleanup)
+    s.world.settle()
+
+
 @pytest.mark.parametrize("missing", [0, 1, DECLARED_ANEW])
 def test_what_went_is_declared_anew_at_once(missing):
-    with fakes.driver(addressing_mode="rabbit") as s:
-        bus = Exchanges(s, missing)
+    with rabbit(Exchanges, missing) as (s, bus):
         listener = s.listen()
         assert listener._subscription.attached
         assert bus.asked.count("PUT /exchanges/t_fanout") == missing + 1
-        s.world.go(listener.cleanup)
-        s.world.settle()
+        clean_up(s, listener)
 
 
 def test_what_goes_again_and_again_is_tried_after_a_pause(caplog):
-    with fakes.driver(addressing_mode="rabbit") as s:
-        bus = Exchanges(s, DECLARED_ANEW + 1)
+    with rabbit(Exchanges, DECLARED_ANEW + 1) as (s, bus):
         task = s.world.go(s.driver.listen, Target(topic="t", server="s"), 1, None)
         s.world.settle()
         assert not task.done
@@ -395,8 +405,7 @@ def test_what_goes_again_and_again_is_tried_after_a_pause(caplog):
 
 
 def test_an_exchange_that_is_not_there_for_long_is_asked_for_less_and_less_often():
-    with fakes.driver(addressing_mode="rabbit", link_retry_delay=8) as s:
-        bus = Exchanges(s, 10**6)
+    with rabbit(Exchanges, 10**6, link_retry_delay=8) as (s, bus):
         bus.missing_ends = ""
         task = s.notify(Target(topic="t", exchange="e"), retry=-1)
         s.world.advance(60)
@@ -407,14 +416,12 @@ def test_an_exchange_that_is_not_there_for_long_is_asked_for_less_and_less_often
 
 
 def test_who_listens_again_finds_the_exchange_that_went_with_the_old_queue():
-    with fakes.driver(addressing_mode="rabbit") as s:
-        bus = Exchanges(s)
+    with rabbit() as (s, bus):
         for count in range(1, 4):
             listener = s.listen()
             assert bus.asked.count("PUT /exchanges/t_fanout") == count
             assert bus.there >= {"t_fanout"}
-            s.world.go(listener.cleanup)
-            s.world.settle()
+            clean_up(s, listener)
             assert "t_fanout" not in bus.there
         # Nothing was refused, so that nothing was asked twice.
         assert sum("/bindings" in asked for asked in bus.asked) <= 3 * 3
@@ -422,8 +429,7 @@ def test_who_listens_again_finds_the_exchange_that_went_with_the_old_queue():
 
 @pytest.mark.parametrize("mode", ["rabbit", "declared"])
 def test_a_server_whose_fanout_exchange_was_removed_is_bound_again(mode, caplog):
-    with fakes.driver(addressing_mode=mode) as s:
-        bus = Exchanges(s)
+    with rabbit(addressing_mode=mode) as (s, bus):
         listener = s.listen()
         before = set(bus.there)
         removed = {
@@ -445,13 +451,11 @@ def test_a_server_whose_fanout_exchange_was_removed_is_bound_again(mode, caplog)
         s.world.advance(RENEW_EVERY)
         assert 1 <= len(bus.asked[asked:]) <= 2
         assert {*bus.asked[asked:]} == {"POST /bindings"}
-        s.world.go(listener.cleanup)
-        s.world.settle()
+        clean_up(s, listener)
 
 
 def test_what_was_removed_and_cannot_be_declared_yet_is_tried_again():
-    with fakes.driver(addressing_mode="rabbit", link_retry_delay=8) as s:
-        bus = Exchanges(s)
+    with rabbit(link_retry_delay=8) as (s, bus):
         listener = s.listen()
         bus.there.discard("t_fanout")
         bus.missing = DECLARED_ANEW + 3
@@ -459,8 +463,7 @@ def test_what_was_removed_and_cannot_be_declared_yet_is_tried_again():
         assert bus.missing == 0 and "t_fanout" in bus.there
         assert listener._subscription.attached
         assert not listener._subscription.refusal
-        s.world.go(listener.cleanup)
-        s.world.settle()
+        clean_up(s, listener)
 
 
 @pytest.mark.parametrize("mode", ["rabbit", "declared"])
@@ -488,8 +491,7 @@ class Unbound(Exchanges):
 
 @pytest.mark.parametrize("server", [None, "one"])
 def test_who_calls_binds_the_queue_whose_exchange_was_deleted(server):
-    with fakes.driver(addressing_mode="rabbit") as s:
-        bus = Unbound(s)
+    with rabbit(Unbound) as (s, bus):
         call = s.call(Target(topic="t", server=server, exchange="e"), timeout=10)
         s.world.advance(1)
         assert [each for each in bus.asked if "reply" not in each] == [
@@ -506,8 +508,7 @@ def test_who_calls_binds_the_queue_whose_exchange_was_deleted(server):
 
 
 def test_who_is_told_at_once_that_nobody_is_there_binds_for_the_next(caplog):
-    with fakes.driver(addressing_mode="rabbit") as s:
-        bus = Unbound(s)
+    with rabbit(Unbound) as (s, bus):
         options = types.SimpleNamespace(at_least_once=True)
         cast = s.send(Target(topic="t"), transport_options=options)
         s.world.settle()
@@ -533,8 +534,7 @@ class Deaf(Exchanges):
 def test_a_call_in_doubt_is_sent_again_where_the_bus_takes_something():
     """It may hold back all who publish: then it has the request, and would have it
     twice."""
-    with fakes.driver(addressing_mode="rabbit") as s:
-        bus = Deaf(s)
+    with rabbit(Deaf) as (s, bus):
 
         def requests():
             return [each for each in s.peer.received if each.message.reply_to != "$me"]
@@ -556,8 +556,7 @@ def test_a_call_in_doubt_is_sent_again_where_the_bus_takes_something():
 
 
 def test_what_was_there_before_is_not_waited_for_long():
-    with fakes.driver(addressing_mode="rabbit") as s:
-        bus = Exchanges(s)
+    with rabbit() as (s, bus):
         listener = s.listen()
         s.notify()
         s.world.settle()
@@ -574,15 +573,13 @@ def test_what_was_there_before_is_not_waited_for_long():
         bus.mute = False
         s.world.advance(60)
         assert other.result() is None
-        s.world.go(listener.cleanup)
-        s.world.settle()
+        clean_up(s, listener)
 
 
 @pytest.mark.parametrize("stopped", [1, MOST_SOON, MOST_SOON + 1])
 def test_a_node_that_stops_has_the_queue_for_replies_for_a_while(stopped):
     """The call that waits is answered, once the queue is made on another node."""
-    with fakes.driver(addressing_mode="rabbit") as s:
-        bus = Exchanges(s)
+    with rabbit() as (s, bus):
         task = s.call(timeout=60)
         s.world.settle()
         bus.stopped = stopped
@@ -600,8 +597,7 @@ def test_a_node_that_stops_has_the_queue_for_replies_for_a_while(stopped):
 
 
 def test_what_was_there_before_and_went_is_declared():
-    with fakes.driver(addressing_mode="rabbit") as s:
-        bus = Exchanges(s)
+    with rabbit() as (s, bus):
         s.notify()
         s.world.settle()
         bus.mute = True
@@ -621,8 +617,7 @@ def test_what_was_there_before_and_went_is_declared():
 
 
 def test_a_queue_that_was_there_before_and_went_is_declared_soon():
-    with fakes.driver(addressing_mode="rabbit") as s:
-        bus = Exchanges(s)
+    with rabbit() as (s, bus):
         listener = s.listen()
         s.world.settle()
         bus.mute = True
@@ -639,8 +634,7 @@ def test_a_queue_that_was_there_before_and_went_is_declared_soon():
         bus.speak()
         s.world.advance(FIRST_PAUSE + 0.1)
         assert listener._subscription.attached
-        s.world.go(listener.cleanup)
-        s.world.settle()
+        clean_up(s, listener)
 
 
 # -- the client before a bus that cannot

@@ -148,15 +148,10 @@ def test_with_other_hosts_a_silent_one_is_given_up_sooner(monkeypatch, no_chance
     """A send that waits as long as it does by default gets past a host that is silent
     from the first byte on."""
 
-    class Silent(fakes.Peer):
-        def work(self):
-            self.silent = True
-            return super().work()
-
     whole = fakes.Peer
     hosts = [fakes.Host("one", 1), fakes.Host("two", 2)]
     with fakes.setting(hosts, idle_timeout=0) as s:
-        monkeypatch.setattr(fakes, "Peer", Silent)
+        monkeypatch.setattr(fakes, "Peer", fakes.Silent)
         task = s.notify(
             destination=Destination.of(Target(topic="t"), Service.NOTIFY), timeout=30
         )
