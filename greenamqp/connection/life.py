@@ -450,25 +450,21 @@ class BusConnection:
         if before is not None:
             text = f"{before}; without SASL: {explained}"
             return diagnosis.as_lasting(explained, text)
-        pump = self._pump
+        pump, engine = self._pump, self.engine
+        mechanism = engine.sasl_mechanism if engine is not None else None
         login = self._security.login(host)
         if (
             pump is not None
             and not login.username
             and not self._security.sasl_wanted
             # One that was refused is not made up for by going without.
-            and (login.mechanisms or self._mechanism in (None, "none"))
+            and (login.mechanisms or mechanism in (None, "none"))
             and diagnosis.wants_no_sasl(pump.greeting or b"", login.mechanisms.split())
         ):
             # Nobody asked for a login, so none is lost: the predecessor would have
             # gone without SASL at once.
             self._without_sasl[host] = explained
         return explained
-
-    @property
-    def _mechanism(self) -> str | None:
-        """The SASL mechanism that the attempt at hand chose."""
-        return self.engine.sasl_mechanism if self.engine is not None else None
 
     def _opening_timed_out(self) -> None:
         if self._pump is not None and self.state is State.OPENING:

@@ -690,7 +690,8 @@ class Connection(ConnectionEvents):
                 return
             if self.lifecycle.handle(wrapped):
                 return
-            if kind == lib.PN_SESSION_INIT and not self._known_session(wrapped):
+            known = getattr(wrapped.context, "context", None) is not None
+            if kind == lib.PN_SESSION_INIT and not known:
                 Session("remote", self, wrapped.context)
                 return
             self.lifecycle.handle_session(wrapped)
@@ -711,10 +712,6 @@ class Connection(ConnectionEvents):
         endpoint = link._endpoint
         link.detached(None)
         self.destroy_later(endpoint)
-
-    @staticmethod
-    def _known_session(event: typing.Any) -> bool:
-        return getattr(event.context, "context", None) is not None
 
     def _misnamed(self, pn: typing.Any) -> bool:
         """Refuse a second link of the same name and role: pyngus would leave it open
