@@ -156,6 +156,22 @@ class _Teller(logging.Handler):
         self._stage.say("log", level=record.levelname, text=text)
 
 
+def configured(**options: Any) -> Any:
+    """A configuration with these options of the driver."""
+    from oslo_config import cfg
+    from oslo_messaging import conffixture
+
+    from greenamqp import options as driver_options
+
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[], default_config_dirs=[])
+    conffixture.ConfFixture(conf)
+    driver_options.register(conf)
+    for name, value in options.items():
+        conf.set_override(name, value, driver_options.GROUP.name)
+    return conf
+
+
 class Stage:
     """Where a scenario plays: how it talks to the test, and what it is made of."""
 
@@ -239,20 +255,7 @@ class Stage:
         if pause is not None:
             failover.Backoff.next_pause = lambda self, *how: pause
 
-    def conf(self, **options: Any) -> Any:
-        """A configuration with these options of the driver."""
-        from oslo_config import cfg
-        from oslo_messaging import conffixture
-
-        from greenamqp import options as driver_options
-
-        conf = cfg.ConfigOpts()
-        conf([], default_config_files=[], default_config_dirs=[])
-        conffixture.ConfFixture(conf)
-        driver_options.register(conf)
-        for name, value in options.items():
-            conf.set_override(name, value, driver_options.GROUP.name)
-        return conf
+    conf = staticmethod(configured)
 
     def transport(self, url: str, **options: Any) -> Any:
         """A transport for RPC and notifications both."""

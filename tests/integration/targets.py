@@ -21,12 +21,11 @@ import time
 import typing
 
 import oslo_messaging
-from oslo_config import cfg
-from oslo_messaging import Target, conffixture
+from oslo_messaging import Target
 
 import greenamqp
-from greenamqp import options as driver_options
 from greenamqp.client import Client
+from tests.chaos import workers
 from tests.functional import world
 from tools.buses import BUSES, Bus
 
@@ -66,12 +65,7 @@ class Service:
     """
 
     def __init__(self, url: str, targets: int, options: dict[str, typing.Any]) -> None:
-        conf = cfg.ConfigOpts()
-        conf([], default_config_files=[], default_config_dirs=[])
-        conffixture.ConfFixture(conf)
-        driver_options.register(conf)
-        for name, value in options.items():
-            conf.set_override(name, value, driver_options.GROUP.name)
+        conf = workers.configured(**options)
         self._transport = oslo_messaging.get_rpc_transport(conf, url)
         self._server = greenamqp.Server(self._transport)
         self._topics = [f"targets-{os.getpid()}-{number}" for number in range(targets)]

@@ -157,17 +157,6 @@ def test_what_one_wakeup_sends_leaves_in_one_write():
 # -- outcomes
 
 
-def test_released_is_tried_again_after_growing_pauses():
-    with fakes.setting(link_retry_delay=3) as s:
-        s.up()
-        s.peer.outcome = outcomes(*[RELEASED] * 8, ACCEPTED)
-        task = s.notify()
-        s.world.advance(30)
-        assert task.result() is None
-        pauses = fakes.pauses(received.at for received in s.peer.received)
-        assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3, 3, 3])
-
-
 ROUTER = {"product": "qpid-dispatch-router"}
 FANOUT = Destination.of(Target(topic="t", fanout=True), Service.RPC)
 
@@ -286,15 +275,22 @@ def test_no_credit_because_of_what_is_under_way_is_no_absence():
         assert [task.result() for task in tasks[:2]] == [None, None]
 
 
-def test_what_a_router_released_rests_for_a_second_at_most():
-    with fakes.setting(link_retry_delay=10, network=ROUTER) as s:
+@pytest.mark.parametrize(
+    "product, delay, pauses",
+    [
+        ({}, 3, [0.1, 0.2, 0.4, 0.8, 1.6, 3, 3, 3]),
+        (ROUTER, 10, [0.1, 0.2, 0.4, 0.8, LONGEST_ROUTER_PAUSE, LONGEST_ROUTER_PAUSE]),
+    ],
+)
+def test_released_is_tried_again_after_growing_pauses(product, delay, pauses):
+    with fakes.setting(link_retry_delay=delay, network=product) as s:
         s.up()
-        s.peer.outcome = outcomes(*[RELEASED] * 6, ACCEPTED)
+        s.peer.outcome = outcomes(*[RELEASED] * len(pauses), ACCEPTED)
         task = s.notify()
         s.world.advance(30)
         assert task.result() is None
-        pauses = fakes.pauses(received.at for received in s.peer.received)
-        assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1, 1])
+        found = fakes.pauses(received.at for received in s.peer.received)
+        assert found == pytest.approx(pauses)
 
 
 @pytest.mark.parametrize("retries, attempts", [(0, 1), (1, 2), (5, 6)])

@@ -222,24 +222,16 @@ def test_client_certificate_is_missing(files):
         client.recv_into(memoryview(bytearray(BUFFER_SIZE)))
 
 
-def test_key_in_a_file_of_its_own(files):
+@pytest.mark.parametrize(
+    "key, password", [("client-key", None), ("client-key-encrypted", PASSWORD)]
+)
+def test_key_in_a_file_of_its_own(files, key, password):
     client, server, *_ = streams(
         files,
         require=True,
         cert_file=files["client-cert"],
-        key_file=files["client-key"],
-    )
-    shake(client, server)
-    assert server.peer_name == "alice"
-
-
-def test_encrypted_key(files):
-    client, server, *_ = streams(
-        files,
-        require=True,
-        cert_file=files["client-cert"],
-        key_file=files["client-key-encrypted"],
-        key_password=PASSWORD,
+        key_file=files[key],
+        key_password=password,
     )
     shake(client, server)
     assert server.peer_name == "alice"
