@@ -24,7 +24,7 @@ Within: ``client`` (what the driver asks), ``outgoing`` (a message on its way),
 ``replies`` (the three kinds of it), ``outcome`` (what an outcome means, a table),
 ``absence`` (how long a message waits for a consumer), ``doubt`` (calls that may have
 arrived), ``subscription`` (what a listener receives, and the room for it), ``copies``
-(what was had before), ``watch`` (leaves sessions in which the bus stands still),
+(what was had before), ``watchdog`` (leaves sessions in which the bus stands still),
 ``pursuit`` (when a missing outcome is waited for no longer), ``turns`` (links that may
 be refused), ``context`` (what all of these share).
 """

@@ -18,7 +18,7 @@ from greenamqp.client.replies import Replies
 from greenamqp.client.sending import SendingLink
 from greenamqp.client.subscription import Room, Subscription
 from greenamqp.client.turns import Turns
-from greenamqp.client.watch import Watch
+from greenamqp.client.watchdog import Watchdog
 from greenamqp.connection.failover import Host
 from greenamqp.connection.life import BusConnection
 from greenamqp.connection.state import State
@@ -589,7 +589,7 @@ class Client:
         context.format = addresser.format
         context.management = addresser.dialect(engine, context.flush_soon)
         context.turns = Turns()
-        context.watch = Watch(
+        context.watchdog = Watchdog(
             self.hub,
             self.connection.where,
             context.bus.patience,

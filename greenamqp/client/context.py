@@ -11,7 +11,7 @@ from greenamqp.buses import Declaration, Management
 from greenamqp.client.notices import Notices
 from greenamqp.client.pursuit import Pursuits
 from greenamqp.client.turns import Turns
-from greenamqp.client.watch import Watch
+from greenamqp.client.watchdog import Watchdog
 from greenamqp.connection.life import BusConnection, CannotConnect
 from greenamqp.engine import Connection
 from greenamqp.hubs import Hub
@@ -29,7 +29,7 @@ class Context:
     """See the module.  Hub's context or lock.
 
     :ivar engine: of the connection while that is up, else None; so are `addresser`,
-        `management` and `watch`
+        `management` and `watchdog`
     :ivar format: what messages are in: of the bus at hand, or the last one, or the
         likely one
     :ivar bus: who the peer says it is, or the last one
@@ -66,7 +66,7 @@ class Context:
         self.engine: Connection | None = None
         self.addresser: buses.Addresser | None = None
         self.management: Management | None = None
-        self.watch: Watch | None = None
+        self.watchdog: Watchdog | None = None
 
     @property
     def hopeless(self) -> CannotConnect | None:
@@ -97,6 +97,6 @@ class Context:
         """There is no connection any more."""
         self.engine = self.addresser = self.management = None
         self.departing.clear()
-        if self.watch is not None:
-            self.watch.stop()
-            self.watch = None
+        if self.watchdog is not None:
+            self.watchdog.stop()
+            self.watchdog = None

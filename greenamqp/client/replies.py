@@ -228,8 +228,8 @@ class Replies(WantedLink[Receiver]):
             # Nodes agree on no declaration while one of them stands still.
             self.forget_declarations()
         self._address_lost(self.refusal, self._outlives_link)
-        watch = self._context.watch
-        if stalled and watch is not None and watch.hasty:
+        watchdog = self._context.watchdog
+        if stalled and watchdog is not None and watchdog.hasty:
             self.want()  # it may soon be served by another node
         elif stalled or (gone and self._given is not None):
             self._elsewhere()

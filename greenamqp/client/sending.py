@@ -223,7 +223,7 @@ class SendingLink(WantedLink[Sender]):
         """Whether a message that needs no outcome is to ask for one all the same.
 
         Once in a while: where the bus may stand still in a session it may lose what it
-        is sent there, and only an outcome that does not come tells.  See `watch`."""
+        is sent there, and only an outcome that does not come tells.  See `watchdog`."""
         patience, now = self._context.bus.patience, self._context.hub.now()
         if patience is None or now < self._asked_at + patience:
             return False
@@ -414,8 +414,8 @@ class SendingLink(WantedLink[Sender]):
             # The bus does not answer in the link's session: on in another one.
             self.alone = not was_up or link.unsettled > 0
             self._lost_outcomes(link, reason)
-            watch = self._context.watch
-            if watch is not None and watch.hasty:
+            watchdog = self._context.watchdog
+            if watchdog is not None and watchdog.hasty:
                 self.in_doubt.replies_come()
             # Else calls stay in doubt until the bus takes anything in the new session:
             # if it holds back all who publish it has them, and is not to have two.

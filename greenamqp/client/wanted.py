@@ -192,8 +192,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
         self.link = link
         link.on_attached = self._on_attached
         link.on_detached = self._on_detached
-        if self._context.watch is not None:
-            self._context.watch.attaching(link)
+        if self._context.watchdog is not None:
+            self._context.watchdog.attaching(link)
         # A subscription wants several: their attaches leave together.
         self._context.flush_soon()
 
@@ -351,8 +351,8 @@ class WantedLink(abc.ABC, typing.Generic[L]):
 
     def _answered(self, link: L) -> None:
         """The bus said something to the attach, or it is wanted no longer."""
-        if self._context.watch is not None:
-            self._context.watch.answered(link)
+        if self._context.watchdog is not None:
+            self._context.watchdog.answered(link)
 
     def _on_attached(self, link: L) -> None:
         if link is not self.link:

@@ -14,7 +14,7 @@ from greenamqp.client.receiving import ReceivingLink
 from greenamqp.client.replies import Replies
 from greenamqp.client.sending import SendingLink
 from greenamqp.client.wanted import Phase, WantedLink
-from greenamqp.client.watch import Watch
+from greenamqp.client.watchdog import Watchdog
 from greenamqp.connection.failover import Backoff
 from greenamqp.connection.pump import BUFFER_SIZE, Pump
 from greenamqp.driver import GreenAMQPDriver
@@ -117,7 +117,7 @@ def _went_down(self, right=WantedLink.went_down):
     return right(self)
 
 
-def _give_up(self, late, right=Watch._give_up):
+def _give_up(self, late, right=Watchdog._give_up):
     right(self, {link: late[link] for link in late if not link.alone})
 
 
@@ -126,7 +126,7 @@ def _patch(place, name, planted):
 
 
 PLANTED = {
-    "a link that is alone is never left again": _patch(Watch, "_give_up", _give_up),
+    "a link that is alone is never left again": _patch(Watchdog, "_give_up", _give_up),
     "credit is given back on arrival": _on_arrival,
     "a ready descriptor is cleared too early": _patch(SimWatch, "turn", _turn),
     "a wake-up between check and wait is lost": _patch(GreenWaiter, "wake", _wake),
@@ -139,7 +139,7 @@ PLANTED = {
     "a subscription is not restored when the connection dies while declaring": _patch(
         WantedLink, "went_down", _went_down
     ),
-    "a timer survives its owner": _patch(Watch, "stop", _nothing),
+    "a timer survives its owner": _patch(Watchdog, "stop", _nothing),
     "the tail of a write is dropped": _patch(Pump, "_write", _write),
     "a write that waited for room is not resumed": _patch(Pump, "_writable", _writable),
     "a deadline is forgotten": _patch(GreenWaiter, "wait", _wait),

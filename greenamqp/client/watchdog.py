@@ -67,7 +67,7 @@ class Sending(typing.Protocol):
         """Whether all that waits for its outcome may be sent again."""
 
 
-class Watch:
+class Watchdog:
     """See the module.  One for each connection; hub's context or lock.
 
     :param where: the bus, for messages to people

@@ -17,7 +17,7 @@ from greenamqp.client.context import GIVEN_UP_AFTER
 from greenamqp.client.pursuit import FORGOTTEN_AFTER, LONGEST, Pursuits
 from greenamqp.client.replies import Replies
 from greenamqp.client.wanted import Phase
-from greenamqp.client.watch import HASTE, HASTE_LASTS, HASTY_SESSIONS
+from greenamqp.client.watchdog import HASTE, HASTE_LASTS, HASTY_SESSIONS
 from greenamqp.connection.failover import Host
 from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, Int, Message, Sender
@@ -240,7 +240,7 @@ def test_replies_that_have_no_place_come_by_another_one():
         assert call.result() == '{"result": 1}'
 
 
-def test_the_watch_ends_with_its_connection():
+def test_the_watchdog_ends_with_its_connection():
     with rabbit() as s:
         s.up()
         deaf_to(s, "bad")
