@@ -11,6 +11,7 @@ is there                              declared anew first
 REJECTED with not-found, elsewhere    DONE where nobody need listen; AGAIN,
                                       declared anew first, where something was
                                       declared; else FAILED
+REJECTED, as a queue is full          FAILED where nobody need listen; else AGAIN
 REJECTED                              AGAIN where the bus may take it later,
                                       else FAILED
 MODIFIED, by a consumer that may      AGAIN where it may be repeated, else
@@ -84,6 +85,10 @@ def _rejected(
             return Verdict.DONE, ""
         if node.declarations:
             return Verdict.AGAIN_DECLARED, reason
+    if error is not None and error.condition == "amqp:resource-limit-exceeded":
+        # What is for all does not wait for one of them, who may never make room.
+        verdict = Verdict.FAILED if node.may_be_unheard else Verdict.AGAIN
+        return verdict, reason
     if bus.may_take_it_later(error):
         return Verdict.AGAIN, reason
     return Verdict.FAILED, reason

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ import oslo_messaging
 import pytest
 from oslo_messaging import Target, exceptions
 
+import greenamqp
 from greenamqp import command
 from greenamqp.driver import set_queue_policy
 from greenamqp.policy import QueuePolicy
@@ -132,6 +134,40 @@ def test_nobody_is_told_that_there_is_no_server(url):
     options = oslo_messaging.TransportOptions(at_least_once=True)
     with calling(url, unique(), transport_options=options) as client:
         client.cast({}, "hear", value=1)
+
+
+def test_a_notification_waits_for_room_in_its_queue(url):
+    topic = unique()
+    setting = {
+        "maxSizeBytes": 20_000,
+        "pageSizeBytes": 10_000,
+        "addressFullMessagePolicy": "FAIL",
+    }
+    address = f"openstack.org.om.notify.anycast:openstack:{topic}.info"
+    with operator(url) as it, notifying(url, topic) as notifier:
+        it.ask("addAddressSettings", address, json.dumps(setting))
+
+        def notify():
+            for number in range(40):
+                notifier.info({}, "event", {"n": number, "content": "x" * 1000})
+
+        thread = threading.Thread(target=notify)
+        thread.start()
+        until = time.monotonic() + PATIENCE
+        while thread.is_alive() and not waits(notifier.transport):
+            assert time.monotonic() < until
+        with listening(url, topic) as listener:
+            assert {listener.next()[2]["n"] for _ in range(40)} == set(range(40))
+            thread.join(PATIENCE)
+
+
+def waits(transport) -> bool:
+    """Whether there is a message that the broker does not take for now."""
+    return any(
+        sender["phase"] == "up" and sender["pending"]
+        for connection in greenamqp.describe(transport)["connections"]
+        for sender in connection["senders"]
+    )
 
 
 # -- policies

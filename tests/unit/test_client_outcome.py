@@ -33,7 +33,7 @@ def modified(failed=False, undeliverable=False):
         (RELEASED, None, UNHEARD, BUS, False, False, Verdict.DONE, ""),
         (RELEASED, None, UNHEARD, BUS, True, False, Verdict.UNDELIVERABLE, "nobody"),
         (REJECTED, None, Node(), BUS, False, True, Verdict.FAILED, "no reason given"),
-        (REJECTED, FULL, Node(), BUS, False, True, Verdict.FAILED, "full"),
+        (REJECTED, FULL, Node(), BUS, False, False, Verdict.AGAIN, "full"),
         (REJECTED, FULL, UNHEARD, BUS, False, True, Verdict.FAILED, "full"),
         (REJECTED, NOT_FOUND, Node(), BUS, False, True, Verdict.FAILED, "no such"),
         (REJECTED, NOT_FOUND, UNHEARD, BUS, False, True, Verdict.DONE, ""),

@@ -327,8 +327,8 @@ def test_without_a_number_of_retries_the_deadline_ends_them(retries):
     [
         ({}, "no reason given"),
         (
-            {"condition": "amqp:resource-limit-exceeded", "description": "full"},
-            "amqp:resource-limit-exceeded: full",
+            {"condition": "amqp:not-allowed", "description": "never"},
+            "amqp:not-allowed: never",
         ),
     ],
 )

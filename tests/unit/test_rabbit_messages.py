@@ -298,7 +298,7 @@ def test_what_is_no_request_is_rejected_and_named(caplog):
         (None, "", True),
         ("amqp:precondition-failed", "queue 'q' is unavailable", True),
         ("amqp:precondition-failed", "bad 'to' address string", False),
-        ("amqp:resource-limit-exceeded", "", False),
+        ("amqp:resource-limit-exceeded", "", True),
     ],
 )
 def test_rabbitmq_may_take_later_what_it_rejects(condition, description, later):
