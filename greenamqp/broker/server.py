@@ -86,15 +86,7 @@ class Server:
 
     def __init__(self, hub: Hub, settings: Settings, host: str, port: int) -> None:
         self.hub = hub
-        self._tls: ssl.SSLContext | None = None
-        if settings.tls_cert:
-            self._tls = tls.server_context(
-                settings.tls_cert,
-                settings.tls_key,
-                settings.tls_key_password,
-                settings.tls_ca,
-                settings.tls_require_client_cert,
-            )
+        self._tls = _context(settings) if settings.tls_cert else None
         # TLS handshakes that are not complete: not connections yet.
         self._handshakes: dict[tls.Handshake, tls.TlsStream] = {}
         self.core = Core(settings, hub.now)
@@ -229,6 +221,11 @@ class Server:
         if self._tls is None:
             self._serve(typing.cast(Stream, sock), name)
         else:
+            try:
+                # Anew for each connection: they may have been renewed.
+                self._tls = _context(self.core.settings)
+            except tls.TlsSetupError as exc:
+                LOG.warning("%s: served with the TLS files as they were: %s", name, exc)
             self._shake_hands(tls.server_stream(sock, self._tls), name)
 
     def _serve(self, stream: Stream, name: str, external: str | None = None) -> None:
@@ -266,6 +263,17 @@ class Server:
         end = self.hub.now()
         pause = max(_MAINTENANCE, (end - begin) / _MAINTENANCE_SHARE)
         self._next_maintenance.call_at(end + pause, self._maintain)
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    """Reads files."""
+    return tls.server_context(
+        settings.tls_cert,
+        settings.tls_key,
+        settings.tls_key_password,
+        settings.tls_ca,
+        settings.tls_require_client_cert,
+    )
 
 
 def _name(address: typing.Any) -> str:

@@ -429,6 +429,22 @@ def test_tls(certificates):
         made.close()
 
 
+def test_a_renewed_certificate(certificates, tmp_path, caplog):
+    mine = tmp_path / "server.pem"
+    mine.write_bytes((certificates / "server.pem").read_bytes())
+    renewed = trustme.CA()
+    issued = renewed.issue_cert("localhost").private_key_and_cert_chain_pem.bytes()
+    other = ssl.create_default_context(cadata=renewed.cert_pem.bytes().decode())
+    with Broker(hub="threads", tls_cert=str(mine)) as broker:
+        SocketClient(broker.port, context=context(certificates)).wait_opened().close()
+        # Half of it is written: the one before goes on to serve.
+        mine.write_bytes(issued[: len(issued) // 2])
+        SocketClient(broker.port, context=context(certificates)).wait_opened().close()
+        assert f"the key file '{mine}' cannot be used" in caplog.text
+        mine.write_bytes(issued)
+        SocketClient(broker.port, context=other).wait_opened().close()
+
+
 def test_client_certificates(certificates):
     with Broker(
         hub="threads",
