@@ -416,6 +416,9 @@ class Link:
 # (section 2.5.6); RabbitMQ takes 400.
 _SMALLEST_WINDOW = 100
 
+# So much credit is counted right.
+_MOST_CREDIT = 2**31 - 1
+
 
 class Sender(Link):
     """Sends messages.  ``on_credit(sender)`` says that credit has come;
@@ -424,13 +427,15 @@ class Sender(Link):
     dict ``{"failed", "undeliverable"}`` with MODIFIED, else None.
     """
 
-    __slots__ = ("_unsettled", "on_credit", "on_drain", "on_settled")
+    __slots__ = ("_credited", "_unsettled", "on_credit", "on_drain", "on_settled")
 
     is_sender = True
 
     def __init__(self, connection: Connection, endpoint: typing.Any) -> None:
         super().__init__(connection, endpoint)
         self._unsettled: dict[Delivery, typing.Any] = {}
+        # Whether there was credit ever.
+        self._credited = False
         self.on_credit: typing.Callable[[Sender], None] | None = None
         #: The peer asks to use up or give back the credit (section 2.6.7).
         self.on_drain: typing.Callable[[Sender], None] | None = None
@@ -542,8 +547,20 @@ class Sender(Link):
             self.on_settled(self, handle, state, error)
 
     def _flow(self) -> None:
-        if self.on_credit is not None and pn_link_credit(self._pn) > 0:
-            self.on_credit(self)
+        credit = pn_link_credit(self._pn)
+        if credit > 0:
+            self._credited = True
+            if self.on_credit is not None:
+                self.on_credit(self)
+        elif credit < 0 and not self._credited:
+            # Where nothing was sent there is no less than none: proton counts with a
+            # sign, and would never let anything leave.
+            self.connection.refuse_link(
+                self,
+                "amqp:not-implemented",
+                f"a credit of more than {_MOST_CREDIT} cannot be counted here",
+            )
+            return
         if lib.pn_link_get_drain(self._pn):
             if self.on_drain is not None:
                 self.on_drain(self)

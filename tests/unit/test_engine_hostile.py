@@ -146,6 +146,43 @@ def test_text_that_is_not_utf8(where):
     assert "protocol" in handler.events[-1][1]
 
 
+@pytest.mark.parametrize("credit", [2**31, 2**32 - 1])
+def test_credit_that_proton_cannot_count_costs_the_link(credit):
+    handler = Taker()
+    peer = raw(handler)
+    receiver = peer.session().receiver("r")
+    receiver.source.address = "a"
+    receiver.open()
+    peer.run()
+    few, many = (struct.pack(">I", each) for each in (0x12345678, credit))
+    peer.patch = lambda data: data.replace(few, many)
+    receiver.flow(0x12345678)
+    peer.run()
+    (told,) = handler.detached
+    assert told.startswith("amqp:not-implemented: a credit of more than 2147483647")
+    assert receiver.remote_condition.name == "amqp:not-implemented"
+    assert peer.server.failed is None
+
+
+def test_credit_that_is_taken_back_costs_nothing():
+    handler = Taker()
+    peer = raw(handler)
+    receiver = peer.session().receiver("r")
+    receiver.source.address = "a"
+    receiver.open()
+    receiver.flow(0x12345678)
+    peer.run()
+    (link,) = handler.links
+    link.send(b"\x00\x53\x77\x40", None)
+    # The peer has not seen that one, and gives none any more.
+    few, none = (struct.pack(">I", each) for each in (0x1234567A, 0))
+    peer.patch = lambda data: data.replace(few, none)
+    receiver.flow(2)
+    peer.run()
+    assert link.credit == -1
+    assert handler.detached == []
+
+
 def test_a_message_larger_than_allowed_costs_the_link():
     handler = Taker()
     peer = raw(handler, max_message_size=10_000, max_frame_size=1024)
