@@ -380,7 +380,9 @@ class Link:
         terminus = self._proton
         remote = terminus.remote_target if self.is_sender else terminus.remote_source
         if remote.type == proton.Terminus.UNSPECIFIED:
-            # A refusal: the detach with its reason follows (section 2.6.3).
+            # A refusal: the detach with its reason follows (section 2.6.3), if only as
+            # the answer to ours.
+            self._endpoint.close()
             return
         self.state = LinkState.ATTACHED
         if self.on_attached is not None:
@@ -397,6 +399,9 @@ class Link:
 
     def both_closed(self) -> None:
         """Both ends are detached."""
+        if self.state is LinkState.ATTACHING:
+            condition = capi.condition_of(lib.pn_link_remote_condition(self._pn))
+            self.detached(RemoteError(*condition) if condition else None)
         self.connection.destroy_later(self._endpoint)
         if self.on_closed is not None:
             self.on_closed(self)

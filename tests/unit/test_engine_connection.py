@@ -7,6 +7,7 @@ import gc
 import weakref
 
 import cproton
+import proton
 import pytest
 
 from greenamqp.engine import (
@@ -431,6 +432,30 @@ def test_a_refused_link(kind):
     assert client.failed is None and engine.failed is None
     assert not engine._links and not engine.lifecycle._receiver_links
     assert not engine._links and not engine.lifecycle._sender_links
+
+
+@pytest.mark.parametrize("reason", [None, "no such node"])
+@pytest.mark.parametrize("kind", ["create_sender", "create_receiver"])
+def test_a_link_that_is_refused_by_half(kind, reason):
+    """The peer does not detach it as it has to, but answers a detach."""
+
+    def refuse(link):
+        half = link._proton
+        for terminus in (half.source, half.target):
+            terminus.type = proton.Terminus.UNSPECIFIED
+        half.open()
+        if reason is not None:
+            half.condition = proton.Condition("amqp:not-found", reason)
+
+    client, engine, wire = joined(None, Recorder(refuse))
+    heard = []
+    link = getattr(client, kind)(Terminus("a"))
+    link.on_attached = lambda link: heard.append("attached")
+    link.on_detached = lambda link, error: heard.append(error and str(error))
+    wire.run()
+    assert heard == [reason and f"amqp:not-found: {reason}"]
+    assert link.state is LinkState.DETACHED
+    assert not client._links and client.failed is None and engine.failed is None
 
 
 @pytest.mark.parametrize("closer", ["client", "server"])
