@@ -257,7 +257,12 @@ class ArtemisAddresser(NamedAddresser):
         ttl = self._policies.find(target).message_ttl
         if target.fanout:
             address = self.multicast(target, service)
-            return Node(address, capabilities=_CAPABILITY[MULTICAST], message_ttl=ttl)
+            return Node(
+                address,
+                capabilities=_CAPABILITY[MULTICAST],
+                message_ttl=ttl,
+                may_be_unheard=True,
+            )
         if service is Service.NOTIFY:
             address = self.anycast(target, service)
             return Node(

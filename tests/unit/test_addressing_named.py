@@ -146,6 +146,7 @@ def test_artemis_is_told_how_to_route():
     assert (request.capabilities, request.declarations) == (("queue",), ())
     fanout = family.destination(Target(topic="t", fanout=True), Service.RPC)
     assert (fanout.capabilities, fanout.durable) == (("topic",), False)
+    assert fanout.may_be_unheard
     notification = family.destination(Target(topic="t.info"), Service.NOTIFY)
     assert (notification.capabilities, notification.durable) == (("topic",), True)
     routes = [node.capabilities for node in family.rpc_sources(Target(topic="t"))]
