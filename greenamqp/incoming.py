@@ -81,7 +81,7 @@ class Incoming(base.IncomingMessage):
 
     def __init__(self, client: Client, arrival: Arrival, request: Request) -> None:
         # For logs, here and in oslo.messaging.
-        name = logs.printable(str(request.id or request.unique_id))
+        name = logs.printable(str(request.id or request.unique_id or "without an id"))
         super().__init__(request.context, request.message, name)
         self._client = client
         self._arrival: Arrival | None = arrival

@@ -10,8 +10,8 @@ The body is one JSON object in an amqp-value string:
 * heartbeat of a call that is still worked on: no body, a correlation-id alone.
 
 Properties say the rest: message-id and reply-to of a call, correlation-id of a reply.
-Casts have a message-id as well, by which a server knows a copy of what it has had;
-those of the predecessor have none.  Unknown keys pass through.
+Casts and notifications have a message-id as well, by which a copy is known of what was
+had before; those of the predecessor have none.  Unknown keys pass through.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class PredecessorFormat(Format):
         if envelope:
             message = in_envelope(message)
         data = {"request": message, "context": context}
-        return Message(dumps(data), durable=True, inferred=True)
+        return Message(dumps(data), id=unique_id, durable=True, inferred=True)
 
     def expect_reply(self, request: Message, id: str, reply_to: str) -> None:
         request.id = id

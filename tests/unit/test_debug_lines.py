@@ -102,9 +102,7 @@ def test_each_message_has_a_name(format):
     assert format.identify(format.reply("two", 1, None, "three")) == "two"
     for envelope in (False, True):
         notification = format.notification({}, {}, "four", envelope=envelope)
-        # The old driver's notifications have no id.
-        has_id = isinstance(format, RabbitFormat)
-        assert format.identify(notification) == ("four" if has_id else "")
+        assert format.identify(notification) == "four"
 
 
 def test_pyngus_is_heard_where_it_matters():

@@ -354,6 +354,18 @@ def test_a_request_that_was_given_back_is_executed_when_it_comes_again(rig):
         do(s, incoming.requeue)
 
 
+@pytest.mark.parametrize("acknowledged", [True, False])
+def test_a_notification_that_was_acknowledged_is_known(rig, acknowledged):
+    """One that was given back is not."""
+    s, listener = rig()
+    send_as(s, ONCE + "1", address=INFO)
+    (first,) = poll(s, listener)
+    do(s, first.acknowledge if acknowledged else first.requeue)
+    send_as(s, ONCE + "1", ONCE + "2", address=INFO)
+    expected = [1] if acknowledged else [0, 1]
+    assert numbers(poll(s, listener, batch_size=9)) == expected
+
+
 def test_a_short_id_may_be_that_of_many(rig):
     s, listener = rig(rpc=True)
     for _ in range(3):
@@ -362,10 +374,10 @@ def test_a_short_id_may_be_that_of_many(rig):
         do(s, incoming.acknowledge)
 
 
-def test_a_request_says_who_it_is():
+def test_a_message_says_who_it_is():
     with fakes.driver() as s:
         s.up()
-        tasks = [s.send(), s.send(), s.call()]
+        tasks = [s.send(), s.notify(), s.notify(), s.call()]
         s.world.settle()
         ids = {each.message.id for each in s.peer.received}
         assert len(ids) == len(tasks)
