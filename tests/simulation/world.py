@@ -20,6 +20,7 @@ import typing
 
 import greenlet
 
+from greenamqp.connection.pump import Pump
 from greenamqp.hubs.base import Callback, Timer, Watch, logged
 from greenamqp.hubs.green import GreenHub, GreenWaiter
 
@@ -222,6 +223,12 @@ class World:
             hub.dead = True
             for thread in list(hub.threads):
                 thread.throw()
+            for holder in list(hub.holders):
+                # Of a process that was killed: proton keeps what it was given.
+                if isinstance(holder, Pump):
+                    holder.engine.destroy()
+        # It would keep all of this world: Python cannot look into where it stands.
+        self.loop.throw()
 
     def _run(self) -> None:
         while True:
