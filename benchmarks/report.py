@@ -132,11 +132,13 @@ def _owner(path: str) -> str:
     _, installed, package = path.rpartition("/site-packages/")
     if installed:
         return package.split("/")[0].removesuffix(".py")
+    if "/benchmarks/" in path:
+        return "benchmarks"  # first, as the folder around it may be called greenamqp
     _, own, module = path.rpartition("/greenamqp/")
     if own:
         room, inside, _ = module.partition("/")
         return f"greenamqp/{room}" if inside else "greenamqp"
-    return "benchmarks" if "/benchmarks/" in path else ""
+    return ""
 
 
 def chart(results: Results, path: pathlib.Path) -> bool:

@@ -270,8 +270,9 @@ class Server(Peer):
         return not self._attaching
 
     def attached(self, link):
-        lib.pn_link_flow(link, _CREDIT)
-        self._attaching -= 1
+        if lib.pn_link_is_receiver(link):
+            lib.pn_link_flow(link, _CREDIT)
+            self._attaching -= 1
 
     def delivery(self, link, delivery):
         if not lib.pn_link_is_receiver(link):

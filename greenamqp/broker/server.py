@@ -155,7 +155,8 @@ class Server:
             os.close(stream.detach())
         self._handshakes.clear()
         self._watch = None
-        self._pause = self._next_maintenance = Countdown(self.hub)  # not the parent's
+        self._pause.forked()
+        self._next_maintenance.forked()
 
     def drop_connections(self) -> int:
         """Cut all connections without a word; returns how many."""

@@ -98,7 +98,8 @@ class Attempt:
         stream = self._socket if self._tls_stream is None else self._tls_stream
         self._done = self._socket = self._tls_stream = None
         self._handshake = self._watch = None
-        self._ends = self._share_ends = Countdown(self._hub)  # not the parent's
+        self._ends.forked()
+        self._share_ends.forked()
         if stream is not None:
             os.close(stream.detach())
 

@@ -690,8 +690,10 @@ class Connection(ConnectionEvents):
                 return
             if self.lifecycle.handle(wrapped):
                 return
-            known = getattr(wrapped.context, "context", None) is not None
-            if kind == lib.PN_SESSION_INIT and not known:
+            if (
+                kind == lib.PN_SESSION_INIT
+                and getattr(wrapped.context, "context", None) is None  # not ours
+            ):
                 Session("remote", self, wrapped.context)
                 return
             self.lifecycle.handle_session(wrapped)

@@ -121,6 +121,10 @@ class Countdown:
             self._timer.cancel()
             self._timer = None
 
+    def forked(self) -> None:
+        """This is a child process: what was due is the parent's."""
+        self._timer = None
+
     def _over(self, callback: Callback) -> None:
         self._timer = None
         callback()

@@ -150,10 +150,7 @@ def test_text_that_is_not_utf8(where):
 def test_credit_that_proton_cannot_count_costs_the_link(credit):
     handler = Taker()
     peer = raw(handler)
-    receiver = peer.session().receiver("r")
-    receiver.source.address = "a"
-    receiver.open()
-    peer.run()
+    receiver = peer.receiver("a")
     few, many = (struct.pack(">I", each) for each in (0x12345678, credit))
     peer.patch = lambda data: data.replace(few, many)
     receiver.flow(0x12345678)
@@ -167,9 +164,7 @@ def test_credit_that_proton_cannot_count_costs_the_link(credit):
 def test_credit_that_is_taken_back_costs_nothing():
     handler = Taker()
     peer = raw(handler)
-    receiver = peer.session().receiver("r")
-    receiver.source.address = "a"
-    receiver.open()
+    receiver = peer.receiver("a")
     receiver.flow(0x12345678)
     peer.run()
     (link,) = handler.links
