@@ -8,6 +8,7 @@ does not import the broker, and no subcommand pays for another one's libraries.
 """
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
@@ -15,8 +16,9 @@ import math
 import os
 import signal
 import sys
-import typing
 from collections.abc import Sequence
+
+from greenamqp.command.ending import interrupted_by
 
 #: Subcommand -> (module, one line for ``greenamqp --help``).
 COMMANDS = {
@@ -145,16 +147,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     # a third of the start.
     os.environ.setdefault("EVENTLET_NO_GREENDNS", "yes")
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if usual:  # it may be ignored
-        signal.signal(signal.SIGINT, _interrupt)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What peers have in names is shown in any locale, half a surrogate too.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        try:
-            return _run(sys.argv[1:] if argv is None else argv)
-        finally:
-            sys.stdout.flush()
+        # It may be ignored.
+        with interrupted_by(signal.SIGINT) if usual else contextlib.nullcontext():
+            try:
+                return _run(sys.argv[1:] if argv is None else argv)
+            finally:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except OSError as exc:
@@ -168,16 +170,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141  # as `head` leaves it
         print(f"greenamqp: {exc.strerror}", file=sys.stderr)
         return 1
-    finally:
-        if usual:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _interrupt(number: int, frame: object) -> typing.NoReturn:
-    # An object of proton's that is struck while it is made cannot be taken apart, and
-    # would say so amid the last words of the command.
-    sys.unraisablehook = lambda _: None
-    raise KeyboardInterrupt
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -1,10 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and SIGINT as the end of a command that serves."""
+"""SIGTERM and SIGINT as the end of a command: of one that serves by what it is told,
+of any other by KeyboardInterrupt."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
 import typing
+
+# After so long an interrupt that was lost is tried again: elsewhere then.  Seconds.
+_MOMENT = 0.01
+
+
+@contextlib.contextmanager
+def interrupted_by(*numbers: int) -> typing.Iterator[None]:
+    """Meanwhile these signals raise KeyboardInterrupt in the main thread, which is to
+    be the caller's.  It takes SIGALRM as well.
+
+    What is raised while C code calls back, as proton does while one of its objects is
+    made or taken apart, Python ignores: then it is raised anew, a moment later.
+    """
+    before = {
+        number: signal.signal(number, _interrupt)
+        for number in (*numbers, signal.SIGALRM)
+    }
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> typing.NoReturn:
+    sys.unraisablehook = _ignored
+    raise KeyboardInterrupt
+
+
+def _ignored(what: sys.UnraisableHookArgs) -> None:
+    # Of anything else nothing is said amid the last words of the command: an object of
+    # proton's that was struck while it was made cannot be taken apart.
+    if what.exc_type is KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, _MOMENT)
 
 
 class Ending:

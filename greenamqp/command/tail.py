@@ -21,6 +21,7 @@ import typing
 import uuid
 
 from greenamqp.command import count, formats, named, service
+from greenamqp.command.ending import interrupted_by
 from greenamqp.command.messages import PRIORITIES
 
 #: Seconds without a consumer after which the bus removes the copy's queue.
@@ -84,18 +85,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"greenamqp tail: {exc}", file=sys.stderr)
         return exc.status
 
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupted)
     try:
-        return _follow(transport._driver, args, chosen)
+        with interrupted_by(signal.SIGTERM):
+            return _follow(transport._driver, args, chosen)
     except (oslo_messaging.MessagingException, NotImplementedError) as exc:
         print(f"greenamqp tail: {exc}", file=sys.stderr)
         return 1
     finally:
         transport.cleanup()
-        signal.signal(signal.SIGTERM, before)
 
 
 def _follow(driver: typing.Any, args: argparse.Namespace, chosen: _Chosen) -> int:

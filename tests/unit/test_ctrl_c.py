@@ -5,10 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
+import cffi
 import pytest
 
 from greenamqp.broker import Broker
+from greenamqp.command.ending import interrupted_by
 
 #: Far above what any of it takes on a busy machine.
 _LIMIT = 120
@@ -87,3 +90,33 @@ def test_while_it_connects(arguments):
         finally:
             process.kill()
             process.communicate()
+
+
+class _Struck:
+    """As an object of proton's that is interrupted while it is taken apart."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _called_back():
+    callback = cffi.FFI().callback("void(void)")(
+        lambda: signal.raise_signal(signal.SIGTERM)
+    )
+    callback()
+
+
+@pytest.mark.parametrize("strike", [_Struck, _called_back])
+def test_what_python_ignores_comes_again(strike, monkeypatch):
+    """It comes out of the wait, and not where it was ignored."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)
+    with pytest.raises(KeyboardInterrupt), interrupted_by(signal.SIGTERM):
+        strike()
+        begun = True
+        time.sleep(_LIMIT)
+    assert begun
+    assert before == (
+        signal.getsignal(signal.SIGTERM),
+        signal.getsignal(signal.SIGALRM),
+    )

@@ -22,6 +22,7 @@ but argparse.
 import argparse
 
 from greenamqp.command import named, rate, seconds
+from greenamqp.command.ending import interrupted_by
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,11 +86,6 @@ def run(args: argparse.Namespace) -> int:
             print(f"greenamqp demo: --samples: {exc}", file=sys.stderr)
             return 1
 
-    def terminate(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    # So that the processes are ended in the same way as after Ctrl-C.
-    before = signal.signal(signal.SIGTERM, terminate)
     screen = report.Screen(sys.stdout)
     demo = orchestrate.Demo(
         url=args.url,
@@ -100,7 +96,9 @@ def run(args: argparse.Namespace) -> int:
         screen=screen,
     )
     try:
-        return 0 if demo.run() else 1
+        # So that the processes are ended in the same way as after Ctrl-C.
+        with interrupted_by(signal.SIGTERM):
+            return 0 if demo.run() else 1
     except (orchestrate.DemoFailed, processes.ProcessFailed) as exc:
         screen.say([])
         print(f"greenamqp demo: {exc}", file=sys.stderr)
@@ -111,4 +109,3 @@ def run(args: argparse.Namespace) -> int:
         return 130
     finally:
         demo.close()
-        signal.signal(signal.SIGTERM, before)
