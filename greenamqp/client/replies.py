@@ -322,7 +322,7 @@ class Replies(WantedLink[Receiver]):
         keeps it: then those who wait go on waiting."""
         self.address = None
         if not is_kept:
-            self.fail_all(f"{reason}; whether the request was carried out is unknown")
+            self.fail_all(reason)
 
     def close(self) -> None:
         """Detach the link."""
@@ -336,6 +336,7 @@ class Replies(WantedLink[Receiver]):
 
     def fail_all(self, reason: str) -> None:
         """Fail all calls that wait for a reply."""
+        reason += "; whether the request was carried out is unknown"
         for call in list(self.waiting.values()):
             call.failed(reason)
             self.forget(call)

@@ -83,8 +83,10 @@ def _max_links(begin: bytes) -> int | None:
         data.rewind()
         data.next()
         described = data.get_object()
-    except (proton.ProtonException, UnicodeDecodeError, ValueError):
-        return None  # proton will say what is wrong with it
+    except Exception:
+        # A peer may nest it as deeply as it likes, or have lists for a map's keys.
+        # proton will say what is wrong with it.
+        return None
     fields = getattr(described, "value", None)
     if not isinstance(fields, list) or len(fields) <= _HANDLE_MAX:
         return None

@@ -8,7 +8,7 @@ import typing
 
 from hypothesis import strategies as st
 
-from tests.fuzz import wire
+from tests.fuzz import readers, wire
 
 _TEXT = st.one_of(
     st.sampled_from(["", "a", "reply-0", "topic", "amqp:not-found", "\x00", "ž" * 9]),
@@ -45,17 +45,8 @@ VALUES: st.SearchStrategy[typing.Any] = st.recursive(
 _DEPTHS = st.sampled_from([5, 100, 600, 5000])
 _NESTED = st.one_of(
     _DEPTHS.map(lambda depth: ["raw", (b"\x00" * depth + b"\x45" * (depth + 1)).hex()]),
-    _DEPTHS.map(lambda depth: ["raw", _lists(depth).hex()]),
+    _DEPTHS.map(lambda depth: ["raw", wire.nested(depth).hex()]),
 )
-
-
-def _lists(depth: int) -> bytes:
-    data = [b"\x45"]
-    size = 1
-    for _ in range(depth):
-        data.append(b"\xd0" + (size + 4).to_bytes(4, "big") + b"\0\0\0\1")
-        size += 9
-    return b"".join(reversed(data))
 
 
 # -- messages
@@ -232,4 +223,24 @@ CONVERSATIONS = st.builds(
 #: Both.
 EXAMPLES = st.one_of(
     CONVERSATIONS, DAMAGE, st.builds(lambda a, b: a + b, DAMAGE, CONVERSATIONS)
+)
+
+# -- bytes alone
+
+
+def _damaged(data: bytes, damage: list[list[typing.Any]]) -> bytes:
+    changed = bytearray(data)
+    for _, at, kind, argument in damage:
+        wire.tamper(changed, at % (len(changed) + 1), kind, argument)
+    return bytes(changed)
+
+
+#: For readers.run: damage to what leads far, or anything.
+BYTES = st.one_of(
+    st.builds(_damaged, st.sampled_from(readers.seeds()), DAMAGE),
+    st.builds(
+        lambda kind, data: bytes((kind,)) + data,
+        st.integers(0, len(readers.READERS) - 1),
+        st.one_of(_MESSAGES, _BODIES.map(str.encode), _NOISE),
+    ),
 )

@@ -5,7 +5,7 @@ import os
 
 from hypothesis import HealthCheck, given, settings
 
-from tests.fuzz import strategies, subject
+from tests.fuzz import readers, strategies, subject
 
 _EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "500"))
 
@@ -32,3 +32,9 @@ def test_damage(example):
 @_thorough
 def test_both(example):
     subject.run(example)
+
+
+@given(strategies.BYTES)
+@_thorough
+def test_readers(data):
+    readers.run(data)

@@ -104,6 +104,16 @@ def failure(module: typing.Any, name: typing.Any, args: typing.Any) -> str:
     return json.dumps({"failure": json.dumps(given)})
 
 
+def nested(depth: int) -> bytes:
+    """An empty list in so many lists."""
+    heads = []
+    size = 1
+    for _ in range(depth):
+        heads.append(b"\xd0" + struct.pack(">II", size + 4, 1))
+        size += 9
+    return b"".join(reversed(heads)) + b"\x45"
+
+
 def tamper(data: bytearray, at: int, kind: str, argument: typing.Any) -> None:
     """Damage `data` at an offset."""
     if kind == "flip":

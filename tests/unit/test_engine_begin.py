@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenamqp.engine.begin import BeginReader
+from tests.fuzz import wire
 
 HEADERS = b"AMQP\x03\x01\x00\x00", b"AMQP\x00\x01\x00\x00"
 
@@ -98,6 +99,8 @@ def test_a_long_frame_is_passed_over_and_not_kept():
         frame(b"\x00\x53\x11\xc0\xff\xff"),
         frame(b"\x00\x53\x11\x43"),
         frame(b"\x00\x53\x11"),
+        frame(wire.described(0x11, ["list", ["map", ["list"], 1]])),
+        frame(b"\x00\x53\x11" + wire.nested(2000)),
     ],
 )
 def test_what_is_no_amqp_ends_it(stream):

@@ -5,19 +5,10 @@ import struct
 
 import pytest
 
-from tests.fuzz import collect, subject, wire
+from greenamqp.engine import plain
+from tests.fuzz import collect, readers, subject, wire
 
 CORPUS = collect.load()
-
-
-def nested_lists(depth: int) -> bytes:
-    body = b"\x45"
-    heads = []
-    size = 1
-    for _ in range(depth):
-        heads.append(b"\xd0" + struct.pack(">II", size + 4, 1))
-        size += 9
-    return b"".join(reversed(heads)) + body
 
 
 #: Too large for a file, or too plain to need one.
@@ -30,7 +21,7 @@ CRAFTED = {
     for depth in (100, 2000, 50_000)
     for section in (0x72, 0x74, 0x76, 0x77)
     for what, value in (
-        ("lists", nested_lists(depth)),
+        ("lists", wire.nested(depth)),
         ("descriptors", b"\x00" * depth + b"\x45" * (depth + 1)),
     )
     for data in [b"\x00\x53" + bytes((section,)) + value]
@@ -44,7 +35,7 @@ CRAFTED = {
         ["bytes", wire.frame(b"\x00" * 60_000).hex()],
     ],
     "a frame with a nested open": [
-        ["bytes", wire.frame(b"\x00\x53\x10" + nested_lists(6000)).hex()],
+        ["bytes", wire.frame(b"\x00\x53\x10" + wire.nested(6000)).hex()],
     ],
     "a frame larger than allowed": [["bytes", struct.pack(">I", 2**31 - 1).hex()]],
     "a frame smaller than its header": [["bytes", "0000000702000000"]],
@@ -78,3 +69,26 @@ def test_modules_that_a_peer_names_are_not_imported(module, name):
     body = wire.message([[0x77, wire.failure(module, name, ["true"])]])
     became = subject.run([["reply", 0, body.hex()]])
     assert ["call", "RemoteError"] in became[0]
+
+
+@pytest.mark.parametrize("seed", readers.seeds(), ids=lambda seed: f"reader {seed[0]}")
+def test_readers(seed):
+    """Whole, in each place where it may be cut off, and with each byte turned round."""
+    readers.run(seed)
+    for at in range(1, len(seed)):
+        readers.run(seed[:at])
+        readers.run(seed[:at] + bytes((seed[at] ^ 0xFF,)) + seed[at + 1 :])
+
+
+def test_a_reader_that_is_wrong_is_found(monkeypatch):
+    monkeypatch.setattr(plain, "read", lambda data: plain.Received("no", id="no"))
+    with pytest.raises(AssertionError, match="by proton"):
+        readers.as_message(readers.seeds()[0][1:])
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        readers.begin.BeginReader,
+        "feed",
+        lambda self, data: setattr(self, "max_links", len(data)),
+    )
+    with pytest.raises(AssertionError):
+        readers.as_stream(b"1234")
