@@ -47,14 +47,9 @@ PACKAGING := setup.cfg setup.py pyproject.toml requirements.txt
 .NOTPARALLEL:
 .PHONY: help demo test integration chaos buses style docs cover bench clean
 .PHONY: environments list-tests
-# All of `make test`, the longest first.  Under native threads the functional tests
-# mostly wait: an idle worker of oslo.messaging's takes a second to end.  So they are in
-# two halves.
-HALVES := test-threads-1 test-threads-2
-IN_WORLDS := $(patsubst test-threads,$(HALVES),$(WORLDS:%=test-%))
-TESTS := $(wordlist 1,2,$(IN_WORLDS)) test-chaos test-simulation $(UNIT) \
-    $(wordlist 3,9,$(IN_WORLDS)) test-programs test-oslo
-.PHONY: $(TESTS) test-unit-here test-threads
+# All of `make test`, the longest first.
+TESTS := test-chaos $(UNIT) $(WORLDS:%=test-%) test-programs test-oslo test-simulation
+.PHONY: $(TESTS) test-unit-here
 
 help:
 	@echo "make demo   run the main job on an embedded broker and show its figures"
@@ -85,16 +80,6 @@ test-unit-here: $(VENV)/.test
 $(WORLDS:%=test-%): test-%: $(VENV)/.test
 	$(BIN)/python -m tests.functional.world $* pytest tests/functional \
 	    --ignore=$(PROGRAMS) $(PYTEST)
-
-FIRST_HALF := $(filter-out $(PROGRAMS), \
-    tests/functional/aio $(wildcard tests/functional/test_[a-d]*.py))
-
-test-threads-1: $(VENV)/.test
-	$(BIN)/python -m tests.functional.world threads pytest $(FIRST_HALF) $(PYTEST)
-
-test-threads-2: $(VENV)/.test
-	$(BIN)/python -m tests.functional.world threads pytest tests/functional \
-	    $(FIRST_HALF:%=--ignore=%) --ignore=$(PROGRAMS) $(PYTEST)
 
 # These choose their worlds by themselves, and start hundreds of processes.
 test-programs: $(VENV)/.test

@@ -49,6 +49,7 @@ from tests.chaos.forwarder import Forwarder
 from tests.chaos.kinds import FAULTS, Field
 from tests.chaos.workers import Worker
 from tests.functional.world import WORLDS
+from tests.interop import predecessor
 from tests.ledger import QUIET
 from tools.buses import BUSES, Bus
 
@@ -60,11 +61,40 @@ PATIENCE = 300.0
 AFTER = 15.0
 BEYOND = 5.0
 
-#: Drivers by name: the scheme of their URL, and what its query has.
+
+@dataclasses.dataclass(frozen=True)
+class Driver:
+    """A driver that has the faults.
+
+    :ivar scheme: of its URL
+    :ivar module: of its class, which a scheme alone does not name
+    :ivar query: what its URL has beside what all have
+    :ivar python: the interpreter of whoever uses it, in a call as that may make it
+    :ivar promises: whether what greenamqp promises is asked of it
+    """
+
+    scheme: str
+    module: str
+    query: str = ""
+    python: typing.Callable[[], str] = lambda: sys.executable
+    promises: bool = True
+
+
+#: By name.
 DRIVERS = {
-    "greenamqp": ("amqp", ""),
-    "declared": ("amqp", "addressing_mode=declared&rabbit_queue_type={queues}"),
-    "rabbit": ("rabbit", ""),
+    "greenamqp": Driver("amqp", "greenamqp.driver"),
+    "declared": Driver(
+        "amqp",
+        "greenamqp.driver",
+        "addressing_mode=declared&rabbit_queue_type={queues}",
+    ),
+    "predecessor": Driver(
+        "amqp",
+        "oslo_messaging._drivers.impl_amqp1",
+        python=predecessor.python,
+        promises=False,
+    ),
+    "rabbit": Driver("rabbit", "oslo_messaging._drivers.impl_rabbit", promises=False),
 }
 
 #: The query of the URL, which all drivers read, for each type of queue.
@@ -117,10 +147,12 @@ def play(
     with contextlib.ExitStack() as stack:
 
         def begin(driver: str, role: str, scenario: str, **more: typing.Any) -> None:
+            python = DRIVERS[driver].python()
             workers[f"{driver} {role}"] = stack.enter_context(
                 Worker(
                     world,
                     scenario,
+                    python,
                     url=urls[driver],
                     topic=topics[driver],
                     log=str(logs / f"{driver}-{role}.log") if logs else "",
@@ -130,8 +162,8 @@ def play(
 
         for driver, role in roles:
             begin(driver, role, "faults:receive", name=role)
-        for worker in workers.values():
-            worker.expect("ready", PATIENCE)
+        for driver, role in roles:
+            _ready(workers[f"{driver} {role}"], driver)
         senders = {f"{driver} {kind}" for driver in urls for kind in ("call", "notify")}
         for driver in urls:
             for kind in ("call", "notify"):
@@ -146,7 +178,7 @@ def play(
                     patience=patience,
                 )
         for name in senders:
-            workers[name].expect("ready", PATIENCE)
+            _ready(workers[name], name.partition(" ")[0])
         for name in senders:
             workers[name].tell(go=True)
         field = Field(bus, list(topics.values()), workers, paths)
@@ -168,6 +200,12 @@ def play(
                 {note[0] for note in ledgers[driver]["sent"]["notify"] if not note[3]},
             )
     return windows, ledgers
+
+
+def _ready(worker: Worker, driver: str) -> None:
+    """Wait until it is."""
+    used = worker.expect("ready", PATIENCE)["driver"]
+    assert used == DRIVERS[driver].module, f"{driver}: {used} is at work"
 
 
 def _faults(field: Field, plan: Plan, lasting: float) -> list[Window]:
@@ -276,9 +314,9 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
         bus, address, count = stack.enter_context(_bus(arguments))
         urls = {}
         for driver in drivers:
-            scheme, query = DRIVERS[driver]
-            query = query.format(queues=arguments.queues)
-            urls[driver] = f"{address(scheme)}?{query}&{QUEUES[arguments.queues]}"
+            query = DRIVERS[driver].query.format(queues=arguments.queues)
+            url = address(DRIVERS[driver].scheme)
+            urls[driver] = f"{url}?{query}&{QUEUES[arguments.queues]}"
         paths = []
         if any(FAULTS[name].path for name in names):
             paths = _paths(stack, urls)
@@ -315,7 +353,7 @@ def main(argv: typing.Sequence[str] | None = None) -> int:
     print(f"pictures and logs: {output}")
     try:
         for driver in rows:
-            if driver != "rabbit":
+            if DRIVERS[driver].promises:
                 check(rows[driver], arguments.queues if driver != "declared" else "")
     except Broken as exc:
         print(exc, file=sys.stderr)

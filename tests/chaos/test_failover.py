@@ -175,7 +175,7 @@ def test_what_is_under_way_when_the_connection_breaks(any_world, forwarder, url)
         works(worker, "before")
         forwarder.stall()
         before = forwarder.figures()["accepted"]
-        worker.tell(call="lost")
+        worker.tell(call="lost", timeout=10)
         worker.tell(notify="kept")
         # Both have left the process: they are in the stalled connection's buffers.
         wait_until(lambda: unread(forwarder.pid, forwarder.port), "they leave")

@@ -33,11 +33,23 @@ class Worker:
     """Starts a process in ``world_name`` that plays ``scenario`` ("module:function").
 
     Use it as a context manager: at the end it is killed if it still runs.
+
+    :param python: which interpreter
     """
 
-    def __init__(self, world_name: str, scenario: str, **params: Any) -> None:
+    def __init__(
+        self,
+        world_name: str,
+        scenario: str,
+        python: str = sys.executable,
+        **params: Any,
+    ) -> None:
         self._process = nursery.fork(
-            world_name, "tests.chaos.workers:play", scenario=scenario, params=params
+            world_name,
+            "tests.chaos.workers:play",
+            python,
+            scenario=scenario,
+            params=params,
         )
         #: (level, text) of what greenamqp logged there, as far as it was heard.
         self.log: list[tuple[str, str]] = []
@@ -166,7 +178,8 @@ def configured(**options: Any) -> Any:
     conf = cfg.ConfigOpts()
     conf([], default_config_files=[], default_config_dirs=[])
     conffixture.ConfFixture(conf)
-    driver_options.register(conf)
+    if options:  # another driver's may be of the same names
+        driver_options.register(conf)
     for name, value in options.items():
         conf.set_override(name, value, driver_options.GROUP.name)
     return conf

@@ -82,24 +82,30 @@ class Child:
         self.stderr.close()
 
 
-_nurseries: dict[str, socket.socket] = {}
+_nurseries: dict[tuple[str, str], socket.socket] = {}
 
 
-def fork(world_name: str, function: str, **params: Any) -> Child:
+def fork(
+    world_name: str, function: str, python: str = sys.executable, **params: Any
+) -> Child:
     """A process of this world that calls `function`, "module:name", with `params`.  For
-    tests, which have one thread that calls this."""
-    if world_name not in _nurseries:
-        _nurseries[world_name] = _start(world_name)
+    tests, which have one thread that calls this.
+
+    :param python: which interpreter, and so with what is installed there
+    """
+    nursery = (python, world_name)
+    if nursery not in _nurseries:
+        _nurseries[nursery] = _start(*nursery)
     request = {"function": function, "params": params}
-    return Child(_nurseries[world_name], request)
+    return Child(_nurseries[nursery], request)
 
 
-def _start(world_name: str) -> socket.socket:
+def _start(python: str, world_name: str) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     fd = str(theirs.fileno())
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "tests.functional.world", world_name),
+            *(python, "-m", "tests.functional.world", world_name),
             *("tests.functional.nursery", fd),
         ],
         env=buses.plain_environment() | {"PYTHONUNBUFFERED": "1"},

@@ -15,7 +15,11 @@ import venv
 
 ENV = "GREENAMQP_PREDECESSOR"
 
-REQUIREMENT = "oslo.messaging[amqp1]==14.9.3"
+#: The second and third are for tests.chaos.faults, which has its faults as well.
+REQUIREMENTS = (
+    *("oslo.messaging[amqp1]==14.9.3", "oslo.service[threading]"),
+    "fixtures",
+)
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -33,8 +37,9 @@ def python(folder: str | None = None) -> str:
     ).joinpath("predecessor")
     interpreter = place / "bin" / "python"
     # Written last, so that an environment that is not complete is made anew.
-    stamp = place / "requirement"
-    if not stamp.exists() or stamp.read_text() != REQUIREMENT:
+    stamp = place / "requirements"
+    wanted = "\n".join(REQUIREMENTS)
+    if not stamp.exists() or stamp.read_text() != wanted:
         venv.create(place, clear=True, with_pip=True)
         subprocess.run(
             [
@@ -44,12 +49,12 @@ def python(folder: str | None = None) -> str:
                 "install",
                 "--quiet",
                 "--disable-pip-version-check",
-                REQUIREMENT,
+                *REQUIREMENTS,
             ],
             stdin=subprocess.DEVNULL,
             check=True,
         )
-        stamp.write_text(REQUIREMENT)
+        stamp.write_text(wanted)
     return str(interpreter)
 
 

@@ -29,7 +29,7 @@ def serve(
 ) -> None:
     """Do what the test says, until it says no more.
 
-    call VALUE, notify VALUE: answered when that has ended.
+    call VALUE [timeout SECONDS], notify VALUE: answered when that has ended.
     """
     stage.eager(pause)
     transport = stage.transport(url, **options)
@@ -38,9 +38,9 @@ def serve(
     listener = stage.listener(transport, topic, endpoint)
     client = stage.client(transport, topic, timeout)
 
-    def call(value: object) -> None:
+    def call(value: object, timeout: float = timeout) -> None:
         try:
-            answer = client.call({}, "echo", value=value)
+            answer = client.prepare(timeout=timeout).call({}, "echo", value=value)
         except oslo_messaging.MessagingException as exc:
             stage.say("failed", value=value, error=str(exc), kind=type(exc).__name__)
         else:
@@ -71,8 +71,8 @@ def serve(
     threads = []
     while order := stage.hear():
         work = call if "call" in order else notify
-        value = order.get("call", order.get("notify"))
-        threads.append(threading.Thread(target=work, args=(value,)))
+        value = order.pop("call", None) or order.pop("notify")
+        threads.append(threading.Thread(target=work, args=(value,), kwargs=order))
         threads[-1].start()
     for thread in threads:
         thread.join()

@@ -5,6 +5,7 @@ see tests.ledger and tests.chaos.faults."""
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import oslo_messaging
 
@@ -23,6 +24,11 @@ def _begin(topic: str, log: str) -> None:
         )
 
 
+def _driver(transport: Any) -> str:
+    """The module of the driver at work: two have the same scheme."""
+    return type(transport._driver).__module__
+
+
 def receive(stage: Stage, url: str, topic: str, name: str, log: str = "") -> None:
     """A server and a listener; whenever it is told anything it says what came."""
     _begin(topic, log)
@@ -30,7 +36,7 @@ def receive(stage: Stage, url: str, topic: str, name: str, log: str = "") -> Non
     arrivals = ledger.Arrivals()
     server = stage.server(transport, topic, arrivals, name)
     listener = stage.listener(transport, topic, arrivals)
-    stage.say("ready")
+    stage.say("ready", driver=_driver(transport))
     while stage.hear():
         stage.say("ledger", **arrivals.ledger())
     stage.end([server, listener])
@@ -66,7 +72,7 @@ def send(
         pause=pause,
     )
     stage.client(transport, topic).call({}, "echo", number=-1, filling="")
-    stage.say("ready")
+    stage.say("ready", driver=_driver(transport))
     stage.hear()
     sending.start()
     stage.hear()
