@@ -37,6 +37,10 @@ OSLO_TESTS ?= tests/functional/run_oslo.py
 # Real notification bodies for the demo, if somebody put them there.
 SAMPLES ?= $(wildcard ../shared/notifications/nova.jsonl)
 
+# Some machines have Python keep no bytecode: then each of the thousand processes that
+# the tests start would compile anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What decides what is in the environment: it is brought up to date when one of
