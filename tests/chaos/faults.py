@@ -69,7 +69,7 @@ class Driver:
     :ivar scheme: of its URL
     :ivar module: of its class, which a scheme alone does not name
     :ivar query: what its URL has beside what all have
-    :ivar python: the interpreter of whoever uses it, in a call as that may make it
+    :ivar python: finds the interpreter of who uses it, which it may have to install
     :ivar promises: whether what greenamqp promises is asked of it
     """
 

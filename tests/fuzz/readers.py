@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is fuzzed by bytes alone: all that code of ours reads of a peer without proton,
-and what the formats make of a message.
+the embedded broker's included, and what the formats make of a message.
 
 No driver is built for it, so a process looks at thousands a second.  :func:`run` takes
 any bytes, the first of which says who reads them; it raises AssertionError if a promise
@@ -21,9 +21,10 @@ import typing
 
 import oslo_messaging
 
+from greenamqp.broker import encoding
 from greenamqp.buses import format, predecessor
 from greenamqp.buses.rabbitmq import format as rabbit
-from greenamqp.engine import Codec, DecodeError, begin, login, plain, sasl
+from greenamqp.engine import Codec, DecodeError, Message, begin, login, plain, sasl
 from tests.fuzz import wire
 
 FORMATS: tuple[format.Format, ...] = (predecessor.PREDECESSOR, rabbit.RABBIT)
@@ -55,6 +56,23 @@ def as_message(data: bytes) -> None:
     for each in FORMATS:
         _as_request(each, received or CODEC.decode_request(data))
         _as_reply(each, received or CODEC.decode_reply(data))
+
+
+def as_forwarded(data: bytes) -> None:
+    """A message that the embedded broker hands on."""
+    try:
+        before = encoding.read_header(data)
+        changed = encoding.with_ttl(data, before.ttl // 2)
+        encoding.address(data)
+        again = encoding.redelivered(data, 1, 7)
+    except encoding.Malformed:
+        return
+    assert len(changed) == len(data)
+    assert encoding.time_to_live(changed) == before.ttl // 2
+    after = encoding.read_header(again)
+    assert after.durable == before.durable
+    assert after.ttl == min(before.ttl, 7)
+    assert again[after.end :] == data[before.end :]
 
 
 def as_body(data: bytes) -> None:
@@ -162,7 +180,7 @@ def _in_pieces(data: bytes, make: typing.Callable[[], typing.Any]) -> None:
     assert whole.found() == halves.found() == bytewise.found()
 
 
-READERS = (as_message, as_body, as_client, as_server, as_stream)
+READERS = (as_message, as_body, as_client, as_server, as_stream, as_forwarded)
 
 
 def run(data: bytes) -> None:
@@ -212,10 +230,11 @@ def seeds() -> list[bytes]:
         for offer in (one_symbol, array)
     ]
     streams = [sasl.AMQP_HEADER + opened + begun]
+    lasting = Message("text", id="i", address="to", ttl=60, durable=True, priority=7)
+    forwarded = [CODEC.encode(lasting)]
+    groups = (messages, bodies, clients, servers, streams, forwarded)
     return [
-        bytes((kind,)) + data
-        for kind, group in enumerate((messages, bodies, clients, servers, streams))
-        for data in group
+        bytes((kind,)) + data for kind, group in enumerate(groups) for data in group
     ]
 
 
