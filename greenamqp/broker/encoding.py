@@ -31,6 +31,10 @@ _SYMBOLS = {
 # Bytes of a fixed-width value after its constructor, by the constructor's high half.
 _WIDTHS = {0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
 
+# Fields of the header that are true or false, durable and first-acquirer; the others
+# are numbers.
+_BOOLEANS = (0, 3)
+
 # Constructors.
 _NULL = 0x40
 _TRUE = 0x41
@@ -82,6 +86,8 @@ def read_header(data: bytes) -> Header:
         for field in range(count):
             value, following = _scalar(data, at)
             if value is not None:
+                if isinstance(value, bool) is not (field in _BOOLEANS):
+                    raise Malformed(f"field {field} of the header is of another type")
                 if field == 0:
                     durable = bool(value)
                 elif field == 1:
@@ -234,10 +240,12 @@ def _scalar(data: bytes, at: int) -> tuple[int | None, int]:
     if kind == _NULL:
         return None, at + 1
     if kind in (0x41, 0x42):
-        return int(kind == _TRUE), at + 1
+        return kind == _TRUE, at + 1
+    if kind == 0x56:
+        return bool(data[at + 1]), at + 2
     if kind in (0x43, 0x44):
         return 0, at + 1
-    if kind in (0x50, 0x52, 0x53, 0x56):
+    if kind in (0x50, 0x52, 0x53):
         return data[at + 1], at + 2
     if kind == 0x70:
         return _uint32(data, at + 1)[0], at + 5

@@ -129,6 +129,8 @@ BODY = described(0x77, b"\xa1\x01x")
         (described(0x70, b"\xc0\x08\x03\x41\x40\x70\x00\x00\x01\x00"), 256),
         (described(0x70, b"\xc0\x09\x03\x56\x01\x50\x09\x52\xff\x40"), None),
         (described(0x70, b"\xc0\x07\x03\x56\x01\x50\x09\x52\xff"), 255),
+        (described(0x70, b"\xc0\x04\x03\x40\x40\x41"), None),
+        (described(0x70, b"\xc0\x03\x01\x52\x01"), None),
         (
             described(0x70, b"\xd0" + struct.pack(">II", 8, 3) + b"\x40\x40\x52\x05"),
             5,
