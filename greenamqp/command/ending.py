@@ -14,23 +14,22 @@ _MOMENT = 0.01
 
 
 @contextlib.contextmanager
-def interrupted_by(*numbers: int) -> typing.Iterator[None]:
-    """Meanwhile these signals raise KeyboardInterrupt in the main thread, which is to
-    be the caller's.  It takes SIGALRM as well.
+def interrupted_by(number: int) -> typing.Iterator[None]:
+    """Meanwhile this signal raises KeyboardInterrupt in the main thread, which is to be
+    the caller's.  It takes SIGALRM as well.
 
     What is raised while C code calls back, as proton does while one of its objects is
     made or taken apart, Python ignores: then it is raised anew, a moment later.
     """
     before = {
-        number: signal.signal(number, _interrupt)
-        for number in (*numbers, signal.SIGALRM)
+        each: signal.signal(each, _interrupt) for each in (number, signal.SIGALRM)
     }
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _interrupt(number: int, frame: object) -> typing.NoReturn:

@@ -85,14 +85,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"greenamqp tail: {exc}", file=sys.stderr)
         return exc.status
 
-    try:
-        with interrupted_by(signal.SIGTERM):
+    with interrupted_by(signal.SIGTERM):
+        try:
             return _follow(transport._driver, args, chosen)
-    except (oslo_messaging.MessagingException, NotImplementedError) as exc:
-        print(f"greenamqp tail: {exc}", file=sys.stderr)
-        return 1
-    finally:
-        transport.cleanup()
+        except (oslo_messaging.MessagingException, NotImplementedError) as exc:
+            print(f"greenamqp tail: {exc}", file=sys.stderr)
+            return 1
+        finally:
+            transport.cleanup()
 
 
 def _follow(driver: typing.Any, args: argparse.Namespace, chosen: _Chosen) -> int:

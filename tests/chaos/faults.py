@@ -70,14 +70,17 @@ class Driver:
     :ivar module: of its class, which a scheme alone does not name
     :ivar query: what its URL has beside what all have
     :ivar python: finds the interpreter of who uses it, which it may have to install
-    :ivar promises: whether what greenamqp promises is asked of it
     """
 
     scheme: str
     module: str
     query: str = ""
     python: typing.Callable[[], str] = lambda: sys.executable
-    promises: bool = True
+
+    @property
+    def promises(self) -> bool:
+        """Whether what greenamqp promises is asked of it."""
+        return self.module == "greenamqp.driver"
 
 
 #: By name.
@@ -89,12 +92,9 @@ DRIVERS = {
         "addressing_mode=declared&rabbit_queue_type={queues}",
     ),
     "predecessor": Driver(
-        "amqp",
-        "oslo_messaging._drivers.impl_amqp1",
-        python=predecessor.python,
-        promises=False,
+        "amqp", "oslo_messaging._drivers.impl_amqp1", python=predecessor.python
     ),
-    "rabbit": Driver("rabbit", "oslo_messaging._drivers.impl_rabbit", promises=False),
+    "rabbit": Driver("rabbit", "oslo_messaging._drivers.impl_rabbit"),
 }
 
 #: The query of the URL, which all drivers read, for each type of queue.
@@ -143,16 +143,16 @@ def play(
     topics = {driver: f"faults-{driver}-{stamp}" for driver in urls}
     roles = [(driver, role) for driver in urls for role in ("serve-1", "serve-2")]
     workers: dict[str, Worker] = {}
+    pythons = {driver: DRIVERS[driver].python() for driver in urls}
 
     with contextlib.ExitStack() as stack:
 
         def begin(driver: str, role: str, scenario: str, **more: typing.Any) -> None:
-            python = DRIVERS[driver].python()
             workers[f"{driver} {role}"] = stack.enter_context(
                 Worker(
                     world,
                     scenario,
-                    python,
+                    pythons[driver],
                     url=urls[driver],
                     topic=topics[driver],
                     log=str(logs / f"{driver}-{role}.log") if logs else "",

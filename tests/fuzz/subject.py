@@ -33,9 +33,6 @@ from greenamqp.engine import LinkState
 from tests.fuzz import wire
 from tests.unit import fakes
 
-#: Modules whose exceptions the driver under test may rebuild.
-ALLOWED = ["tests.functional.errors"]
-
 TOPIC = "topic"
 
 #: More wake-ups than any example may cost; two minutes pass in one.
@@ -127,7 +124,7 @@ class Subject:
         conf = cfg.ConfigOpts()
         conf([], default_config_files=[], default_config_dirs=[])
         url = oslo_messaging.TransportURL.parse(conf, "amqp://bus")
-        self.driver = GreenAMQPDriver(conf, url, "exchange", ALLOWED)
+        self.driver = GreenAMQPDriver(conf, url, "exchange", wire.ALLOWED)
         self.tasks: dict[str, fakes.Task] = {}
         self.taken: list[str] = []
         self.handles: list[object] = []
@@ -247,7 +244,7 @@ class Subject:
                     error,
                     (oslo_messaging.MessagingException, oslo_messaging.RemoteError),
                 ) or getattr(type(error), "__module__", "").startswith(
-                    ("builtins", *ALLOWED)
+                    ("builtins", *wire.ALLOWED)
                 ), repr(error)
             became.append([name, type(error).__name__ if error is not None else "ok"])
         settled = {handle for peer in self.network.peers for handle, _ in peer.outcomes}

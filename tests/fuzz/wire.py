@@ -13,6 +13,9 @@ import typing
 #: Modules that a peer names and that must never be imported on its behalf.
 TRAPS = ["antigravity", "this", "tests.fuzz.trap"]
 
+#: Modules whose exceptions it may have rebuilt.
+ALLOWED = ["tests.functional.errors"]
+
 
 def frame(body: bytes, channel: int = 0, kind: int = 0, doff: int = 2) -> bytes:
     """A frame around `body` (part 2, section 2.3)."""

@@ -16,10 +16,7 @@ import venv
 ENV = "GREENAMQP_PREDECESSOR"
 
 #: The second and third are for tests.chaos.faults, which has its faults as well.
-REQUIREMENTS = (
-    *("oslo.messaging[amqp1]==14.9.3", "oslo.service[threading]"),
-    "fixtures",
-)
+REQUIREMENTS = "oslo.messaging[amqp1]==14.9.3", "oslo.service[threading]", "fixtures"
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 

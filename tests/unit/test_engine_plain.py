@@ -9,9 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from greenamqp.engine import Codec, DecodeError, Message, plain
+from tests.fuzz.readers import FIELDS
 from tests.unit.test_engine_codec import fields, texts
-
-FIELDS = ("body", "id", "reply_to", "correlation_id", "expiry_time")
 
 # All that is before the body has to fit into a kilobyte.
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)

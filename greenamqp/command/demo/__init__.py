@@ -95,17 +95,17 @@ def run(args: argparse.Namespace) -> int:
         samples=args.samples,
         screen=screen,
     )
-    try:
-        # So that the processes are ended in the same way as after Ctrl-C.
-        with interrupted_by(signal.SIGTERM):
+    # So that the processes are ended in the same way as after Ctrl-C.
+    with interrupted_by(signal.SIGTERM):
+        try:
             return 0 if demo.run() else 1
-    except (orchestrate.DemoFailed, processes.ProcessFailed) as exc:
-        screen.say([])
-        print(f"greenamqp demo: {exc}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        screen.say([])
-        print("greenamqp demo: interrupted, ending its processes", file=sys.stderr)
-        return 130
-    finally:
-        demo.close()
+        except (orchestrate.DemoFailed, processes.ProcessFailed) as exc:
+            screen.say([])
+            print(f"greenamqp demo: {exc}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            screen.say([])
+            print("greenamqp demo: interrupted, ending its processes", file=sys.stderr)
+            return 130
+        finally:
+            demo.close()

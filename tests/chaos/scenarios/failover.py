@@ -71,7 +71,7 @@ def serve(
     threads = []
     while order := stage.hear():
         work = call if "call" in order else notify
-        value = order.pop("call", None) or order.pop("notify")
+        value = order.pop(work.__name__)
         threads.append(threading.Thread(target=work, args=(value,), kwargs=order))
         threads[-1].start()
     for thread in threads:
