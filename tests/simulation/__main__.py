@@ -10,6 +10,7 @@ for seeds that were kept when a plan had less in it: tests/unit/test_simulation.
 import argparse
 import concurrent.futures
 import functools
+import gc
 import hashlib
 import itertools
 import os
@@ -83,7 +84,8 @@ def play_many(
     """So many runs, as far as there is time for them; returns the seeds that fail."""
     begun = time.monotonic()
     played, failed, worked = 0, [], 0.0
-    with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
+    # What was imported is not looked through again and again for what is garbage.
+    with concurrent.futures.ProcessPoolExecutor(jobs, initializer=gc.freeze) as pool:
         seeds = iter(range(first, first + runs))
         going = {
             pool.submit(play, seed, plans) for seed in itertools.islice(seeds, jobs)
