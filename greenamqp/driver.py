@@ -191,7 +191,7 @@ class GreenAMQPDriver(base.BaseDriver):
 
         :param timeout: seconds until MessagingTimeout is raised
         :param call_monitor_timeout: seconds without a heartbeat of the server until
-            MessagingTimeout is raised
+            MessagingTimeout is raised; None or 0: none are asked for
         :param retry: further attempts where the bus gives the message back
         :param transport_options: ``at_least_once`` raises MessageUndeliverable where
             the bus says that nobody takes the message, instead of trying again
@@ -266,7 +266,8 @@ class GreenAMQPDriver(base.BaseDriver):
         # timers and AMQP know none.  In this order, so that NaN is for ever as well.
         patience = min(options.MAX_WAIT, timeout or opts.default_send_timeout)
         if call_monitor_timeout is not None:
-            call_monitor_timeout = min(options.MAX_WAIT, call_monitor_timeout)
+            # 0 means that nobody is to watch, as with oslo.messaging's other drivers.
+            call_monitor_timeout = min(options.MAX_WAIT, call_monitor_timeout) or None
         unique_id = client.unique_id()
 
         def request(format: Format) -> Message:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 import typing
 
@@ -58,6 +59,8 @@ class TaskExecutor(PoolExecutor):
                     self._run(entry, messages), context=self._context.copy()
                 )
                 self._workers[task] = entry
+                # What is cancelled before it began runs nothing of its own.
+                task.add_done_callback(functools.partial(self._done, entry, messages))
 
     async def _run(self, entry: _Entry, messages: list[base.IncomingMessage]) -> None:
         dispatch = typing.cast(
@@ -66,19 +69,24 @@ class TaskExecutor(PoolExecutor):
         )
         try:
             await dispatch(messages)
-        except asyncio.CancelledError:
-            for message in messages:  # but for what is settled already
-                message.requeue()
-            raise
         except Exception:
             LOG.exception("a dispatch function failed")
-        finally:
-            self._workers.pop(asyncio.current_task(), None)
-            entry.active -= 1
-            self._at_work -= 1
-            self._active -= 1
-            if self._ready:
-                self._engage()
-            if self._waiters:
-                with self.hub.lock:
-                    self._wake_waiters()
+
+    def _done(
+        self,
+        entry: _Entry,
+        messages: list[base.IncomingMessage],
+        task: asyncio.Task[None],
+    ) -> None:
+        if task.cancelled():
+            for message in messages:  # but for what is settled already
+                message.requeue()
+        del self._workers[task]
+        entry.active -= 1
+        self._at_work -= 1
+        self._active -= 1
+        if self._ready:
+            self._engage()
+        if self._waiters:
+            with self.hub.lock:
+                self._wake_waiters()

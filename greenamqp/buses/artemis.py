@@ -39,7 +39,7 @@ from oslo_messaging import Target
 from greenamqp import chance
 from greenamqp.buses import management
 from greenamqp.buses.base import Addresser, Bus, Node, Service
-from greenamqp.buses.management import Refused, Steps, check_policy, listed
+from greenamqp.buses.management import Again, Refused, Steps, check_policy, listed
 from greenamqp.buses.named import NamedAddresser, quote
 from greenamqp.engine import (
     Connection,
@@ -123,6 +123,9 @@ class Management(management.Management):
             )
         except LocalProtocolError as exc:
             self._finish(request, Refused(f"{declaration.what}: {exc}"))
+            return
+        except ValueError as exc:  # no way to write its name
+            self._finish(request, Refused(f"{declaration.what}: {exc}", Again.NEVER))
             return
         self._makers[link] = request
         link.on_attached = self._made

@@ -301,5 +301,12 @@ class Addresser(abc.ABC):
 
 
 def join(separator: str, *parts: str | None) -> str:
-    """The parts that are there, joined."""
-    return separator.join(part for part in parts if part)
+    """The parts that are there, joined to an address.
+
+    :raises ValueError: AMQP has no way to write it, or proton would end it early
+    """
+    address = separator.join(part for part in parts if part)
+    address.encode()
+    if "\0" in address:
+        raise ValueError(f"there is a NUL in {address!r}")
+    return address

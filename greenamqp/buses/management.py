@@ -415,11 +415,16 @@ class Management:
             request = self._waiting.popleft()
             self._count += 1
             number = str(self._count)
-            self._asked[number] = request
             message = request.message
             message.id = number
             message.reply_to = self._reply_to(receiver)
-            sender.send(self._connection.codec.encode(message), None, True)
+            try:
+                data = self._connection.codec.encode(message)
+            except ValueError as exc:  # no way to write a name in it
+                self._finish(request, Refused(f"{request.what}: {exc}", Again.NEVER))
+                continue
+            self._asked[number] = request
+            sender.send(data, None, True)
             sent = True
         if sent:
             self._flush()

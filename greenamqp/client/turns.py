@@ -39,9 +39,9 @@ class Turns:
 
     def leave(self, link: Waiting) -> None:
         """Its attach was answered, or is wanted no longer."""
-        if link in self._inside:
-            self._inside.remove(link)
-            if self._waiting:
-                self._waiting.popleft().want()
-        elif link in self._waiting:
+        self._inside.discard(link)
+        if link in self._waiting:
             self._waiting.remove(link)
+        # Not all that are told enter: some are wanted no longer, or elsewhere.
+        while self._waiting and len(self._inside) < MAX_DOUBTFUL:
+            self._waiting.popleft().want()

@@ -434,3 +434,23 @@ def test_a_doubtful_link_that_is_wanted_no_longer_gives_up_its_turn():
         s.peer.answer_links()
         s.world.settle()
         assert second.subscription.attached
+
+
+def test_a_link_that_lets_its_turn_pass_holds_up_nobody():
+    with fakes.setting(network={"product": "RabbitMQ"}, link_retry_delay=9) as s:
+        s.up()
+        names = [f"n{number}" for number in range(3 * MAX_DOUBTFUL)]
+        s.peer.refuse.update(dict.fromkeys(names, ("amqp:not-found", "no such queue")))
+        first = Consumer(s, *names[:MAX_DOUBTFUL])
+        second = Consumer(s, *names[MAX_DOUBTFUL:-MAX_DOUBTFUL])
+        third = Consumer(s, *names[-MAX_DOUBTFUL:])
+        s.world.settle()
+        s.peer.refuse.clear()
+        s.peer.answer = False
+        s.world.advance(10)
+        # All turns are taken, and the next would be those of the second.
+        second.subscription.stop()
+        s.client.unsubscribe(first.subscription)
+        s.peer.answer_links()
+        s.world.settle()
+        assert third.subscription.attached

@@ -86,6 +86,18 @@ def test_a_monitored_call_says_how_long_to_wait():
             task.result()
 
 
+def test_a_monitor_of_no_time_is_none():
+    with fakes.driver() as s:
+        task = s.call(timeout=100, call_monitor_timeout=0)
+        s.world.settle()
+        (request,) = s.peer.received
+        assert "call_monitor_timeout" not in body(request)
+        s.world.advance(90)
+        s.peer.reply(request, '{"response": 1}')
+        s.world.settle()
+        assert task.result() == 1
+
+
 @pytest.mark.parametrize("kind", ["cast", "call"])
 @pytest.mark.parametrize("timeout", [None, 20])
 def test_only_who_gave_a_timeout_hears_of_one(kind, timeout):
@@ -211,6 +223,27 @@ def test_what_cannot_be_serialised_is_the_callers_mistake():
             with pytest.raises((ValueError, TypeError, RecursionError)):
                 task.result()
         s.up()
+
+
+@pytest.mark.parametrize(
+    "product", ["", "qpid-dispatch-router", "apache-activemq-artemis"]
+)
+@pytest.mark.parametrize(
+    ("topic", "reason"),
+    [("\ud800", "surrogates"), ("a\0b", "NUL"), ("a" * 70000, "frame")],
+)
+def test_a_topic_that_cannot_be_written(product, topic, reason):
+    with fakes.driver(network={"product": product}) as s:
+        tasks = [
+            s.world.go(
+                s.driver.send_notification, Target("e", each), {}, {}, 2.0, retry=0
+            )
+            for each in (topic, "good")
+        ]
+        s.world.settle()
+        with pytest.raises(exceptions.MessageDeliveryFailure, match=reason):
+            tasks[0].result()
+        assert tasks[1].result() is None
 
 
 def test_a_name_that_the_bus_has_no_way_to_write(monkeypatch):

@@ -93,6 +93,12 @@ def test_a_queue_without_attributes_is_made_by_a_link(one):
     assert not one.client._links
 
 
+def test_a_name_that_no_link_can_have_is_refused(one):
+    refused = one.declare(artemis.attached_queue("a", "q" * 100_000))
+    assert "do not go into a frame" in str(refused)
+    assert refused.again is Again.NEVER
+
+
 def test_a_link_that_is_refused_is_a_refusal(one):
     one.broker.refused["a::q"] = "amqp:unauthorized-access"
     refused = one.declare(artemis.attached_queue("a", "q"))
@@ -276,3 +282,11 @@ def test_requests_are_asked_a_few_at_a_time(two):
     assert two.declare(*(broker_j.queue(str(n)) for n in range(50))) is None
     assert len(two.broker.asked) == 50
     assert max(at_once) == 8
+
+
+def test_a_name_that_cannot_be_written_is_refused_and_no_other(two):
+    refused = two.declare(broker_j.queue("\ud800"), broker_j.queue("good"))
+    assert "queue '\\ud800'" in str(refused) and "surrogates" in str(refused)
+    assert refused.again is Again.NEVER
+    assert two.management.has((broker_j.queue("good"),))
+    assert two.management.unanswered is None

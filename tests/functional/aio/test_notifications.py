@@ -321,6 +321,39 @@ def test_a_cancelled_worker_gives_back_what_it_has(run, notifications, topic):
     run(test)
 
 
+@pytest.mark.needs("requeue")
+def test_a_worker_that_is_cancelled_before_it_began(run, notifications, topic):
+    cancelled = []
+
+    def make(loop, coroutine, **options):
+        task = asyncio.Task(coroutine, loop=loop, **options)
+        if coroutine.__qualname__ == "TaskExecutor._run" and not cancelled:
+            cancelled.append(task)
+            task.cancel()
+        return task
+
+    async def test():
+        async with notifications() as transport, aio.Server(transport, 1) as server:
+            done = asyncio.Event()
+
+            class Endpoint:
+                async def info(self, *args):
+                    done.set()
+
+            await server.listen_for_notifications([Target(topic=topic)], [Endpoint()])
+            notifier = aio.Notifier(transport, "me", "messagingv2", topics=[topic])
+            loop = asyncio.get_running_loop()
+            loop.set_task_factory(make)
+            try:
+                await notify(notifier, 1)
+                await done.wait()
+            finally:
+                loop.set_task_factory(None)
+            assert cancelled
+
+    run(test)
+
+
 def test_a_subscription_may_outlive_its_transport(run, notifications, topic):
     async def test():
         async with notifications() as transport:
