@@ -51,9 +51,6 @@ class Forked(typing.Protocol):
         """
 
 
-# Held by whoever runs C code that has locks of its own: see `wait_for`.
-_awaited: list[typing.Any] = []
-
 # In the order in which they registered.
 _told: weakref.WeakKeyDictionary[typing.Any, None] = weakref.WeakKeyDictionary()
 
@@ -81,23 +78,15 @@ def wait_for(lock: typing.Any) -> None:
     For C libraries with locks of their own, which a child would find taken by a thread
     that it does not have.
 
-    :param lock: a real, reentrant one, that nobody holds for long
+    :param lock: a real, reentrant one, that nobody holds for long; in C, so that no
+        signal handler comes between its being taken and its owner's being known
     """
-    _awaited.append(lock)
-
-
-def _before() -> None:
-    for lock in _awaited:
-        lock.acquire()
-
-
-def _after() -> None:
-    for lock in reversed(_awaited):
-        lock.release()
+    os.register_at_fork(
+        before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
+    )
 
 
 def _in_child() -> None:
-    _after()
     for holder in list(_told):
         try:
             holder.forked()
@@ -105,4 +94,4 @@ def _in_child() -> None:
             LOG.exception("after a fork")
 
 
-os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_in_child)
+os.register_at_fork(after_in_child=_in_child)

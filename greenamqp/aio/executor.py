@@ -55,12 +55,14 @@ class TaskExecutor(PoolExecutor):
                 entry.active += 1
                 self._at_work += 1
                 self._active += 1
+                context = self._context.copy()
                 task = hub.event_loop.create_task(
-                    self._run(entry, messages), context=self._context.copy()
+                    self._run(entry, messages), context=context
                 )
                 self._workers[task] = entry
                 # What is cancelled before it began runs nothing of its own.
-                task.add_done_callback(functools.partial(self._done, entry, messages))
+                done = functools.partial(self._done, entry, messages)
+                task.add_done_callback(done, context=context)
 
     async def _run(self, entry: _Entry, messages: list[base.IncomingMessage]) -> None:
         dispatch = typing.cast(

@@ -122,14 +122,14 @@ class Attempt:
             self._context = self._make_context()
         return self._hub.network.look_up(self._hostname, self._port)
 
-    def _resolved(self, result: typing.Any, error: Exception | None) -> None:
+    def _resolved(self, result: typing.Any, error: BaseException | None) -> None:
         if self._done is None:
             return
         if isinstance(error, OSError):
             self._finish(None, f"cannot look the name up: {error}")
             return
         if error is not None:
-            self._finish(None, str(error))
+            self._finish(None, str(error) or type(error).__name__)
             return
         self._addresses = sorted(result, key=lambda each: each[4] in self._avoid)
         self._next_address()

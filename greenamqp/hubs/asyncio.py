@@ -26,6 +26,7 @@ from greenamqp.hubs.alarm import Alarm
 from greenamqp.hubs.base import (
     WRITE_INTERVAL,
     Callback,
+    Done,
     EngagedError,
     Flushable,
     Steps,
@@ -290,7 +291,7 @@ class AsyncioHub(CoroutineHub):
     def off_thread(
         self,
         function: typing.Callable[[], typing.Any],
-        done: typing.Callable[[typing.Any, Exception | None], None],
+        done: Done,
     ) -> None:
         self.offload(function, done)
 

@@ -41,6 +41,10 @@ LOG = logging.getLogger(__name__)
 
 Callback = typing.Callable[[], None]
 
+#: Told what became of work that may block: its result and None, or None and what it
+#: raised.
+Done = typing.Callable[[typing.Any, BaseException | None], None]
+
 _Result = typing.TypeVar("_Result")
 
 
@@ -386,7 +390,7 @@ class Hub(abc.ABC):
     def offload(
         self,
         function: typing.Callable[[], typing.Any],
-        done: typing.Callable[[typing.Any, Exception | None], None],
+        done: Done,
     ) -> None:
         """Run a `function` that may block (a name lookup), then, in the hub's
         context, ``done(result, None)`` or ``done(None, exception)``."""
@@ -395,7 +399,7 @@ class Hub(abc.ABC):
     def _job(
         self,
         function: typing.Callable[[], typing.Any],
-        done: typing.Callable[[typing.Any, Exception | None], None],
+        done: Done,
     ) -> Callback:
         """Runs `function`, and has `done` called in the hub's context."""
 
@@ -403,20 +407,22 @@ class Hub(abc.ABC):
             result, error = None, None
             try:
                 result = function()
-            except Exception as exc:
+            except BaseException as exc:
                 error = exc
             try:
                 self.call_inside(lambda: done(result, error))
             except BaseException as exc:
                 self.cut_off(exc)
                 raise
+            if error is not None and not isinstance(error, Exception):
+                raise error  # meant for the thread or green thread
 
         return run
 
     def off_thread(
         self,
         function: typing.Callable[[], typing.Any],
-        done: typing.Callable[[typing.Any, Exception | None], None],
+        done: Done,
     ) -> None:
         """As `offload`, for what no monkey patching makes cooperative, such as a disk:
         in a native thread of its own, where the hub has any.

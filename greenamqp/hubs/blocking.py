@@ -16,7 +16,14 @@ import logging
 import typing
 
 from greenamqp import interrupts
-from greenamqp.hubs.base import WRITE_INTERVAL, Callback, Flushable, Timer, Waiter
+from greenamqp.hubs.base import (
+    WRITE_INTERVAL,
+    Callback,
+    Done,
+    Flushable,
+    Timer,
+    Waiter,
+)
 from greenamqp.hubs.reacting import ReactorHub
 from greenamqp.hubs.reactor import Reactor
 
@@ -244,12 +251,13 @@ class BlockingHub(ReactorHub):
     def offload(
         self,
         function: typing.Callable[[], typing.Any],
-        done: typing.Callable[[typing.Any, Exception | None], None],
+        done: Done,
     ) -> None:
         # No second thread: a name lookup blocks, as this hub's user accepted.
         try:
             result = function()
-        except Exception as exc:
+        except BaseException as exc:
+            # Ctrl-C, too: who waits for this is to wait no longer.
             done(None, exc)
             if interrupts.struck(exc):
                 raise
@@ -259,7 +267,7 @@ class BlockingHub(ReactorHub):
     def off_thread(
         self,
         function: typing.Callable[[], typing.Any],
-        done: typing.Callable[[typing.Any, Exception | None], None],
+        done: Done,
     ) -> None:
         self.offload(function, done)
 

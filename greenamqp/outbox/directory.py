@@ -21,7 +21,7 @@ import sqlite3
 import typing
 
 from greenamqp import chance, private
-from greenamqp.outbox.store import WORKING, Store
+from greenamqp.outbox.store import Store, working
 
 _SUFFIX = ".db"
 #: What SQLite puts beside a file.
@@ -80,7 +80,9 @@ def claim(path: str) -> Claim | None:
     :raises OSError: it cannot be had
     """
     lock = _lock_of(path)
-    with WORKING:  # no child may get a copy of the descriptor that it knows nothing of
+    with (
+        working()
+    ):  # no child may get a copy of the descriptor that it knows nothing of
         while True:
             fd = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:

@@ -11,7 +11,7 @@ import typing
 
 from greenamqp import fork
 from greenamqp.outbox.directory import Claim, Directory, Moved
-from greenamqp.outbox.store import WORKING, Letter, Store
+from greenamqp.outbox.store import Letter, Store, working
 
 # Letters of one destination that are read at a time.
 _READ = 64
@@ -90,7 +90,7 @@ class Disk:
         :param look: whether to look for files of processes that are gone
         :raises OSError, sqlite3.Error: the disk does not serve
         """
-        with WORKING:
+        with working():
             moved = Moved(0, [], [])
             self._stay(needed=bool(letters))
             if look:
@@ -113,7 +113,7 @@ class Disk:
 
     def close(self, removed: typing.Sequence[str]) -> None:
         """The last job: leave the file to others, or remove it if it is empty."""
-        with WORKING:
+        with working():
             self._stay(needed=False)
             claim, self._claim = self._claim, None
             empty = False

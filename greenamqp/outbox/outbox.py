@@ -81,7 +81,7 @@ class _Put:
         self.waiter = waiter
         self.flight = flight
         self.done = False
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
 
 class _Lane:
@@ -297,7 +297,7 @@ class Outbox:
             yield waiter, None
         return put.error is None
 
-    def _tell_failing(self, error: Exception) -> None:
+    def _tell_failing(self, error: BaseException) -> None:
         if not self.failing:
             self.failing = True
             _log(
@@ -305,7 +305,7 @@ class Outbox:
                 "notifications cannot be written to the outbox %s (%s): they wait for "
                 "the message bus as if there were none",
                 self._directory.path,
-                error,
+                str(error) or type(error).__name__,
             )
 
     def _all_lanes(self) -> list[_Lane]:
@@ -362,7 +362,7 @@ class Outbox:
         wanting: list[str],
         look: bool,
         done: Done | None,
-        error: Exception | None,
+        error: BaseException | None,
     ) -> None:
         with self._hub.lock:
             self._busy = False
@@ -409,7 +409,7 @@ class Outbox:
         self._look = True
         self._work()
 
-    def _worked_last(self, _done: object, error: Exception | None) -> None:
+    def _worked_last(self, _done: object, error: BaseException | None) -> None:
         with self._hub.lock:
             self._hub.holders.pop(self, None)
             if error is not None:
@@ -436,7 +436,7 @@ class Outbox:
         puts: list[_Put],
         removed: list[str],
         wanting: list[str],
-        error: Exception,
+        error: BaseException,
     ) -> None:
         """The disk does not serve: who wanted to write hears of it, and what is on its
         way is theirs to wait for; the rest waits."""

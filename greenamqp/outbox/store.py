@@ -18,40 +18,24 @@ import typing
 from greenamqp import fork
 from greenamqp.hubs import native
 
-
-class _Working:
-    """A real lock, reentrant.  Not the interpreter's own RLock: eventlet looks for
-    those that were made before it patched, and replaces them."""
-
-    def __init__(self) -> None:
-        self._lock = native.original("_thread", "allocate_lock")()
-        self._ident = native.original("_thread", "get_ident")
-        self._owner: int | None = None
-        self._depth = 0
-
-    def acquire(self) -> None:
-        me = self._ident()
-        if self._owner != me:
-            self._lock.acquire()
-            self._owner = me
-        self._depth += 1
-
-    def release(self) -> None:
-        self._depth -= 1
-        if not self._depth:
-            self._owner = None
-            self._lock.release()
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
+_lock: dict[str, typing.Any] = {}
 
 
-#: Held by whoever is at work here.
-WORKING: typing.Final = _Working()
-fork.wait_for(WORKING)
+def working() -> typing.Any:
+    """A real lock, reentrant: held by whoever is at work here, and by who forks.
+
+    Made when it is first wanted: eventlet replaces all reentrant locks that there are
+    when it patches.
+    """
+    lock = _lock.get("")
+    if lock is None:
+        # The interpreter's own, as no signal handler may come between.
+        mine = native.original("_thread", "RLock")()
+        lock = _lock.setdefault("", mine)
+        if lock is mine:
+            fork.wait_for(lock)
+    return lock
+
 
 # Another process that looks into the file, by the ``greenamqp outbox`` command, is
 # waited for so long.  Seconds.
@@ -117,13 +101,12 @@ class Store:
             self._made = os.fstat(fd)
         finally:
             os.close(fd)
-        with WORKING:
+        with working():
             self._db = sqlite3.connect(
                 path, timeout=_BUSY, isolation_level=None, check_same_thread=False
             )
             try:
                 self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=FULL")
                 self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG}")
                 self._db.executescript(_SCHEMA)
                 if bus is not None and not self._one("SELECT count(*) FROM bus"):
@@ -140,7 +123,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of the file.  Idempotent."""
-        with WORKING:
+        with working():
             self._db.close()
 
     def is_in_place(self) -> bool:
@@ -154,13 +137,13 @@ class Store:
     @property
     def bus(self) -> str:
         """Which message bus it is for, for people."""
-        with WORKING:
+        with working():
             return str(self._one("SELECT coalesce(max(name), '') FROM bus"))
 
     def changed_elsewhere(self) -> bool:
         """Whether another process has changed the file since the last time, as who
         removes letters by hand does."""
-        with WORKING:
+        with working():
             before, self._version = self._version, self._one("PRAGMA data_version")
             return bool(before != self._version)
 
@@ -169,18 +152,18 @@ class Store:
         before, self._epoch = self._epoch, _epoch()
         step = self._epoch - before
         if abs(step) > _STEP:
-            with WORKING, self._transaction():
+            with working(), self._transaction():
                 self._db.execute("UPDATE letters SET created = created + ?", (step,))
 
     def recount(self) -> None:
         """Set `count` to what there is: another process may have removed some."""
-        with WORKING:
+        with working():
             self.count = int(self._one("SELECT count(*) FROM letters"))
 
     def add(self, letters: typing.Sequence[Letter]) -> None:
         """Write all of them or none.  They are on the disk then."""
         now = time.time()
-        with WORKING, self._transaction():
+        with working(), self._transaction():
             self._db.executemany(
                 "INSERT INTO letters (unique_id, lane, created, content) "
                 "VALUES (?, ?, ?, ?)",
@@ -190,7 +173,7 @@ class Store:
 
     def absorb(self, path: str) -> None:
         """Take in, behind what is here, what another file has: nothing of it twice."""
-        with WORKING:
+        with working():
             self._db.execute("ATTACH ? AS other", (path,))
             try:
                 with self._transaction():
@@ -206,7 +189,7 @@ class Store:
 
     def copy(self, other: Store) -> None:
         """Take in, behind what is here, what another one has that is open."""
-        with WORKING:
+        with working():
             with self._transaction():
                 self._db.executemany(
                     "INSERT OR IGNORE INTO letters "
@@ -220,21 +203,16 @@ class Store:
 
     def remove(self, unique_ids: typing.Iterable[str]) -> None:
         """Forget these, as far as they are here."""
-        with WORKING:
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            try:
-                with self._transaction():
-                    for each in unique_ids:
-                        self._delete("unique_id = ?", (each,))
-            finally:
-                self._db.execute("PRAGMA synchronous=FULL")
+        with working(), self._transaction("NORMAL"):
+            for each in unique_ids:
+                self._delete("unique_id = ?", (each,))
 
     def purge(self, older_than: float = 0.0, lane: str | None = None) -> int:
         """Forget what is older than so many seconds, of one lane or all; returns how
         many that were.  0: all, also what a clock that was ahead has written."""
         oldest = time.time() - older_than if older_than else math.inf
         where, values = "created <= ?", [oldest]
-        with WORKING, self._transaction():
+        with working(), self._transaction():
             if lane is not None:
                 return self._delete(f"{where} AND lane = ?", (*values, lane))
             return self._delete(where, values)
@@ -243,7 +221,7 @@ class Store:
         """Forget the oldest where all of it takes more than so many MiB; returns how
         many that were."""
         shed = 0
-        with WORKING:
+        with working():
             while self.count and (used := self.size) > most * _MIB:
                 some = max(1, int(self.count * (1 - most * _MIB / used)))
                 with self._transaction():
@@ -256,13 +234,13 @@ class Store:
     @property
     def size(self) -> int:
         """Bytes that the letters take in the file."""
-        with WORKING:
+        with working():
             pages = self._one("PRAGMA page_count") - self._one("PRAGMA freelist_count")
             return int(pages * self._one("PRAGMA page_size"))
 
     def lanes(self) -> dict[str, tuple[int, float]]:
         """How many letters each lane has, and when the first was written."""
-        with WORKING:
+        with working():
             return {
                 lane: (count, oldest)
                 for lane, count, oldest in self._db.execute(
@@ -272,7 +250,7 @@ class Store:
 
     def first(self, lane: str, limit: int) -> list[Letter]:
         """The first letters of a lane, in order."""
-        with WORKING:
+        with working():
             return [
                 Letter(unique_id, lane, content)
                 for unique_id, content in self._db.execute(
@@ -290,8 +268,8 @@ class Store:
         self.count -= count
         return count
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self, self._db)
+    def _transaction(self, synchronous: str = "FULL") -> _Transaction:
+        return _Transaction(self, self._db, synchronous)
 
 
 def _epoch() -> float:
@@ -302,12 +280,19 @@ def _epoch() -> float:
 class _Transaction:
     """All or nothing, the count included."""
 
-    def __init__(self, store: Store, db: sqlite3.Connection) -> None:
+    def __init__(self, store: Store, db: sqlite3.Connection, synchronous: str) -> None:
         self._store = store
         self._db = db
-        self._count = store.count
+        self._synchronous = synchronous
+        self._count = 0
 
     def __enter__(self) -> None:
+        if self._db.in_transaction:
+            # A signal handler raised in the few steps around the one before.
+            self._db.execute("ROLLBACK")
+            self._store.recount()
+        self._db.execute(f"PRAGMA synchronous={self._synchronous}")
+        self._count = self._store.count
         self._db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: object, *rest: object) -> None:

@@ -140,7 +140,6 @@ class Cluster:
     """See the module."""
 
     has_pools = True
-    unnoticed_until = 0.0
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -216,7 +215,7 @@ class Cluster:
     def unnoticed(self) -> None:
         """A session has lost what it was sent for the first time: up to now nobody
         could know, however long ago its queue's leader was lost."""
-        self.unnoticed_until = self.run.world.clock + RABBIT_PATIENCE
+        self.run.unnoticed(RABBIT_PATIENCE)
 
     @property
     def majority(self) -> bool:

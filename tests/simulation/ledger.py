@@ -80,10 +80,12 @@ class Ledger:
         self.arrivals[number].append(arrival)
 
     def judge(
-        self, peace_from: float, servers: dict[str, tuple[int, float]]
+        self, begin: float, peace_from: float, servers: dict[str, tuple[int, float]]
     ) -> typing.Iterator[str]:
         """What is not as promised.
 
+        :param begin: when the plan's clock was at 0
+        :param peace_from: from when on what is begun has to succeed
         :param servers: the life that each server is in, and since when it listens
         """
         for message in self.messages.values():
@@ -106,7 +108,7 @@ class Ledger:
                 and message.how in ("", "slow")
                 and arrivals
                 and self._plan.keeps_replies
-                and self._faults_around(message, peace_from) < 2
+                and self._faults_around(message, begin) < 2
             ):
                 yield f"{_name(message)} was executed, and its reply was lost"
             if message.fate != "taken":
@@ -120,9 +122,8 @@ class Ledger:
                     if consumer not in had:
                         yield f"{_name(message)} was taken and never came to {consumer}"
 
-    def _faults_around(self, message: Message, peace_from: float) -> int:
+    def _faults_around(self, message: Message, begin: float) -> int:
         """How many faults a call may have met, or what is left of them."""
-        begin = peace_from - self._plan.peace_from
         most = CALL_TIMEOUT + SLACK
         return sum(
             abs(begin + fault.at - message.began) < most for fault in self._plan.faults

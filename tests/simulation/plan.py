@@ -16,6 +16,9 @@ CALL_TIMEOUT = 8.0
 # that a connection is dead, whose consumer holds messages until then.
 RECOVERY = 20.0
 
+# After an attempt to connect that took all of its time, everything is back within this.
+BACK = 10.0
+
 # RabbitMQ needs up to 6 s for another leader, and the driver 15 s to leave a session in
 # which it does not answer, once it has used that.
 RABBIT_RECOVERY, RABBIT_PATIENCE = 30.0, 15.0

@@ -363,8 +363,7 @@ class Calling(Program):
             or message.how == "raise"
             and f"planned {number}" in str(exc)
         )
-        peace_from = max(run.peace_from, run.bus.unnoticed_until)
-        if message.began > peace_from and not in_order:
+        if message.began > run.peace_from and not in_order:
             run.wrong(f"{message.kind} {number} failed in peace: {exc}")
 
     def _look_at_the_clock(self, message: Message) -> None:

@@ -18,11 +18,14 @@ from oslo_messaging._drivers import common
 
 from greenamqp import chance, fork
 from greenamqp.broker import Broker
+from greenamqp.connection.life import CONNECT_TIMEOUT
+from greenamqp.connection.state import State
 from greenamqp.engine.capi import lib
 from tests.simulation.cluster import Cluster
 from tests.simulation.ledger import Ledger
-from tests.simulation.network import SimNetwork
+from tests.simulation.network import SimNetwork, SimSocket
 from tests.simulation.plan import (
+    BACK,
     CALL_TIMEOUT,
     CLIENTS,
     KEEPER,
@@ -74,8 +77,6 @@ class EmbeddedBus:
 
     has_pools = False
     query = ""
-    #: until when a call may fail, as only now somebody can know that a session is lost
-    unnoticed_until = 0.0
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -139,6 +140,8 @@ class Run:
         self.hubs: list[SimHub] = []
         self.server_names = SERVERS
         self.disk_path = ""
+        # Until when what is begun may fail, as what is broken is noticed only then.
+        self._noticed_at = 0.0
         self._records = _Records(self)
         self.bus = (Cluster if wanted.bus == "rabbitmq" else EmbeddedBus)(self)
         self.hubs += self.bus.hubs
@@ -172,7 +175,11 @@ class Run:
     @property
     def peace_from(self) -> float:
         """From when on what is begun has to succeed."""
-        return self.begin + self.plan.peace_from
+        return max(self.begin + self.plan.peace_from, self._noticed_at)
+
+    def unnoticed(self, seconds: float) -> None:
+        """Something broke just now, and is noticed within so long."""
+        self._noticed_at = max(self._noticed_at, self.world.clock + seconds)
 
     def note(self, who: str, text: str) -> None:
         """A line of the timeline."""
@@ -227,6 +234,8 @@ class Run:
                     network.cut(end)
                 else:
                     network.kill_silently(end)
+                    if self._is_opening(end):
+                        self.unnoticed(CONNECT_TIMEOUT + BACK)
         elif fault.kind == "still":
             network.still_until[host] = world.clock + fault.seconds
         elif fault.kind in ("refuse", "hang", "nameless"):
@@ -240,6 +249,18 @@ class Run:
         else:
             return False
         return True
+
+    def _is_opening(self, end: SimSocket) -> bool:
+        """Whether who connected waits for the peer's Open there: it does so for all of
+        CONNECT_TIMEOUT, as a bus may be busy."""
+        for program in self._programs:
+            client = program.client
+            while client is not None:
+                pump = client.connection._pump
+                if pump is not None and pump.stream is end:
+                    return client.connection.state is State.OPENING
+                client = client._further
+        return False
 
     # -- the run
 
@@ -353,7 +374,7 @@ class Run:
 
     def _judge(self) -> None:
         since = {each.name: (each.life, each.since) for each in self._servers}
-        for mistake in self.ledger.judge(self.peace_from, since):
+        for mistake in self.ledger.judge(self.begin, self.peace_from, since):
             self.wrong(mistake)
         for program in self._programs:
             if program.client is None:

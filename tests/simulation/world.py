@@ -21,7 +21,7 @@ import typing
 import greenlet
 
 from greenamqp.connection.pump import Pump
-from greenamqp.hubs.base import Callback, Timer, Watch, logged
+from greenamqp.hubs.base import Callback, Done, Timer, Watch, logged
 from greenamqp.hubs.green import GreenHub, GreenWaiter
 
 # What looking at the clock takes, so that no loop that waits for it stands still.
@@ -442,7 +442,7 @@ class SimHub(GreenHub):
     def off_thread(
         self,
         function: typing.Callable[[], typing.Any],
-        done: typing.Callable[[typing.Any, Exception | None], None],
+        done: Done,
     ) -> None:
         # What blocks is done in one go; what it takes is before that and after.
         def work() -> None:

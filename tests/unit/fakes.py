@@ -382,7 +382,7 @@ class World(Hub):
     def off_thread(
         self,
         function: typing.Callable[[], typing.Any],
-        done: typing.Callable[[typing.Any, Exception | None], None],
+        done: typing.Callable[[typing.Any, BaseException | None], None],
     ) -> None:
         # What blocks takes no time here.
         self._job(function, done)()

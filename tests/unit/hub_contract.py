@@ -1384,6 +1384,24 @@ def off_thread_hands_over_result_or_error(env):
     _hands_over_result_or_error(env, env.hub.off_thread)
 
 
+@check(("blocking",))
+def who_waits_for_what_blocks_hears_of_ctrl_c(env):
+    """What blocks does so in the thread where signal handlers run."""
+    for hand_over in (env.hub.offload, env.hub.off_thread):
+        got = []
+
+        def interrupted():
+            raise KeyboardInterrupt
+
+        try:
+            with env.hub.lock:
+                hand_over(interrupted, lambda result, error, got=got: got.append(error))
+        except KeyboardInterrupt as exc:
+            assert got == [exc]
+        else:
+            raise AssertionError("it was kept from who is interrupted")
+
+
 @check(("threads", *LIBRARIES))
 def the_hub_runs_while_something_blocks_off_thread(env):
     """What blocks goes on only when the hub has had a turn."""

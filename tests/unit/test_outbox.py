@@ -77,6 +77,26 @@ def test_of_a_write_that_fails_nothing_is_kept(store):
     assert store.count == 1
 
 
+def test_what_a_signal_handler_left_open_is_undone(store):
+    """It may raise between the beginning of a transaction and what ends it."""
+    store.add(letters("a"))
+    store._db.execute("BEGIN IMMEDIATE")
+    store._delete("unique_id = ?", ("a",))
+    store.add(letters("b"))
+    assert ids(store) == ["a", "b"]
+    assert store.count == 2
+
+
+def test_what_is_added_is_on_the_disk_whatever_came_before(store):
+    seen = []
+    store._db.set_trace_callback(seen.append)
+    store.add(letters("a"))
+    store.remove(["a"])
+    store.add(letters("b"))
+    pragmas = [each.split("=")[1] for each in seen if "synchronous" in each]
+    assert pragmas == ["FULL", "NORMAL", "FULL"]
+
+
 def test_a_full_disk_loses_nothing_of_what_is_there(store):
     """SQLite's own limit gives the error that the file system would."""
     store.add(letters("a"))
@@ -314,6 +334,62 @@ for number in range(30):
 over.set()
 thread.join()
 """
+
+
+_STRUCK = """
+import os, signal, sys, threading
+from greenamqp.outbox.store import working
+
+class Struck(Exception):
+    pass
+
+def strike(*args):
+    raise Struck
+
+def is_free():
+    taken = []
+
+    def take():
+        taken.append(working().acquire(timeout=10))
+        working().release()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return taken == [True]
+
+def at_work():
+    while True:
+        with working():
+            pass
+
+def forks():
+    while True:
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+
+signal.signal(signal.SIGALRM, strike)
+sys.unraisablehook = lambda what: None
+for work, times in (at_work, 300), (forks, 100):
+    for number in range(times):
+        parent = os.getpid()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 * (number + 1), 0.05)
+            work()
+        except Struck:
+            if os.getpid() != parent:
+                os._exit(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert is_free(), (work, number)
+"""
+
+
+def test_a_signal_handler_that_raises_leaves_nobody_locked_out():
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _STRUCK], check=True, timeout=300
+    )
 
 
 def test_a_child_can_write_whatever_a_thread_of_its_parent_was_at(tmp_path):
