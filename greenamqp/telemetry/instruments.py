@@ -92,7 +92,8 @@ class Instruments:
         fork.tell(self)
 
     def _begin(self) -> None:
-        self._lock = native.original("_thread", "allocate_lock")()
+        # Reentrant, for a signal handler that cleans up while somebody looks.
+        self._lock = native.original("_thread", "RLock")()
         self._clients: dict[Client, _Measured] = {}
         self._beats: dict[Hub, _Beat] = {}
         # What clients have counted that are closed.

@@ -18,6 +18,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from oslo_messaging import Target
 
 import greenamqp
+from greenamqp.telemetry import states
 from tests.functional import world
 from tests.functional.harness import Gate, Notified, in_thread
 
@@ -99,6 +100,24 @@ class Endpoint:
 
 REPLIES = ("reply", None, None)
 OPERATION = ("messaging.operation.name", "messaging.destination.name", "error.type")
+
+
+def test_a_signal_handler_may_clean_up_while_somebody_looks(
+    broker, bus, reader, monkeypatch
+):
+    transport = bus.rpc_transport(url=broker.url, options=ON)
+    transport._driver.use_hub()
+    add = states.add_counters
+    handlers = [transport.cleanup]
+
+    def interrupted(*args):
+        if handlers:
+            handlers.pop()()
+        add(*args)
+
+    monkeypatch.setattr(states, "add_counters", interrupted)
+    reader.get_metrics_data()
+    assert transport._driver.client is None
 
 
 def test_what_is_sent_and_received(broker, bus, topic, read):
