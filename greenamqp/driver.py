@@ -18,7 +18,16 @@ import weakref
 from oslo_messaging import Target, TransportHost, exceptions
 from oslo_messaging._drivers import base
 
-from greenamqp import chance, fork, hubs, options, report, state, telemetry
+from greenamqp import (
+    chance,
+    fork,
+    hubs,
+    interrupts,
+    options,
+    report,
+    state,
+    telemetry,
+)
 from greenamqp.buses import BadMessage, Format, Service
 from greenamqp.client import Client, Destination, Reply
 from greenamqp.connection.failover import AMQP_PORT, AMQPS_PORT, Host
@@ -303,6 +312,8 @@ class GreenAMQPDriver(base.BaseDriver):
                 )
             )
         except TimeoutError as exc:
+            if interrupts.struck(exc):
+                raise  # the program's own
             # Only who gave a time-out expects to hear of it as such.
             if timeout or call_monitor_timeout:
                 raise exceptions.MessagingTimeout(str(exc)) from None
@@ -407,6 +418,8 @@ class GreenAMQPDriver(base.BaseDriver):
                 repeatable=True,
             )
         except TimeoutError as exc:
+            if interrupts.struck(exc):
+                raise  # the program's own
             raise exceptions.MessageDeliveryFailure(str(exc)) from None
 
     def listen(

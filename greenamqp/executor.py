@@ -317,11 +317,16 @@ class BlockingExecutor(Executor):
                 self._wake_waiters()
 
     def _dispatch(self, entry: _Entry, messages: list[base.IncomingMessage]) -> None:
+        # An endpoint may run the loop, and be called again within itself.
+        before = self._current.get(entry)
         self._current[entry] = self.hub.current()
         try:
             super()._dispatch(entry, messages)
         finally:
-            del self._current[entry]
+            if before is None:
+                del self._current[entry]
+            else:
+                self._current[entry] = before
 
     def _dispatching(self, entry: _Entry) -> typing.Collection[typing.Hashable]:
         return [self._current[entry]] if entry in self._current else []

@@ -81,10 +81,15 @@ class _ReadyFd:
         self._set = False
         self._epoll: typing.Any = None
         hub_fd = getattr(hub, "fileno", None)
-        if hub_fd is not None:
-            self._epoll = native.original("select", "epoll")(flags=select.EPOLL_CLOEXEC)
-            self._epoll.register(self._eventfd, select.EPOLLIN)
-            self._epoll.register(hub_fd(), select.EPOLLIN)
+        try:
+            if hub_fd is not None:
+                epoll = native.original("select", "epoll")
+                self._epoll = epoll(flags=select.EPOLL_CLOEXEC)
+                self._epoll.register(self._eventfd, select.EPOLLIN)
+                self._epoll.register(hub_fd(), select.EPOLLIN)
+        except BaseException:
+            self.close()
+            raise
         fork.tell(self)
 
     def fileno(self) -> int:

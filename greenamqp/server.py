@@ -173,6 +173,7 @@ class Subscription:
         self._subscribe = subscribe
         self._process = process
         self._listener: Listener | None = None
+        self._stopped = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.what}>"
@@ -180,6 +181,7 @@ class Subscription:
     def stop(self) -> None:
         """Take no more, wait for what was begun (but for an endpoint that calls this
         itself), then detach.  Idempotent."""
+        self._stopped = True
         self._server._forget(self)
         self._detach()
 
@@ -387,8 +389,12 @@ class Server(service.ServiceBase):
                     f"{subscription.what}: its transport is on the {other.name} hub, "
                     f"and this server on the {hub.name} hub"
                 )
+            if subscription._stopped:
+                continue
             listener = subscription._listener = subscription._subscribe()
             executor.add_listener(listener, subscription._process)
+            if subscription._stopped or self._executor is not executor:
+                subscription._detach()  # another thread stopped it meanwhile, or all
         deadline = hub.now() + SUBSCRIBE_TIMEOUT
         for subscription in subscriptions:
             attached = subscription._listener

@@ -274,6 +274,7 @@ class ReceivingLink(WantedLink[Receiver]):
         if self.link is not None and self.phase is not Phase.UP:
             self._precedence_ends.call_in(FIRST_PAUSE, self._end_precedence)
             return
+        self._settle_held()
         self._forget_link()
         self.reattach()
 

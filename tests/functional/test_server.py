@@ -2,6 +2,7 @@
 """greenamqp.Server, its executors, RPCServer and pools: what is greenamqp's own."""
 
 import os
+import select
 import signal
 import threading
 
@@ -425,6 +426,33 @@ def test_start_again(serve, client, unique):
     assert echo.got.wait(2) == [1, 2]
 
 
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_what_is_stopped_while_others_are_subscribed(transports, unique, all_of_it):
+    """By another thread, say: the one, or the whole server."""
+    topic, transport = unique(), transports()
+    server = greenamqp.Server(transport, world.own_executors()[0])
+    first, second = (
+        server.listen(Target(topic=topic, server=name), [Echo()]) for name in "ab"
+    )
+    subscribe = first._subscribe
+
+    def meanwhile():
+        if all_of_it:
+            server.stop()
+            server.wait()
+        else:
+            second.stop()
+        return subscribe()
+
+    first._subscribe = meanwhile
+    server.start()
+    subscriptions = transport._driver.client.room.subscriptions
+    assert len(subscriptions) == (0 if all_of_it else 1)
+    server.stop()
+    server.wait()
+    assert not subscriptions
+
+
 class _StoppedEarly(greenamqp.Server):
     """By another thread, say, while its start() subscribes."""
 
@@ -749,3 +777,36 @@ print("stopped", len(os.listdir("/proc/self/task")), flush=True)
     finally:
         process.kill()
         process.communicate()
+
+
+def test_an_endpoint_that_runs_the_loop_of_its_program(transports, client, unique):
+    """It is called again within itself, by the same listener."""
+    if world.is_green():
+        pytest.skip("there is no blocking executor")
+    topic = unique()
+    server = greenamqp.Server(transports(hub="blocking"), "blocking")
+
+    class Endpoint:
+        begun = done = 0
+
+        def work(self, ctxt):
+            self.begun += 1
+            if self.begun == 1:
+                run(lambda: self.begun > 1)
+            self.done += 1
+
+    def run(over):
+        loop = select.poll()
+        loop.register(server.fileno(), select.POLLIN)
+        while not over():
+            assert loop.poll(WAIT * 1000)
+            server.step()
+
+    endpoint = Endpoint()
+    server.listen(Target(topic=topic, server="s"), [endpoint])
+    server.attach()
+    for _ in range(2):
+        client(topic).cast({}, "work")
+    run(lambda: endpoint.done == 2)
+    server.stop()
+    server.wait()

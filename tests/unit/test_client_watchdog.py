@@ -662,6 +662,21 @@ def ahead_for_now():
         yield s, consumer
 
 
+def test_what_was_acknowledged_is_before_its_link_goes_behind_others():
+    with ahead_for_now() as (s, consumer):
+        s.world.punctual = True
+        context = s.client.context
+        delay = context.bus.settle_delay
+        s.world.advance(context.outdated_at - s.world.now() - delay / 2)
+        handle = s.peer.send("topic", Message("x"))
+        s.world.settle()
+        source, link, delivery = consumer.got.pop()
+        assert source.acknowledge(link, delivery)
+        s.world.advance(delay)
+        assert priorities(s, "topic") == [None, 1, None]
+        assert (handle, ACCEPTED) in s.peer.outcomes
+
+
 def test_a_link_that_is_busy_with_its_declarations_goes_behind_others_later():
     with ahead_for_now() as (s, consumer):
         (link,) = consumer.subscription.links

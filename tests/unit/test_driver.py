@@ -5,6 +5,7 @@ import collections
 import json
 import logging
 import math
+import signal
 
 import oslo_messaging
 import pytest
@@ -12,6 +13,7 @@ from oslo_messaging import Target, exceptions
 from oslo_messaging.transport import TransportOptions
 
 from greenamqp.buses.qpidd import LegacyAddresser
+from greenamqp.client import Client
 from greenamqp.driver import GreenAMQPDriver
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED
 from greenamqp.incoming import Incoming, RpcIncoming
@@ -84,6 +86,36 @@ def test_a_monitored_call_says_how_long_to_wait():
         s.world.advance(8)
         with pytest.raises(exceptions.MessagingTimeout, match="no heartbeat"):
             task.result()
+
+
+@pytest.mark.parametrize("kind", ["call", "cast", "notify"])
+def test_a_time_out_of_the_program_itself(monkeypatch, kind):
+    """Of a signal handler, raised while the driver is at work and does not wait."""
+
+    class SoftLimit(TimeoutError):
+        pass
+
+    def handler(*_):
+        raise SoftLimit
+
+    submit = Client._submit
+
+    def struck(client, *args):
+        submit(client, *args)
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    monkeypatch.setattr(Client, "_submit", struck)
+    with fakes.driver() as s:
+        if kind == "notify":
+            send = s.driver.send_notification
+            task = s.world.go(send, Target(topic="t"), {}, {}, 2.0)
+        else:
+            task = s.send(wait_for_reply=kind == "call", timeout=20)
+        s.world.settle()
+        with pytest.raises(SoftLimit):
+            task.result()
+    signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_monitor_of_no_time_is_none():

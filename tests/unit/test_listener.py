@@ -12,6 +12,7 @@ import pytest
 from oslo_messaging import Target
 
 from greenamqp.engine import ACCEPTED, REJECTED, RELEASED, Message
+from greenamqp.listener import _ReadyFd
 from greenamqp.options import MAX_WAIT
 from tests.unit import fakes
 
@@ -956,3 +957,14 @@ def test_who_attends_is_told_and_takes(rig):
     assert told == []
     listener.attend(lambda: told.append(1))
     assert told == [1]
+
+
+def test_a_descriptor_that_cannot_be_made_leaves_none_behind():
+    class Ended:
+        def fileno(self):
+            raise OSError("too many open files")
+
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="too many"):
+        _ReadyFd(Ended())
+    assert len(os.listdir("/proc/self/fd")) == len(before)
