@@ -15,6 +15,7 @@ import socket
 import ssl
 import typing
 
+from greenamqp import interrupts
 from greenamqp.connection import diagnosis, tls
 from greenamqp.connection.pump import Stream
 from greenamqp.hubs import Countdown, Hub, Watch
@@ -143,6 +144,8 @@ class Attempt:
                 self._socket = self._hub.network.socket(family, kind, proto)
                 code = self._socket.connect_ex(address)
             except OSError as exc:
+                if interrupts.struck(exc):
+                    raise
                 self._reason = str(exc)
                 self._drop_socket()
                 continue

@@ -16,6 +16,7 @@ import _socket  # the class that no monkey patching replaces
 import os
 import typing
 
+from greenamqp import interrupts
 from greenamqp.connection.diagnosis import GREETING_SIZE, Interrupted, as_lasting
 from greenamqp.connection.guard import GUARD, Charge
 from greenamqp.engine import MIN_TICK, Connection, capi
@@ -135,6 +136,9 @@ class Pump:
             assert self._watch is not None
             self._watch.want_write(self._writable)
         except OSError as exc:
+            if interrupts.struck(exc):  # a time limit, by TimeoutError
+                self._interrupted(exc)
+                raise
             # The peer may have said why, in bytes that are not read yet.
             self._blocked = True
             self._readable()
@@ -239,6 +243,8 @@ class Pump:
             except BlockingIOError:
                 break
             except OSError as exc:
+                if interrupts.struck(exc):
+                    raise
                 reason = f"the connection was lost: {exc}"
                 self.abort(as_lasting(exc.args[0] if exc.args else "", reason))
                 return

@@ -28,6 +28,7 @@ import math
 import ssl
 import typing
 
+from greenamqp import interrupts
 from greenamqp.connection import diagnosis
 from greenamqp.hubs import Countdown, Hub, Watch
 
@@ -287,6 +288,8 @@ class TlsStream:
         except BlockingIOError:
             return False
         except OSError as exc:
+            if interrupts.struck(exc):
+                raise
             raise self._broken(exc) from None
         return True
 
@@ -296,6 +299,8 @@ class TlsStream:
         except BlockingIOError:
             return False
         except OSError as exc:
+            if interrupts.struck(exc):
+                raise
             raise self._broken(exc) from None
         if size == 0:
             raise TlsError(
@@ -453,8 +458,10 @@ class TlsStream:
     def _flush_quietly(self) -> None:
         try:
             self._flush()
-        except OSError:
-            pass  # whoever reads or writes next meets it
+        except OSError as exc:
+            # Else whoever reads or writes next meets it.
+            if interrupts.struck(exc):
+                raise
 
     def detach(self) -> int:
         """Give the socket's descriptor up, saying nothing to the peer; returns it."""

@@ -24,7 +24,7 @@ class Network:
             return _socket.getaddrinfo(
                 hostname, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
             )
-        except OSError:
+        except socket.gaierror:
             # The module's function, not _socket's: cooperative where it is patched.
             return socket.getaddrinfo(hostname, port, type=socket.SOCK_STREAM)
 

@@ -17,6 +17,7 @@ import os
 import select
 import typing
 
+from greenamqp import interrupts
 from greenamqp.hubs import native
 from greenamqp.hubs.base import Callback, Timer, Watch
 
@@ -167,8 +168,10 @@ class Reactor:
             del self._watches[fd]
             try:
                 self._epoll.unregister(fd)
-            except (OSError, ValueError):
-                pass  # the fd or the set was closed before the watch
+            except (OSError, ValueError) as exc:
+                # Else the fd or the set was closed before the watch.
+                if interrupts.struck(exc):
+                    raise
 
     def call_at(self, instant: float, callback: Callback) -> _Timer:
         """As :meth:`greenamqp.hubs.base.Hub.call_at`."""
