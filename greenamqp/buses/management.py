@@ -363,11 +363,16 @@ class Management:
 
     def _enter(self, request: Request) -> None:
         """A request is new."""
-        request.begin()
-        self._waiting.append(request)
+        try:
+            request.begin()
+        except NotImplementedError as exc:
+            self._finish(request, Refused(str(exc), Again.NEVER))
+        else:
+            self._waiting.append(request)
 
     def _open(self) -> None:
         name = f"management/{chance.unique()}"
+        sender = None
         try:
             sender = self._connection.create_sender(
                 Terminus(self.node),
@@ -383,6 +388,8 @@ class Management:
                 beside=sender,
             )
         except LocalProtocolError as exc:
+            if sender is not None:
+                sender.close()
             self._refuse_all(Refused(f"cannot reach {self.node}: {exc}"))
             return
         self._sender, self._receiver = sender, receiver
@@ -432,10 +439,14 @@ class Management:
     def _message(self, link: Receiver, delivery: Delivery, data: memoryview) -> None:
         try:
             answer = link.connection.codec.decode(data)
+            problem = "" if answer.correlation_id is not None else "it names no request"
         except DecodeError as exc:
-            LOG.error("an answer of %s cannot be decoded: %s", self.node, exc)
-            link.settle(delivery)
-            link.flow(1)
+            problem = str(exc)
+        if problem:
+            # Whose it is nobody knows: as if it had been the end of the pair.
+            LOG.error("an answer of %s cannot be read: %s", self.node, problem)
+            link.close()
+            self._detached(link, None)
             return
         link.settle(delivery)
         link.flow(1)

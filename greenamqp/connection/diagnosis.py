@@ -79,7 +79,7 @@ LASTING_CONDITIONS = frozenset(
 )
 
 # Outcomes of SASL (AMQP 1.0 part 5, section 5.3.3.6).
-_SASL_OK, _SASL_AUTH, _SASL_SYS, _SASL_PERM, _SASL_TEMP = range(5)
+SASL_OK, _SASL_AUTH, _SASL_SYS, _SASL_PERM, _SASL_TEMP = range(5)
 
 
 class Lasting(str):
@@ -248,7 +248,7 @@ def opening_failed(
         )
     offer = sasl_offer(greeting)
     who = f"user {user!r}" if user else "a client without a user name"
-    if outcome == _SASL_OK:
+    if outcome == SASL_OK:
         if vhost:
             return as_lasting(
                 reason, f"{reason} (after the login: may {who} use {vhost!r}?)"

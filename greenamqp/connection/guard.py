@@ -87,7 +87,8 @@ class Charge:
         """
         self._whole = False
         if self._rest:
-            assert self._socket is not None
+            if self._socket is None:
+                raise ConnectionResetError("it broke amid an empty frame")
             self._rest = self._rest[self._socket.send(self._rest) :]
             if self._rest:
                 raise BlockingIOError
@@ -169,7 +170,12 @@ class Guard:
                 self._ended = native.original("_thread", "allocate_lock")()
                 self._ended.acquire()
                 start = native.original("_thread", "start_new_thread")
-                start(self._run, (self._ended,))
+                try:
+                    start(self._run, (self._ended,))
+                except BaseException:  # there are too many
+                    self._running = False
+                    self._users -= 1
+                    raise
 
     def release(self) -> None:
         """Need it no longer.  With the last user the thread ends, and this returns

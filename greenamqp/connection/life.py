@@ -12,7 +12,7 @@ import os
 import sys
 import typing
 
-from greenamqp import chance
+from greenamqp import chance, interrupts
 from greenamqp.connection import connect, diagnosis
 from greenamqp.connection.diagnosis import Interrupted, Lasting
 from greenamqp.connection.failover import Backoff, Host, Hosts
@@ -122,6 +122,9 @@ class BusConnection:
         self._security = Security(options)
         # Hosts that want "vhost:" before the name of a virtual host.
         self._vhost_prefixed: set[Host] = set()
+        # Those of them of which that is not known: they left without a word when they
+        # were asked without it, each with why.
+        self._vhost_guessed: dict[Host, str] = {}
         # Hosts that want no SASL layer, each with what it answered to one.
         self._without_sasl: dict[Host, str] = {}
         self._refused_links = 0
@@ -201,7 +204,7 @@ class BusConnection:
     @property
     def exhausted(self) -> bool:
         """Whether every host was tried in vain since it was up, in every way."""
-        if any(host in self._without_sasl for host in self._every_host):
+        if self._without_sasl or self._vhost_guessed:
             return False
         if self._has_others:
             return False  # the next address may do
@@ -370,6 +373,14 @@ class BusConnection:
         if attempt is not None:
             self._avoided[self._hosts.current].add(attempt.address)
             self._has_others = attempt.has_others
+        try:
+            engine = self._new_engine(attempt.password if attempt else None)
+        except Exception as exc:
+            stream.close()
+            if interrupts.struck(exc):
+                raise
+            self._lost(f"cannot connect: {exc}")
+            return
         if self._has_others:
             soon = self.hub.now() + CONNECT_TIMEOUT_OF_MANY
             self._attempt_until = min(self._attempt_until, soon)
@@ -377,7 +388,7 @@ class BusConnection:
         self.stages.append(("opening", self.hub.now()))
         self._refused_links = 0
         self._timer.call_at(self._attempt_until, self._opening_timed_out)
-        self.engine = self._new_engine(attempt.password if attempt else None)
+        self.engine = engine
         self._pump = Pump(
             self.hub,
             stream,
@@ -391,7 +402,9 @@ class BusConnection:
     def _new_engine(self, password: str | None) -> Connection:
         options = self.options
         host = self._hosts.current
-        command = os.path.basename(sys.argv[0]) or "python"
+        # What is no text in its name has no way into AMQP.
+        command = os.path.basename(sys.argv[0]).encode(errors="replace").decode()
+        command = command or "python"
         prefix = options.container_name or command
         sasl = None
         hostname = self._hostname()
@@ -450,7 +463,17 @@ class BusConnection:
         if before is not None:
             text = f"{before}; without SASL: {explained}"
             return diagnosis.as_lasting(explained, text)
+        before = self._vhost_guessed.pop(host, None)
+        if before is not None:
+            self._vhost_prefixed.discard(host)
+            return diagnosis.as_lasting(explained, f"{before}: {explained}")
         pump, engine = self._pump, self.engine
+        if self._may_want_prefix(engine):
+            # RabbitMQ, whose default virtual host this user may not use.
+            self._vhost_prefixed.add(host)
+            explained += f"; asking for vhost:{self._virtual_host} instead"
+            self._vhost_guessed[host] = explained
+            return explained
         mechanism = engine.sasl_mechanism if engine is not None else None
         login = self._security.login(host)
         if (
@@ -465,6 +488,18 @@ class BusConnection:
             # gone without SASL at once.
             self._without_sasl[host] = explained
         return explained
+
+    def _may_want_prefix(self, engine: Connection | None) -> bool:
+        """Whether the peer has left after the login as it would not give what it took
+        for its default virtual host: it says nothing then, and not who it is."""
+        return (
+            bool(self._virtual_host)
+            and self._hosts.current not in self._vhost_prefixed
+            and engine is not None
+            and engine.sasl_outcome == diagnosis.SASL_OK
+            and not engine.remote_opened
+            and self.hub.now() < self._attempt_until  # else it is slow
+        )
 
     def _opening_timed_out(self) -> None:
         if self._pump is not None and self.state is State.OPENING:
@@ -493,6 +528,7 @@ class BusConnection:
         self.stages.append(("up", self._up_since))
         self.last_failure = ""
         self._avoided.clear()
+        self._vhost_guessed.clear()
         self._has_others = False
         LOG.info(
             "connected to %s (%s %s), %s, login: %s",
@@ -558,6 +594,7 @@ class BusConnection:
         was_up = self.state is State.UP
         where = self.where
         interrupted = isinstance(reason, Interrupted)
+        guessed = len(self._vhost_guessed)
         if self.state is State.OPENING and not interrupted:
             reason = self._opening_failed(reason)
         host = self._hosts.current
@@ -575,6 +612,8 @@ class BusConnection:
         elif self._has_others:
             # A name with several addresses: the next of them, at once.
             pause = 0.0
+        elif len(self._vhost_guessed) > guessed:
+            pause = 0.0  # the same one, asked otherwise
         else:
             pause = self._backoff.next_pause(lasted, refused)
             self._avoided.pop(host, None)

@@ -378,6 +378,12 @@ class TlsStream:
                 count = self._socket.recv_into(self._raw[:room])
             except BlockingIOError:
                 break
+            except OSError as exc:
+                if not filled or interrupts.struck(exc):
+                    raise
+                # What was there before counts: the next read tells.
+                self._failure = TlsError(str(exc))
+                break
             if count:
                 self._incoming.write(self._raw[:count])
             else:

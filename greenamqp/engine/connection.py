@@ -59,6 +59,7 @@ from greenamqp.engine.lifecycle import (
     SenderEvents,
     Session,
     destroy_link,
+    link_of,
     proton_link,
     remote_error,
     tell,
@@ -111,6 +112,7 @@ _DELIVERY = lib.PN_DELIVERY
 _LINK_FLOW = lib.PN_LINK_FLOW
 _TRANSPORT = lib.PN_TRANSPORT
 _LINK_INIT = lib.PN_LINK_INIT
+_LINK_REMOTE_CLOSE = lib.PN_LINK_REMOTE_CLOSE
 _LINK_REMOTE_DETACH = lib.PN_LINK_REMOTE_DETACH
 _TRANSPORT_ERROR = lib.PN_TRANSPORT_ERROR
 _NULL = capi.NULL
@@ -162,6 +164,12 @@ class ConnectionHandler(typing.Protocol):
 
     def link_requested(self, connection: Connection, link: Link) -> None:
         """The peer attaches a link: accept() or reject() it, now or later."""
+
+
+@from_peer
+def _check_condition(pn_link: typing.Any) -> None:
+    """:raises RemoteProtocolError: what the peer says of why it detaches is nonsense"""
+    _ = pn_link.remote_condition
 
 
 class _Buffer:
@@ -686,8 +694,10 @@ class Connection(ConnectionEvents):
                     return
             wrapped = proton.Event.wrap(event)
             if kind == _LINK_REMOTE_DETACH:
-                self._link_suspended(pn_event_link(event))
+                self._link_suspended(wrapped.context)
                 return
+            if kind == _LINK_REMOTE_CLOSE:
+                _check_condition(wrapped.context)
             if self.lifecycle.handle(wrapped):
                 return
             if (
@@ -707,12 +717,16 @@ class Connection(ConnectionEvents):
     def _link_suspended(self, pn_link: typing.Any) -> None:
         """The peer detached without closing (section 2.6.5).  No link is kept here
         for the peer to resume, so this ends it; pyngus does not know the event."""
-        link = self._links.get(pn_link)
+        endpoint = pn_link.context
+        link = link_of(endpoint) if endpoint is not None else None
         if link is None:
             return
-        lib.pn_link_detach(pn_link)
-        endpoint = link._endpoint
-        link.detached(None)
+        if link.state is LinkState.DETACHED:
+            link.both_closed()  # it crossed ours, and is all the answer there is
+            return
+        lib.pn_link_detach(pn_link._impl)
+        condition = capi.condition_of(lib.pn_link_remote_condition(pn_link._impl))
+        link.detached(RemoteError(*condition) if condition else None)
         self.destroy_later(endpoint)
 
     def _misnamed(self, pn: typing.Any) -> bool:
@@ -870,11 +884,19 @@ class Connection(ConnectionEvents):
         if session in self._sessions:
             self._sessions.remove(session)
         session.uncount()
-        endpoints = session.endpoints
+        links = {endpoint: link_of(endpoint) for endpoint in session.endpoints}
+        left = [
+            link
+            for link in links.values()
+            if link is not None and link.state is LinkState.DETACHED
+        ]
         session.detach_all(error)
-        for endpoint in endpoints:
+        for endpoint in links:
             # No detach will come for it any more.
             self.destroy_later(endpoint)
+        for link in left:
+            if link.on_closed is not None:
+                link.on_closed(link)
 
     def leave_session(self, link: Link, reason: str) -> None:
         """Detach all links of this one's session, which the peer does not answer in.

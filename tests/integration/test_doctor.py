@@ -56,6 +56,15 @@ def test_a_right_that_is_missing(doctor, rabbitmq, user, right):
     assert USER in failed["RPC"]["text"]
 
 
+def test_a_user_with_a_virtual_host_of_its_own_and_no_other(doctor, rabbitmq, user):
+    """The default one, which it may not use, is what RabbitMQ takes any name for that
+    is not asked for in its own way."""
+    rabbitmq.control("add_vhost", "own")
+    rabbitmq.control("set_permissions", "-p", "own", USER, ".*", ".*", ".*")
+    assert doctor("--url", user + "own") == (0, {}, set())
+    rabbitmq.control("delete_vhost", "own")
+
+
 @pytest.mark.parametrize("vhost", ["", "nosuch"])
 def test_a_virtual_host_that_may_not_be_used_or_is_none(doctor, user, vhost):
     status, _, faults = doctor("--url", user + vhost)

@@ -610,3 +610,23 @@ def test_changes_of_state_are_logged_once_with_host_and_reason(caplog):
     assert "connected to two:5673/v (a bus" in lines[1]
     assert "lost the connection to two:5673/v" in lines[2]
     assert "connected to one:5672/v" in lines[3]
+
+
+def test_a_program_whose_name_is_no_text(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/opt/\udcff"])
+    with fakes.setting() as s:
+        s.up()
+        assert s.peer.engine.remote_properties["process"] == "?"
+
+
+def test_what_cannot_be_said_to_a_peer_is_a_failed_attempt(monkeypatch):
+    with fakes.setting() as s:
+        make, connection = s.client.connection._new_engine, s.client.connection
+        monkeypatch.setattr(connection, "_new_engine", lambda password: 1 / 0)
+        s.cast("x")
+        s.world.settle()
+        assert connection.state is State.WAITING
+        assert "division by zero" in connection.last_failure
+        monkeypatch.setattr(connection, "_new_engine", make)
+        s.world.advance(5)
+        assert connection.state is State.UP

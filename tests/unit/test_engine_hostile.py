@@ -96,6 +96,66 @@ def test_a_link_that_is_suspended_is_over():
     assert not handler.links[0].settle(None)
 
 
+def performative(code: int, *fields: bytes) -> bytes:
+    """A frame on channel 0 with these fields, each encoded."""
+    content = b"".join(fields)
+    body = b"\x00\x53" + bytes((code, 0xC0, len(content) + 1, len(fields))) + content
+    return struct.pack(">IBBH", 8 + len(body), 2, 0, 0) + body
+
+
+def why(info: bytes = b"\x40") -> bytes:
+    """An error, encoded."""
+    content = b"\xa3\x0camqp:illegal\xa1\x03why" + info
+    return b"\x00\x53\x1d" + bytes((0xC0, len(content) + 1, 3)) + content
+
+
+TRUE, FALSE, HANDLE = b"\x41", b"\x42", b"\x43"
+
+
+def test_a_link_that_is_suspended_says_why():
+    handler = Taker()
+    peer = raw(handler)
+    peer.sender("a")
+    feed(peer.server, performative(0x16, HANDLE, FALSE, why()))
+    peer.server.process(1.0)
+    assert handler.detached == ["amqp:illegal: why"]
+
+
+def test_a_detach_whose_reason_makes_no_sense():
+    """It has a list for a map's key."""
+    handler = Taker()
+    peer = raw(handler)
+    peer.sender("a")
+    feed(
+        peer.server,
+        performative(0x16, HANDLE, TRUE, why(b"\xc1\x05\x02\xc0\x01\x00\x41")),
+    )
+    peer.server.process(1.0)
+    assert handler.events[-1][0] == "failed"
+    assert "makes no sense" in handler.events[-1][1]
+    assert len(handler.detached) == 1
+
+
+@pytest.mark.parametrize("end", ["detach", "session"])
+def test_what_crosses_our_detach_is_its_answer(end):
+    handler = Taker()
+    peer = raw(handler)
+    link = peer.sender("a")
+    (ours,) = handler.links
+    closed = []
+    ours.on_closed = closed.append
+    ours.close()
+    if end == "detach":
+        link.detach()
+    else:
+        link.session.close()
+    peer.run()
+    assert closed == [ours]
+    assert handler.detached == []
+    assert sizes(peer.server) == [0] * 6
+    assert peer.server.failed is None
+
+
 def test_more_sessions_than_allowed():
     peer = raw(channel_max=3)
     for _ in range(4):

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from greenamqp.connection.guard import EMPTY_FRAME, SHARE, Charge, Guard
+from greenamqp.hubs import native
 
 PATIENCE = 8.0
 
@@ -249,3 +250,31 @@ def test_a_descriptor_that_is_another_s_now_gets_nothing():
                 sock.close()
     finally:
         guard.release()
+
+
+def test_what_breaks_amid_an_empty_frame_is_broken(charge, wire):
+    wire.room = [3, ConnectionResetError("reset")]
+    charge.beat(later(charge))
+    charge.beat(later(charge, 2))
+    with charge.lock, pytest.raises(OSError, match="broke"):
+        charge.begin()
+
+
+def test_a_thread_that_cannot_be_started_is_tried_again(monkeypatch):
+    guard = Guard()
+    original = native.original
+
+    def cannot(*_):
+        raise RuntimeError("can't start new thread")
+
+    def full(module, name):
+        return cannot if name == "start_new_thread" else original(module, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(native, "original", full)
+        with pytest.raises(RuntimeError):
+            guard.acquire()
+    guard.acquire()
+    assert guard._running
+    guard.release()
+    assert not guard._running

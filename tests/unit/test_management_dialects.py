@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from greenamqp.buses import Again, artemis, broker_j
+from greenamqp.buses import Again, artemis, broker_j, embedded
 from greenamqp.engine import Message
 from tests.unit.wire import Recorder, joined
 
@@ -290,3 +290,35 @@ def test_a_name_that_cannot_be_written_is_refused_and_no_other(two):
     assert refused.again is Again.NEVER
     assert two.management.has((broker_j.queue("good"),))
     assert two.management.unanswered is None
+
+
+def test_a_pair_of_links_that_finds_no_room_leaves_none(two):
+    two.client.links_per_session = 1
+    for _ in range(3):
+        assert "cannot reach $management" in str(two.declare(broker_j.queue("q")))
+        two.run()
+    assert not two.client._links
+
+
+def test_an_answer_that_cannot_be_read_is_one(two):
+    """To the oldest request: the others are asked once more, over another pair."""
+    answer = two.broker._message
+
+    def garbled(link, delivery, data):
+        link.settle(delivery)
+        two.broker._message = answer
+        two.broker._answers.send(b"\xff", None, True)
+
+    two.broker._message = garbled
+    refused = two.declare(broker_j.queue("q"), broker_j.queue("good"))
+    assert "queue 'q' was refused" in str(refused)
+    assert two.management.has((broker_j.queue("good"),))
+
+
+def test_what_a_bus_has_no_requests_for_is_refused():
+    told = []
+    management = embedded.Management(None, lambda: None)
+    for _ in range(2):
+        management.declare((artemis.attached_queue("a", "q"),), told.append)
+    assert ["has no such thing" in str(each) for each in told] == [True, True]
+    assert {each.again for each in told} == {Again.NEVER}

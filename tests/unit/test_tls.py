@@ -405,3 +405,29 @@ def test_closing_before_the_handshake_says_nothing(files):
     client, server, ours, theirs = streams(files)
     client.close()
     assert ours.closed and not theirs.inbound
+
+
+def test_what_came_before_a_reset_counts(files):
+    """It takes just as much as one read does, so that a second one follows at once."""
+    client, server, ours, _theirs = streams(files)
+    shake(client, server)
+    buffer = memoryview(bytearray(BUFFER_SIZE))
+    with pytest.raises(BlockingIOError):
+        while True:
+            client.recv_into(buffer)  # session tickets
+    payload = b"x" * 47_033
+    server.send(memoryview(payload))
+
+    class Reset:
+        def recv_into(self, view):
+            try:
+                return ours.recv_into(view)
+            except BlockingIOError:
+                raise ConnectionResetError("reset") from None
+
+    client._socket = Reset()
+    got = 0
+    with pytest.raises(OSError, match="reset"):
+        while True:
+            got += client.recv_into(buffer)
+    assert got == len(payload)
