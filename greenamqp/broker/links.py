@@ -237,7 +237,7 @@ def _settle(link: Receiver, delivery: typing.Any, outcome: Outcome) -> None:
     """Tell a sender what became of its message."""
     if outcome is Outcome.ACCEPTED:
         link.settle(delivery)
-    elif outcome is Outcome.FULL:
+    elif outcome in (Outcome.FULL, Outcome.GONE):
         link.settle(delivery, RELEASED)
     else:
         link.settle(

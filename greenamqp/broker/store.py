@@ -56,6 +56,8 @@ class Outcome(enum.Enum):
     FULL = "full"
     #: a queue's policy is to refuse what exceeds its length
     REFUSED = "refused"
+    #: what the link names is not there any more
+    GONE = "gone"
 
 
 class Kind(enum.Enum):
@@ -545,7 +547,7 @@ class Address:
             return (
                 Outcome.ACCEPTED if targets[0].put(data, expires) else Outcome.REFUSED
             )
-        outcome = Outcome.ACCEPTED
+        outcome = Outcome.ACCEPTED if not self.deleted else Outcome.GONE
         for queue in targets:
             if not queue.put(data, expires):
                 outcome = Outcome.REFUSED
@@ -695,10 +697,16 @@ class BoundTarget:
 
     def send(self, data: bytes) -> Outcome:
         """As :meth:`Address.send`."""
+        if self.queue.deleted:
+            # Another one of its name may have come.
+            name = self.queue.name.removeprefix(f"{self.address.name}::")
+            self.queue = self.address.bound.get(name, self.queue)
+            if self.queue.deleted:
+                return Outcome.GONE
         ttl = encoding.time_to_live(data)
         expires = self.queue.clock() + ttl / 1000.0 if ttl else None
         return Outcome.ACCEPTED if self.queue.put(data, expires) else Outcome.REFUSED
 
     def room(self) -> int:
         """As :meth:`Address.room`."""
-        return self.queue.room()
+        return self.queue.room() if not self.queue.deleted else 1

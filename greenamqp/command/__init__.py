@@ -156,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 return _run(sys.argv[1:] if argv is None else argv)
             finally:
-                sys.stdout.flush()
+                if sys.stdout is not None:  # it may have been closed before
+                    sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except OSError as exc:

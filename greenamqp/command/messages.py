@@ -51,7 +51,7 @@ class Command:
             parser.add_argument(
                 "arguments",
                 nargs="?",
-                type=_object,
+                type=_arguments,
                 default={},
                 help="of the method, a JSON object such as '{\"value\": 1}'",
             )
@@ -118,6 +118,17 @@ class Command:
         return lambda: act(args.context, args.method, **args.arguments)
 
 
+def _arguments(text: str) -> dict[str, typing.Any]:
+    """:raises argparse.ArgumentTypeError: if no client can send them"""
+    value = _object(text)
+    # Parameters of oslo.messaging's own client.
+    if taken := sorted(value.keys() & {"self", "ctxt", "method"}):
+        raise argparse.ArgumentTypeError(
+            f"oslo.messaging has no way to send an argument {taken[0]!r}"
+        )
+    return value
+
+
 def _notify(transport: typing.Any, args: argparse.Namespace) -> None:
     """As oslo.messaging's Notifier does, which logs a failure and goes on."""
     import oslo_messaging
@@ -182,6 +193,8 @@ def _say_where(transport: typing.Any) -> None:
 
     for connection in describe(transport)["connections"]:
         for sender in connection["senders"]:
+            if sender["address"] is None:
+                continue  # there is no way to write it
             where = f"{connection['host']}: {connection['bus'] or 'not connected'}"
             print(f"  sent to {sender['address']} ({where})", file=sys.stderr)
 

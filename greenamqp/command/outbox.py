@@ -8,15 +8,20 @@ Looks into the files of living processes, too.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sqlite3
 import sys
 import time
 import typing
+import warnings
 
-from greenamqp.buses.format import loads
 from greenamqp.command import formats, named, number, seconds
-from greenamqp.outbox import Store
-from greenamqp.outbox.directory import all_files, is_free
+
+with warnings.catch_warnings(record=True):
+    # See greenamqp.command.service.
+    from greenamqp.buses.format import loads
+    from greenamqp.outbox import Store
+    from greenamqp.outbox.directory import all_files, is_free
 
 #: Seconds: a hundred years.
 _LONGEST = 100 * 365 * 86_400
@@ -178,8 +183,25 @@ def _send(args: argparse.Namespace) -> int:
         _complain(f"{lost} were lost: {found['dropped']}")
     if not empty:
         return _complain(f"{found['waiting']} wait still, after {args.timeout:g} s")
+    others = _of_other_buses(args.directory)
+    for bus, count in others.items():
+        _complain(f"{count} wait for another message bus, or exchange: {bus}")
     # Of what stays as its file cannot be used, the log says why.
-    return 1 if lost or outbox.refused or outbox.failing else 0
+    failed = lost or outbox.refused or outbox.failing
+    return 1 if failed or (others and not found["sent"]) else 0
+
+
+def _of_other_buses(directory: str) -> dict[str, int]:
+    """How many wait for each that no process looks after."""
+    found: dict[str, int] = {}
+    for path in all_files(directory):
+        with contextlib.suppress(OSError, sqlite3.Error):
+            if is_free(path):
+                store = Store(path)
+                if store.count:
+                    found[store.bus] = found.get(store.bus, 0) + store.count
+                store.close()
+    return found
 
 
 def _complain(text: str, status: int = 1) -> int:

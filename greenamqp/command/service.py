@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import typing
 import urllib.parse
@@ -79,6 +80,8 @@ def configuration(args: argparse.Namespace) -> cfg.ConfigOpts:
     """
     conf = cfg.ConfigOpts()
     try:
+        for name in args.config_file:
+            _check_text(name)
         conf(
             [],
             project="greenamqp",
@@ -89,6 +92,16 @@ def configuration(args: argparse.Namespace) -> cfg.ConfigOpts:
         raise Unusable(f"--config-file: {' '.join(str(exc).split())}") from exc
     register_options(conf)
     return conf
+
+
+def _check_text(name: str) -> None:
+    """:raises ValueError: if the file is no text; oslo.config does not name it"""
+    try:
+        with contextlib.suppress(OSError), open(name, encoding="utf-8") as file:
+            for _ in file:
+                pass
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"{name}: {exc}") from None
 
 
 def set_exchange(conf: cfg.ConfigOpts, exchange: str) -> None:

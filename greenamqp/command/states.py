@@ -61,6 +61,13 @@ def read(where: pathlib.Path, pid: int | None = None) -> list[dict[str, typing.A
     return [processes[pid] for pid in sorted(processes)]
 
 
+def _checked(whole: typing.Any) -> dict[str, typing.Any]:
+    """:raises ValueError: it is no process of this library that says so"""
+    if not isinstance(whole, dict) or not {"pid", "transports"} <= whole.keys():
+        raise ValueError("it says something else")
+    return whole
+
+
 def _read(path: pathlib.Path) -> dict[str, typing.Any] | None:
     data = b""
     with socket.socket(socket.AF_UNIX) as reader:
@@ -69,7 +76,7 @@ def _read(path: pathlib.Path) -> dict[str, typing.Any] | None:
             reader.connect(str(path))
             while more := reader.recv(65536):
                 data += more
-            return typing.cast("dict[str, typing.Any]", json.loads(data))
+            return _checked(json.loads(data))
         except (
             TimeoutError,
             ConnectionError,

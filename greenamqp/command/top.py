@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import sys
 import time
 import typing
@@ -51,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
                 before = found
                 time.sleep(args.interval)
     except (service.Unusable, OSError) as exc:
+        if getattr(exc, "errno", None) in (errno.EPIPE, errno.ENOSPC):
+            raise  # of what is shown
         print(f"greenamqp top: {exc}", file=sys.stderr)
         return 2
 
@@ -72,9 +75,13 @@ def plain(processes: _Processes, before: typing.Sequence[typing.Any] = ()) -> st
 def _screen() -> typing.Iterator[typing.Callable[[_Processes, _Processes], object]]:
     """What shows them in this terminal, in place of what it showed before."""
     try:
+        from rich.console import Console
         from rich.live import Live
     except ImportError:
         yield lambda now, before: print(_CLEAR + plain(now, before), flush=True)
+        return
+    if Console().is_dumb_terminal:
+        yield lambda now, before: print(plain(now, before), flush=True)
         return
     # No thread: it is drawn when there is something new.
     with Live(screen=True, auto_refresh=False) as live:

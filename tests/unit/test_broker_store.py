@@ -497,6 +497,23 @@ def test_sending_to_a_bound_queue_alone(address):
     assert target.room() > 0
 
 
+def test_sending_to_a_bound_queue_that_has_gone(address):
+    node = address()
+    target = BoundTarget(node, node.bind("pool", Policy()))
+    node.unbind("pool")
+    assert target.room() > 0
+    assert target.send(message("lost otherwise")) is Outcome.GONE
+    again = node.bind("pool", Policy())
+    assert target.send(message("x")) is Outcome.ACCEPTED
+    assert again.depth == 1
+
+
+def test_sending_to_an_address_that_has_gone(address):
+    node = address()
+    node.delete()
+    assert node.send(message("x")) is Outcome.GONE
+
+
 def test_a_bound_queue_that_goes_with_its_last_receiver(address):
     node = address()
     queue = node.bind("pool", Policy())
@@ -575,7 +592,7 @@ def test_a_deleted_address_wakes_its_senders(address):
     assert node.room() == 0
     node.when_room(lambda: resumed.append(True))
     node.delete()
-    assert resumed and node.send(message("x")) is Outcome.ACCEPTED
+    assert resumed and node.send(message("x")) is Outcome.GONE
 
 
 # -- anything that may happen, in any order

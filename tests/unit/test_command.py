@@ -3,15 +3,20 @@
 
 import argparse
 import io
+import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from greenamqp import command
+from greenamqp.broker import Broker
 from greenamqp.command import broker
+from greenamqp.outbox import Directory, Letter, Store
 
 
 def test_help_names_every_subcommand(capsys):
@@ -123,6 +128,7 @@ def test_an_unknown_option_shows_the_usage_of_its_command(name, capsys):
 def test_a_subcommand_that_was_not_asked_for_is_not_imported():
     script = """
 import sys
+import threading
 from greenamqp.command import main
 try:
     main(["demo", "--help"])
@@ -195,3 +201,85 @@ def test_what_the_locale_has_no_letters_for_is_shown(monkeypatch):
     monkeypatch.setattr(command, "_run", lambda argv: print("grüß \ud800") or 0)
     assert command.main([]) == 0
     assert shown.buffer.getvalue() == b"gr\\xfc\\xdf \\ud800\n"
+
+
+def test_standard_output_may_be_closed():
+    done = subprocess.run(
+        [sys.executable, "-m", "greenamqp", "--help"],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: os.close(1),
+    )
+    assert done.returncode == 0
+    assert b"Traceback" not in done.stderr
+
+
+def test_what_waits_for_another_bus_is_told(tmp_path, capsys):
+    there = Directory(str(tmp_path / "outbox"), ["h:5672"], None, None)
+    there.make()
+    claim = there.new()
+    store = Store(claim.path, there.bus)
+    store.add([Letter("id", '["e", "t", null, false]', "[{}, {}, true]")])
+    store.close()
+    claim.release()
+    with Broker() as other:
+        given = ["--url", f"amqp://127.0.0.1:{other.port}"]
+        assert command.main(["outbox", "send", str(tmp_path / "outbox"), *given]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "0 notifications sent\n"
+    assert "1 wait for another message bus, or exchange: h:5672/" in shown.err
+
+
+def test_the_outbox_command_says_no_more_than_it_has_to(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "greenamqp", "outbox", "count", str(tmp_path)],
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"0\n", b"")
+
+
+@pytest.mark.parametrize("name", ["self", "ctxt", "method"])
+def test_arguments_that_no_client_can_send(name, capsys):
+    with pytest.raises(SystemExit) as exited:
+        command.main(["call", "topic", "method", f'{{"{name}": 1}}'])
+    assert exited.value.code == 2
+    assert repr(name) in capsys.readouterr().err
+
+
+def test_a_configuration_that_is_no_text_is_named(tmp_path, capsys):
+    path = tmp_path / "service.conf"
+    path.write_bytes(b"\xd0\xff")
+    good = tmp_path / "good.conf"
+    good.write_text("")
+    files = ["--config-file", str(good), "--config-file", str(path)]
+    assert command.main(["call", *files, "topic", "method"]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", [b"[]", b"{}", b"1", b'{"pid": 5}'])
+def test_a_socket_of_another_program_says_nothing(said, tmp_path, capsys):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "5.1.sock"))
+        listening.listen()
+
+        def answer():
+            client, _ = listening.accept()
+            client.sendall(said)
+            client.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        given = ["--state-dir", str(tmp_path), "--format", "json"]
+        assert command.main(["top", "--once", *given]) == 0
+        thread.join()
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_top_on_a_full_disk(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-u", "-m", "greenamqp", "top", "--state-dir", tmp_path],
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == 1
+    assert b"No space left" in done.stderr
