@@ -544,11 +544,14 @@ class BusConnection:
         """Whether the virtual host must be asked for in another way, which only now
         is known: then it connects once more."""
         host = self._hosts.current
-        if not self._virtual_host or host in self._vhost_prefixed:
+        wants_prefix = self._has_vhost_prefix(product)
+        if not self._virtual_host or wants_prefix is (host in self._vhost_prefixed):
             return False
-        if not self._has_vhost_prefix(product):
-            return False
-        self._vhost_prefixed.add(host)
+        if wants_prefix:
+            self._vhost_prefixed.add(host)
+        else:
+            self._vhost_prefixed.discard(host)  # a guess was wrong
+        self._vhost_guessed.pop(host, None)
         self._avoided.clear()
         self.state = State.WAITING
         connection.close()

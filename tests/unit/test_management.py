@@ -15,6 +15,7 @@ from greenamqp.client.doubt import IN_DOUBT_FOR
 from greenamqp.client.receiving import RENEW_EVERY
 from greenamqp.client.replies import MOST_SOON
 from greenamqp.client.wanted import DECLARED_ANEW, FIRST_PAUSE, KNOWN_PATIENCE
+from greenamqp.connection.state import State
 from greenamqp.engine import ACCEPTED, RELEASED, Message
 from greenamqp.policy import Policies, QueuePolicy
 from tests.unit import fakes
@@ -661,6 +662,24 @@ def test_a_virtual_host_is_asked_for_in_its_way():
         s.up()
         asked = [peer.engine.remote_hostname for peer in s.network.peers]
         assert asked == [None, "vhost:v"]
+
+
+@pytest.mark.parametrize(
+    "product, expected",
+    [("RabbitMQ", ["vhost:v"]), ("another", ["vhost:v", None])],
+)
+def test_a_guess_at_that_way_is_kept_where_it_is_right(product, expected):
+    with fakes.setting(
+        virtual_host="v", network={"product": product}, addressing_mode="legacy"
+    ) as s:
+        connection = s.client.connection
+        connection._vhost_prefixed.add(connection.host)
+        connection._vhost_guessed[connection.host] = "it left without a word"
+        s.up()
+        asked = [peer.engine.remote_hostname for peer in s.network.peers]
+        assert asked == expected
+        assert connection.state is State.UP
+        assert not connection._vhost_guessed
 
 
 def removing(answer, *nodes):
