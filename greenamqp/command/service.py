@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import itertools
 import math
+import pathlib
 import typing
 import urllib.parse
 import warnings
@@ -80,28 +81,29 @@ def configuration(args: argparse.Namespace) -> cfg.ConfigOpts:
     """
     conf = cfg.ConfigOpts()
     try:
-        for name in args.config_file:
-            _check_text(name)
         conf(
             [],
             project="greenamqp",
             default_config_files=list(args.config_file),
             default_config_dirs=[],
         )
+    except UnicodeDecodeError as exc:
+        # oslo.config does not say of which file.
+        name = next(itertools.filterfalse(_is_text, args.config_file), "a file")
+        raise Unusable(f"--config-file: {name}: {exc}") from exc
     except (cfg.Error, ValueError, OSError) as exc:
         raise Unusable(f"--config-file: {' '.join(str(exc).split())}") from exc
     register_options(conf)
     return conf
 
 
-def _check_text(name: str) -> None:
-    """:raises ValueError: if the file is no text; oslo.config does not name it"""
+def _is_text(name: str) -> bool:
+    """Whether all of the file is UTF-8."""
     try:
-        with contextlib.suppress(OSError), open(name, encoding="utf-8") as file:
-            for _ in file:
-                pass
-    except UnicodeDecodeError as exc:
-        raise ValueError(f"{name}: {exc}") from None
+        pathlib.Path(name).read_text("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def set_exchange(conf: cfg.ConfigOpts, exchange: str) -> None:

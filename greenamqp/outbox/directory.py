@@ -80,9 +80,8 @@ def claim(path: str) -> Claim | None:
     :raises OSError: it cannot be had
     """
     lock = _lock_of(path)
-    with (
-        working()
-    ):  # no child may get a copy of the descriptor that it knows nothing of
+    # No child may get a copy of the descriptor that it knows nothing of.
+    with working():
         while True:
             fd = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:

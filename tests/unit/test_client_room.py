@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """More subscriptions than a connection holds, and links that may be refused."""
 
+import contextlib
+
 import pytest
 from oslo_messaging import Target
 
@@ -418,39 +420,37 @@ def test_refused_links_take_no_sessions_from_others():
         assert s.client.connection.state is State.UP
 
 
-def test_a_doubtful_link_that_is_wanted_no_longer_gives_up_its_turn():
+@contextlib.contextmanager
+def all_turns_taken(count):
+    """A world, and so many subscriptions whose links were refused: those of the first
+    have all turns, the others wait, and nobody answers."""
     with fakes.setting(network={"product": "RabbitMQ"}, link_retry_delay=9) as s:
         s.up()
-        names = [f"n{number}" for number in range(2 * MAX_DOUBTFUL)]
+        names = [f"n{number}" for number in range(count * MAX_DOUBTFUL)]
         s.peer.refuse.update(dict.fromkeys(names, ("amqp:not-found", "no such queue")))
-        first = Consumer(s, *names[:MAX_DOUBTFUL])
-        second = Consumer(s, *names[MAX_DOUBTFUL:])
+        made = [
+            Consumer(s, *names[first : first + MAX_DOUBTFUL])
+            for first in range(0, len(names), MAX_DOUBTFUL)
+        ]
         s.world.settle()
         s.peer.refuse.clear()
         s.peer.answer = False
         s.world.advance(10)
-        # All turns are taken, and nobody answers.
-        s.client.unsubscribe(first.subscription)
+        yield s, [each.subscription for each in made]
+
+
+def test_a_doubtful_link_that_is_wanted_no_longer_gives_up_its_turn():
+    with all_turns_taken(2) as (s, (first, second)):
+        s.client.unsubscribe(first)
         s.peer.answer_links()
         s.world.settle()
-        assert second.subscription.attached
+        assert second.attached
 
 
 def test_a_link_that_lets_its_turn_pass_holds_up_nobody():
-    with fakes.setting(network={"product": "RabbitMQ"}, link_retry_delay=9) as s:
-        s.up()
-        names = [f"n{number}" for number in range(3 * MAX_DOUBTFUL)]
-        s.peer.refuse.update(dict.fromkeys(names, ("amqp:not-found", "no such queue")))
-        first = Consumer(s, *names[:MAX_DOUBTFUL])
-        second = Consumer(s, *names[MAX_DOUBTFUL:-MAX_DOUBTFUL])
-        third = Consumer(s, *names[-MAX_DOUBTFUL:])
-        s.world.settle()
-        s.peer.refuse.clear()
-        s.peer.answer = False
-        s.world.advance(10)
-        # All turns are taken, and the next would be those of the second.
-        second.subscription.stop()
-        s.client.unsubscribe(first.subscription)
+    with all_turns_taken(3) as (s, (first, second, third)):
+        second.stop()  # the next turns would be its
+        s.client.unsubscribe(first)
         s.peer.answer_links()
         s.world.settle()
-        assert third.subscription.attached
+        assert third.attached

@@ -128,7 +128,6 @@ def test_an_unknown_option_shows_the_usage_of_its_command(name, capsys):
 def test_a_subcommand_that_was_not_asked_for_is_not_imported():
     script = """
 import sys
-import threading
 from greenamqp.command import main
 try:
     main(["demo", "--help"])
