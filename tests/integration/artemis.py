@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from proton import Message
 from proton.utils import BlockingConnection
@@ -59,6 +60,19 @@ class Operator:
             else:
                 return {queue["name"]: queue for queue in found["data"]}
         raise AssertionError("queues go all the time")
+
+    def come_to(
+        self, part: str, wanted: Callable[[dict[str, dict[str, str]]], bool]
+    ) -> dict[str, dict[str, str]]:
+        """As `queues`, once they are as wanted.
+
+        The broker says goodbye to a link or connection, and may remove what goes with
+        it a moment later.
+        """
+        until = time.monotonic() + PATIENCE
+        while not wanted(found := self.queues(part)):
+            assert time.monotonic() < until, sorted(found)
+        return found
 
     def user_without_management(self, name: str) -> None:
         """Add a user with the rights that greenamqp needs at most, but for policies."""

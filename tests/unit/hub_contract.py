@@ -2076,7 +2076,7 @@ def leads(env) -> typing.Iterator[typing.Callable[[], typing.Hashable]]:
 
 def waited_for(env, waiter):
     """Until some thread waits in `waiter`.  It leads, unless the machine is so busy
-    that the hub's own thread came first."""
+    that another one came first: the hub's own, or one that waits as well."""
     until(lambda: env.hub._reader is waiter or waiter in env.hub._followers)
 
 
@@ -2298,7 +2298,8 @@ def a_signal_handler_that_raises_leaves_nothing_undone(env):
             env.native(lambda each=each: each.wait(env.hub.now() + FAR))
             for each in woken[:2]
         ]
-        until(lambda: env.hub._followers.issuperset(woken[:2]))
+        for each in woken[:2]:
+            waited_for(env, each)
         with env.hub.lock:
             for callback in (first, woken[1].wake, woken[2].wake):
                 env.later(0, callback)
