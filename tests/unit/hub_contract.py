@@ -1682,10 +1682,13 @@ def one_flush_for_many_touches(env):
 
 @check((*GREEN, *LOOPS))
 def the_flush_comes_after_the_waiters_that_were_woken(env):
-    from greenamqp.hubs import green
+    from greenamqp.hubs import asyncio, green
 
     # On a busy machine they may take longer, and what is held back so long is written.
-    with unittest.mock.patch.multiple(green, FIRST_FLUSH=FAR, FLUSH_INTERVAL=FAR):
+    with (
+        unittest.mock.patch.multiple(green, FIRST_FLUSH=FAR, FLUSH_INTERVAL=FAR),
+        unittest.mock.patch.object(asyncio, "WRITE_INTERVAL", FAR),
+    ):
         order = []
         pump = Pump()
         pump.on_flush = lambda: order.append("flush")
